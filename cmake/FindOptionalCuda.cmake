@@ -1,0 +1,45 @@
+# Turns CUDA on when a working nvcc is there. VEILSUM_CUDA=AUTO never fails the
+# build over CUDA, ON does, OFF does not look.
+set(VEILSUM_CUDA "AUTO" CACHE STRING "Build the CUDA backend: AUTO, ON or OFF")
+set(VEILSUM_CUDA_ARCHS "" CACHE STRING "Overrides CMAKE_CUDA_ARCHITECTURES, for example 90-real")
+set(VEILSUM_HAVE_CUDA OFF)
+
+function(veilsum_find_nvcc)
+  if(DEFINED CMAKE_CUDA_COMPILER OR DEFINED ENV{CUDACXX})
+    return()
+  endif()
+  find_program(VEILSUM_NVCC nvcc HINTS ENV CUDA_HOME ENV CUDA_PATH
+               PATHS /usr/local/cuda /opt/cuda PATH_SUFFIXES bin)
+  if(VEILSUM_NVCC)
+    set(CMAKE_CUDA_COMPILER "${VEILSUM_NVCC}" PARENT_SCOPE)
+  endif()
+endfunction()
+
+if(NOT VEILSUM_CUDA MATCHES "^(AUTO|ON|OFF)$")
+  message(FATAL_ERROR "VEILSUM_CUDA must be AUTO, ON or OFF, got '${VEILSUM_CUDA}'")
+endif()
+if(NOT VEILSUM_CUDA STREQUAL "OFF")
+  veilsum_find_nvcc()
+  # Must be set before the language is enabled, or CMake picks a default.
+  if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
+    if(VEILSUM_CUDA_ARCHS)
+      set(CMAKE_CUDA_ARCHITECTURES ${VEILSUM_CUDA_ARCHS})
+    else()
+      set(CMAKE_CUDA_ARCHITECTURES 80-real 90-real 100-real 120-real 80-virtual 90-virtual)
+    endif()
+  endif()
+  include(CheckLanguage)
+  check_language(CUDA)
+  if(CMAKE_CUDA_COMPILER)
+    enable_language(CUDA)
+    # CMake 3.25.1 knows no CUDA20 dialect, although nvcc has had it since 12.0.
+    if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION AND CMAKE_CUDA_COMPILER_ID STREQUAL "NVIDIA"
+       AND CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 12.0)
+      set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
+      set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
+    endif()
+    set(VEILSUM_HAVE_CUDA ON)
+  elseif(VEILSUM_CUDA STREQUAL "ON")
+    message(FATAL_ERROR "VEILSUM_CUDA=ON but no working nvcc; set CUDACXX or CUDA_HOME")
+  endif()
+endif()

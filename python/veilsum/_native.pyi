@@ -1,0 +1,412 @@
+"""The native core, as Python sees it. Held to the built module by stubtest.
+
+Nothing here has defaults, parses strings from users or decides policy; that is
+the Python layer's work. Every function that walks data releases the GIL. Arrays
+must be C-contiguous, native-endian and of the dtype named; anything else is a
+TypeError that names the argument, never a silent copy. Errors are the classes of
+veilsum.errors.
+"""
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias, final
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import Buffer
+
+_Words: TypeAlias = NDArray[np.uint32] | NDArray[np.uint64]
+
+# --- instruction sets and devices (register_devices.cpp) ---------------------
+
+def supported_isas() -> tuple[str, ...]:
+    """Instruction-set levels this CPU runs, weakest first: "base" "v2" "v3" "v4"."""
+
+def active_isa() -> str:
+    """The level in use: VEILSUM_ISA if set, else the strongest supported.
+
+    Raises:
+        ConfigError: VEILSUM_ISA names a level this CPU or build does not have.
+    """
+
+def use_isa(name: str) -> None:
+    """Switches every kernel of this process to one level; "" goes back to the default.
+
+    Raises:
+        ConfigError: the level is unknown or this CPU lacks it.
+    """
+
+def compiler() -> str:
+    """Compiler and version the core was built with, e.g. "GNU 12.2.0"."""
+
+def cuda_status() -> tuple[bool, tuple[str, ...], str]:
+    """(built with CUDA, device names, why there is no device or ""). Never raises."""
+
+def cuda_mask_words(device: int, key: Secret, *, stream: int, first: int, count: int, bits: int) -> NDArray[np.uint64]:
+    """Mask elements computed on a CUDA device, for the self-test.
+
+    Raises:
+        DeviceError: no CUDA in this build, no such device, or the device failed.
+    """
+
+# --- secrets (register_secrets.cpp) ------------------------------------------
+
+@final
+class Secret:
+    """Bytes in locked, undumpable memory that are overwritten when released.
+
+    Supports the buffer protocol (writable), so that a library can read from it or
+    write into it without a Python copy. repr() shows size and id only. Not
+    picklable, not copyable, not hashable by content.
+    """
+
+    @staticmethod
+    def zeros(size: int) -> Secret:
+        """1 to 2**20 zero bytes, to be filled through the buffer."""
+
+    @staticmethod
+    def from_os(size: int) -> Secret:
+        """Fresh bytes from the operating system's generator (getrandom)."""
+
+    @staticmethod
+    def from_bytes(data: Buffer) -> Secret:
+        """A copy of `data`. The caller's own copy stays the caller's problem."""
+
+    @property
+    def id(self) -> int:
+        """A process-wide serial number; says nothing about the content."""
+
+    @property
+    def wiped(self) -> bool: ...
+    def wipe(self) -> None:
+        """Overwrites the bytes now. Later use raises ConfigError. Idempotent."""
+
+    def equals(self, other: Secret) -> bool:
+        """Compares content in time independent of where it differs."""
+
+    def __len__(self) -> int: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+# --- Shamir sharing over GF(2^128) (register_masks.cpp) -----------------------
+
+def deal_shares(secret: Secret, threshold: int, indices: Sequence[int], coefficients: Secret) -> list[Secret]:
+    """One 32-byte share of a 32-byte secret per index.
+
+    The secret is two big-endian 16-byte elements of GF(2^128) with polynomial
+    x^128+x^7+x^2+x+1; each has its own polynomial of degree threshold-1.
+
+    Args:
+        indices: evaluation points, distinct, 1..2**32-1 (an index is the integer
+            as a field element).
+        coefficients: 32*(threshold-1) random bytes: first limb's coefficients of
+            degree 1, 2, ..., each 16 bytes big-endian, then the second limb's.
+
+    Raises:
+        ConfigError: wrong sizes, threshold < 1, threshold > len(indices), zero or repeated index.
+    """
+
+def combine_shares(indices: Sequence[int], shares: Sequence[Sequence[Secret]]) -> list[Secret]:
+    """Rebuilds many secrets whose shares come from one set of indices.
+
+    Args:
+        indices: t distinct nonzero indices.
+        shares: per secret, its t shares in the order of `indices`.
+
+    Raises:
+        ConfigError: zero or repeated index, wrong count or size.
+    """
+
+# --- ring words and masks (register_masks.cpp) --------------------------------
+# Words of up to 32 bits live in uint32 arrays, wider ones in uint64. Bits above
+# `bits` are scratch in an accumulator and are cleared by pack_ring and center_ring.
+
+def add_masks(
+    accumulator: _Words,
+    keys: Sequence[Secret],
+    signs: Sequence[int],
+    *,
+    stream: int,
+    first: int,
+    bits: int,
+    threads: int,
+) -> None:
+    """accumulator[i] += sum over k of signs[k] * PRG(keys[k], stream, first+i, bits).
+
+    ChaCha20 (RFC 8439). Tile T = element div 512, nonce = LE32(stream) ||
+    LE32(T >> 20) || "VSM1", initial counter (T mod 2^20)*bits; the tile's 64*bits
+    bytes as one little-endian bit string hold its 512 elements. Any range, any
+    width 1..64, same bits on every instruction set and thread count.
+
+    Raises:
+        ConfigError: a key is not 32 bytes, a sign is not +1 or -1, bits or range out of bounds.
+    """
+
+def pack_ring(words: _Words, bits: int) -> bytes:
+    """Low `bits` of each word, densely packed little-endian, zero padded to a whole byte."""
+
+def unpack_ring(data: Buffer, count: int, bits: int) -> NDArray[np.uint64]:
+    """Inverse of pack_ring.
+
+    Raises:
+        DecodeError: wrong length, or a padding bit is set.
+    """
+
+def center_ring(words: _Words, bits: int) -> NDArray[np.int64]:
+    """Each word mod 2**bits as a signed integer in [-2**(bits-1), 2**(bits-1)).  bits=1 gives {-1, 0}."""
+
+# --- model layout (register_layout.cpp) ---------------------------------------
+
+@final
+class Layout:
+    """Names, dtypes and shapes of a model's tensors, and where each lies on the grid.
+
+    Two tensor groups: group 1 holds floating-point tensors, group 2 integer ones
+    (group 0 is a masked round's scalars and is no part of a layout). Each group is
+    a coordinate space of its own; in it tensors start on multiples of 64, in layout
+    order, and the space ends on a multiple of 64 (gaps are zero).
+    """
+
+    def __init__(self, tensors: Sequence[tuple[str, str, tuple[int, ...]]]) -> None:
+        """From (name, dtype, shape), in order. dtypes: f16 bf16 f32 f64 i8 i16 i32 i64 u8 u16 u32 u64.
+
+        Raises:
+            ConfigError: unknown dtype (bool, complex, object are refused by name),
+                repeated or empty name, name over 512 UTF-8 bytes, rank over 8, over
+                65,536 tensors, over 2**40 coordinates.
+        """
+
+    @staticmethod
+    def from_bytes(data: Buffer) -> Layout:
+        """Parses canonical bytes; refuses anything that would not re-encode to the same bytes.
+
+        Raises:
+            DecodeError: not a canonical layout.
+        """
+
+    def to_bytes(self) -> bytes:
+        """Canonical bytes: "VLL1", LE32 tensor count, then per tensor LE16 name length, name,
+        u8 dtype code, u8 rank, LE64 per dimension. dtype codes: 1 f16, 2 bf16, 3 f32, 4 f64,
+        5 i8, 6 i16, 7 i32, 8 i64, 9 u8, 10 u16, 11 u32, 12 u64."""
+
+    @property
+    def tensors(self) -> tuple[tuple[str, str, tuple[int, ...]], ...]: ...
+    @property
+    def size(self) -> int:
+        """Elements of all tensors, gaps not counted."""
+
+    def group_size(self, group: int) -> int:
+        """Coordinates of group 1 or 2, gaps counted; a multiple of 64, 0 if the group is empty."""
+
+    def offsets(self, group: int) -> tuple[tuple[int, int, int], ...]:
+        """(tensor number in the layout, first coordinate, elements) of each tensor of a group."""
+
+# --- chunks (register_codec.cpp) ----------------------------------------------
+# Codec numbers: 1 f32, 2 f16, 3 bf16, 4 int8 (block 64, one f32 scale per block),
+# 5 i64 (group 2 only), 0x100 | b: ring words of b bits.
+# A chunk covers coordinates [index*chunk_coordinates, ...) of one group, the last
+# chunk of a group being shorter. 64-byte header and CRC32C as in docs/format.md.
+
+def codec_number(name: str) -> int:
+    """"f32" -> 1, ..., "ring22" -> 0x116. ConfigError names the known ones."""
+
+def codec_name(number: int) -> str: ...
+def chunk_size(codec: int, coordinates: int) -> int:
+    """Exact bytes of a chunk, header included: a function of codec and count only."""
+
+def encode_chunks(
+    layout: Layout,
+    arrays: Sequence[NDArray[Any]],
+    *,
+    codec: int,
+    scale: float,
+    limit: float,
+    rounding: Secret | None,
+    plan_digest: bytes,
+    update_id: int,
+    chunk_coordinates: int,
+    threads: int,
+) -> list[bytes]:
+    """Encodes group 1 with `codec` and group 2 with i64; all chunks in (group, index) order.
+
+    Args:
+        arrays: one per tensor in layout order, C-contiguous, dtype as in the layout
+            (bf16 as uint16 bit patterns), same element count.
+        scale, limit: ring codecs only (0 otherwise): steps per unit, and the largest
+            |value| accepted.
+        rounding: 32 secret bytes for stochastic rounding (int8 and ring codecs), or
+            None for round-to-nearest-even. Philox4x32-10, key = first 8 bytes LE,
+            counter = (coordinate div 4, group): 24-bit uniforms, a function of the
+            coordinate alone.
+        plan_digest: 32 bytes; its first 8 go into each header.
+
+    Raises:
+        ConfigError: a value is not finite (names the tensor and how many), exceeds
+            `limit`, overflows the codec, or arrays do not fit the layout.
+    """
+
+def encode_ring_chunks(
+    layout: Layout,
+    arrays: Sequence[NDArray[Any]],
+    *,
+    bits: int,
+    gains: NDArray[np.float64],
+    limits: NDArray[np.float64],
+    clip: bool,
+    rounding: Secret | None,
+    keys: Sequence[Secret],
+    signs: Sequence[int],
+    plan_digest: bytes,
+    update_id: int,
+    chunk_coordinates: int,
+    threads: int,
+) -> tuple[list[bytes], int]:
+    """Encodes and masks group 1 in one pass: no unmasked step is ever written to memory that
+    outlives its range.
+
+    step = round(clamp(value, +-limit) * gain), as in encode_chunks; word = step + masks of
+    stream 1 mod 2**bits, as in add_masks. With no keys the chunks are not flagged masked.
+
+    Args:
+        gains, limits: one per tensor of group 1, in group order.
+        clip: False refuses a value beyond its limit; True clamps and counts.
+
+    Returns:
+        The chunks of group 1, and how many values were clamped.
+
+    Raises:
+        ConfigError: as encode_chunks; gains*limits beyond the ring's signed range.
+    """
+
+def ring_word_chunks(
+    words: NDArray[np.uint64],
+    *,
+    bits: int,
+    group: int,
+    keys: Sequence[Secret],
+    signs: Sequence[int],
+    plan_digest: bytes,
+    update_id: int,
+    chunk_coordinates: int,
+    threads: int,
+) -> list[bytes]:
+    """Masks (stream = group) and packs ready ring words into chunks; `words` is not changed."""
+
+def check_chunk(
+    chunk: Buffer,
+    *,
+    codec: int,
+    group: int,
+    group_size: int,
+    masked: bool,
+    plan_digest: bytes,
+    update_id: int,
+    chunk_coordinates: int,
+) -> int:
+    """Checks one foreign chunk completely and returns its index.
+
+    Magic, version, header size, codec, flags, group, offset and count on the grid,
+    exact length before anything is read, plan, update id, CRC32C, zero padding,
+    alphabet (int8: no -128; scales finite, not negative, not subnormal; scale 0 only with
+    zero codes), finite values for float codecs, zeros in ring padding bits.
+
+    Raises:
+        DecodeError: says which field, what was found and what was expected.
+    """
+
+def decode_chunks(
+    layout: Layout,
+    chunks: Sequence[Buffer],
+    *,
+    codec: int,
+    scale: float,
+    plan_digest: bytes,
+    update_id: int,
+    chunk_coordinates: int,
+) -> list[NDArray[Any]]:
+    """Decodes a complete plain update (all chunks in (group, index) order, as encode_chunks made).
+
+    Returns:
+        One array per tensor in layout order and dtype; bf16 tensors come back as float32.
+
+    Raises:
+        DecodeError: any chunk fails check_chunk, is missing, repeated or out of order, or a
+            gap between tensors is not zero.
+    """
+
+def fold_ring_chunks(
+    accumulator: _Words, chunks: Sequence[Buffer], *, bits: int, chunk_coordinates: int, threads: int
+) -> None:
+    """Adds the words of one group's complete, already checked chunks into the accumulator."""
+
+# --- exact weighted mean (register_mean.cpp) ----------------------------------
+
+@final
+class MeanAggregator:
+    """Exact weighted mean over committed updates; thread-safe.
+
+    Spool discipline: add() screens (finite, per-tile maximum) and keeps the update in its
+    wire form (in memory, or in `spool` as one file per update, mapped); finish() makes one
+    pass per tile of 4096 coordinates in int64 with a scale taken from the committed set's own
+    maxima and weights. Streaming discipline (streaming_max_abs > 0): the scale is fixed by the
+    bound, add() sums at once and keeps nothing.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        *,
+        threads: int,
+        spool: str,
+        streaming_max_abs: float,
+        streaming_max_total_weight: int,
+    ) -> None:
+        """spool "" keeps updates in memory; streaming_max_abs 0 means not streaming."""
+
+    def add_arrays(self, site: str, weight: int, arrays: Sequence[NDArray[Any]]) -> None:
+        """Raises:
+        PeerError: not finite, repeated site, weight outside 1..2**31-1, beyond the declared bound.
+        """
+
+    def add_chunks(
+        self,
+        site: str,
+        weight: int,
+        chunks: Sequence[Buffer],
+        *,
+        codec: int,
+        scale: float,
+        plan_digest: bytes,
+        update_id: int,
+        chunk_coordinates: int,
+    ) -> None: ...
+    def remove(self, site: str) -> None:
+        """Forgets a committed update. ConfigError if unknown, or in the streaming discipline."""
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Sorted by UTF-8 bytes."""
+
+    @property
+    def total_weight(self) -> int: ...
+    def finish(self) -> list[NDArray[Any]]:
+        """Weighted mean per tensor in layout order, correctly rounded once to the tensor's
+        dtype (bf16 as uint16 bit patterns; integer tensors half to even).
+
+        The committed set is not changed: more updates may be added and finish() called again.
+
+        Raises:
+            ConfigError: nothing was added.
+        """
+
+def decode_ring_sum(total: NDArray[np.int64], *, factor: float, count: int) -> NDArray[np.float64]:
+    """total[:count] * factor in double, one rounding per element."""
+
+# --- arrays of other libraries (register_layout.cpp) --------------------------
+
+def import_dlpack(capsule: object) -> tuple[NDArray[Any], str]:
+    """A host DLPack tensor as a NumPy array that shares its memory, and its dtype name.
+
+    bf16 arrives as uint16 bit patterns. Strides are kept.
+
+    Raises:
+        ConfigError: not on the host, or a dtype a layout cannot hold.
+    """

@@ -1,0 +1,90 @@
+"""What the coordinator's core asks of whoever runs it. Carried out in order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from veilsum.control import RoundId, RoundRecord, RunEvent, RunStatus, ToSite
+from veilsum.model import ModelLayout
+
+
+@dataclass(frozen=True, slots=True)
+class SendToSite:
+    """Put one message on a site's Join stream; if the stream is gone, drop it."""
+
+    site: str
+    message: ToSite
+
+
+@dataclass(frozen=True, slots=True)
+class SetDeadline:
+    """Deliver DeadlinePassed(round, phase) after `seconds`."""
+
+    round: RoundId
+    phase: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class PublishModel:
+    """Serve this model under (run, round): the one sites train from in that round."""
+
+    round: RoundId
+    layout: ModelLayout
+    model: Mapping[str, NDArray[Any]]
+    model_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class OpenUploads:
+    """Accept PushUpdate of these sites for this round; the spec tells how to check a chunk."""
+
+    round: RoundId
+    sites: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CloseUploads:
+    """Refuse further uploads of this round with the reason, and free its spool."""
+
+    round: RoundId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SaveRound:
+    """Persist a finished round: its record and, if it completed, the new model."""
+
+    record: RoundRecord
+    layout: ModelLayout
+    model: Mapping[str, NDArray[Any]] | None
+
+
+@dataclass(frozen=True, slots=True)
+class SaveRun:
+    """Persist a run's state."""
+
+    status: RunStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Announce:
+    """Tell those who watch the run."""
+
+    event: RunEvent
+
+
+Effect = (
+    SendToSite
+    | SetDeadline
+    | PublishModel
+    | OpenUploads
+    | CloseUploads
+    | SaveRound
+    | SaveRun
+    | Announce
+)

@@ -1,0 +1,85 @@
+"""What can happen to the coordinator. Frozen, so that a failing run can be stored and replayed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+from typing_extensions import Buffer
+
+from veilsum.control import Decline, Progress, ProtocolMessage, RoundId, RunSpec, UpdateHeader
+from veilsum.model import ModelLayout
+
+
+@dataclass(frozen=True, slots=True)
+class SiteJoined:
+    """An authenticated site opened its Join stream (and has the same roster)."""
+
+    site: str
+
+
+@dataclass(frozen=True, slots=True)
+class SiteLeft:
+    """A site's Join stream ended."""
+
+    site: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SiteSent:
+    """A site sent a message about a round."""
+
+    site: str
+    message: ProtocolMessage | Decline | Progress
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateArrived:
+    """A complete upload; every chunk was checked on arrival and is read from the spool here.
+
+    chunks: in (group, index) order.
+    """
+
+    site: str
+    header: UpdateHeader
+    chunks: Sequence[Buffer]
+
+
+@dataclass(frozen=True, slots=True)
+class DeadlinePassed:
+    """The time set by SetDeadline is over. Stale ones (another phase by now) are ignored."""
+
+    round: RoundId
+    phase: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunSubmitted:
+    """An operator asks for a run. The model is one array per tensor, in layout order."""
+
+    run_id: str
+    spec: RunSpec
+    layout: ModelLayout
+    model: Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class RunAbortRequested:
+    """An operator stops a run."""
+
+    run_id: str
+    reason: str
+
+
+Event = (
+    SiteJoined
+    | SiteLeft
+    | SiteSent
+    | UpdateArrived
+    | DeadlinePassed
+    | RunSubmitted
+    | RunAbortRequested
+)
