@@ -1,0 +1,39 @@
+// Where committed updates lie until the mean is taken: in memory or in files.
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <string>
+
+namespace veilsum {
+
+// A fixed number of bytes, written once and then only read. With a directory they are in a
+// file of their own, readable by its owner alone, which is removed with the object.
+class StoredBytes {
+ public:
+  // `directory` "" means memory; `site` is what the file is named after. Throws ConfigError
+  // with the operating system's reason if there is no room.
+  StoredBytes(const std::string& directory, const std::string& site, std::size_t size);
+  StoredBytes(StoredBytes&& other) noexcept;
+  StoredBytes& operator=(StoredBytes&&) = delete;
+  StoredBytes(const StoredBytes&) = delete;
+  StoredBytes& operator=(const StoredBytes&) = delete;
+  ~StoredBytes();
+
+  // May be called from several threads for bytes that do not overlap, before seal().
+  void write(std::size_t offset, std::span<const std::byte> bytes);
+  // Ends writing. The address of bytes() does not change when the object is moved.
+  void seal();
+  std::span<const std::byte> bytes() const { return {data_, size_}; }
+
+ private:
+  void map(int protection, int flags);
+  [[noreturn]] void fail(const std::string& doing, int error) const;
+
+  std::string path_;  // "" in memory
+  int file_ = -1;
+  std::byte* data_ = nullptr;
+  std::size_t size_;
+};
+
+}  // namespace veilsum

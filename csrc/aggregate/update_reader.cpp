@@ -1,0 +1,339 @@
+#include "aggregate/update_reader.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <utility>
+
+#include "aggregate/spool.h"
+#include "base/error.h"
+#include "codec/codecs.h"
+#include "element/fixed_point.h"
+#include "kernels/dispatch.h"
+#include "update/values.h"
+
+namespace veilsum {
+namespace {
+
+bool has_wide_tensor(const Layout& layout) {
+  const auto& spans = layout.group(kFloatGroup);
+  return std::any_of(spans.begin(), spans.end(), [&](const TensorSpan& span) {
+    return layout.tensors()[span.tensor].dtype == DType::f64;
+  });
+}
+
+// --- the two widths of values ---------------------------------------------------
+
+// Patterns of magnitudes order like magnitudes, so what is not finite shows in the largest.
+double max_abs(std::span<const float> values) {
+  const std::uint32_t bits = kernels().codec.max_abs32(values.data(), values.size());
+  float largest;
+  std::memcpy(&largest, &bits, sizeof largest);
+  return largest;
+}
+
+double max_abs(std::span<const double> values) {
+  const std::uint64_t bits = kernels().codec.max_abs64(values.data(), values.size());
+  double largest;
+  std::memcpy(&largest, &bits, sizeof largest);
+  return largest;
+}
+
+void add_values(const WireFloat* values, std::size_t count, double factor, std::uint64_t* sums) {
+  kernels().codec.add_f32(values, count, factor, sums);
+}
+
+void add_values(const WireDouble* values, std::size_t count, double factor, std::uint64_t* sums) {
+  kernels().codec.add_f64(values, count, factor, sums);
+}
+
+void gather_tile(const Layout& layout, TensorData tensors, const Tile& tile,
+                 std::span<float> values) {
+  gather(layout, tensors, tile.first, Narrowing::nearest, values);
+}
+
+void gather_tile(const Layout& layout, TensorData tensors, const Tile& tile,
+                 std::span<double> values) {
+  gather(layout, tensors, tile.first, values);
+}
+
+// --- tensors ----------------------------------------------------------------------
+
+[[noreturn]] void refuse_not_finite(const Layout& layout, TensorData tensors,
+                                    const std::string& site) {
+  for (const TensorSpan& span : layout.group(kFloatGroup)) {
+    const Tensor& tensor = layout.tensors()[span.tensor];
+    if (const std::uint64_t bad = count_not_finite(tensor, tensors[span.tensor]))
+      throw PeerError(site, "sent " + std::to_string(bad) +
+                                " values that are not finite in tensor '" + tensor.name + "'");
+  }
+  throw PeerError(site, "sent arrays that changed while they were read");
+}
+
+template <class Value>
+double screen_tile(const Layout& layout, TensorData tensors, const Tile& tile,
+                   const std::string& site, std::span<Value> values) {
+  gather_tile(layout, tensors, tile, values);
+  const double largest = max_abs(std::span<const Value>(values));
+  if (!std::isfinite(largest)) refuse_not_finite(layout, tensors, site);
+  return largest;
+}
+
+void gather_integers(const Layout& layout, TensorData tensors, const Tile& tile,
+                     const std::string& site, std::span<std::int64_t> values) {
+  try {
+    gather(layout, tensors, tile.first, values);
+  } catch (const ConfigError& error) {  // here the tensors are a site's
+    throw PeerError(site, std::string("sent a bad update: ") + error.what(), error.hint());
+  }
+}
+
+template <class Value>
+class TensorReader final : public UpdateReader {
+ public:
+  TensorReader(const Layout& layout, TensorData tensors) : layout_(layout), tensors_(tensors) {}
+
+  double screen(const Tile& tile, const std::string& site) const override {
+    std::array<Value, kTile> values;
+    return screen_tile(layout_, tensors_, tile, site, std::span(values.data(), tile.count));
+  }
+
+  void add(const Tile& tile, double factor, std::uint64_t* sums) const override {
+    std::array<Value, kTile> values;
+    gather_tile(layout_, tensors_, tile, std::span(values.data(), tile.count));
+    add_values(values.data(), tile.count, factor, sums);
+  }
+
+  void read(const Tile& tile, const std::string& site,
+            std::span<std::int64_t> values) const override {
+    gather_integers(layout_, tensors_, tile, site, values);
+  }
+
+ private:
+  const Layout& layout_;
+  const TensorData tensors_;
+};
+
+// --- the kept form ------------------------------------------------------------------
+
+template <class Value>
+double keep_tile(const Layout& layout, TensorData tensors, const Tile& tile,
+                 const std::string& site, StoredBytes& kept) {
+  std::array<Value, kTile> room;
+  const std::span values(room.data(), tile.count);
+  const double largest = screen_tile(layout, tensors, tile, site, values);
+  kept.write(tile.first * sizeof(Value), std::as_bytes(values));
+  return largest;
+}
+
+std::size_t kept_value_bytes(const Layout& layout) { return has_wide_tensor(layout) ? 8 : 4; }
+
+template <class Value>
+class KeptReader final : public UpdateReader {
+ public:
+  typedef Value Wire __attribute__((aligned(1), may_alias));
+
+  KeptReader(const Layout& layout, std::span<const std::byte> kept)
+      : floats_(reinterpret_cast<const Wire*>(kept.data())),
+        integers_(kept.data() + layout.group_size(kFloatGroup) * sizeof(Value)) {}
+
+  double screen(const Tile& tile, const std::string&) const override {
+    return max_abs(std::span<const Value>(floats_ + tile.first, tile.count));
+  }
+
+  void add(const Tile& tile, double factor, std::uint64_t* sums) const override {
+    add_values(floats_ + tile.first, tile.count, factor, sums);
+  }
+
+  void read(const Tile& tile, const std::string&, std::span<std::int64_t> values) const override {
+    std::memcpy(values.data(), integers_ + tile.first * 8, values.size_bytes());
+  }
+
+ private:
+  const Wire* floats_;
+  const std::byte* integers_;
+};
+
+// --- chunks -------------------------------------------------------------------------
+
+// Largest magnitude a float tensor may be sent with. Half-way between the dtype's largest
+// number and where rounding turns infinite: coded values may pass the former by a rounding,
+// and their mean must stay below the latter.
+double dtype_limit(DType dtype) {
+  switch (dtype) {
+    case DType::f16: return 65512;
+    case DType::bf16: return 0x1.fe8p127;
+    default: return 0x1.ffffff8p127;
+  }
+}
+
+class ChunkReader final : public UpdateReader {
+ public:
+  ChunkReader(const Layout& layout, std::vector<ChunkView> chunks, const UpdateForm& form)
+      : layout_(layout),
+        chunks_(std::move(chunks)),
+        form_(form),
+        float_chunks_(update_grid(layout, form, kFloatGroup).chunks()) {}
+
+  double screen(const Tile& tile, const std::string& site) const override {
+    const double largest = form_.codec == kCodecInt8 ? largest_code(tile) : largest_float(tile);
+    if (!std::isfinite(largest))
+      throw PeerError(site, "sent ring words beyond every f32 value near coordinate " +
+                                std::to_string(tile.first));
+    if (largest > dtype_limit(DType::f16) || has_gap(tile)) screen_parts(tile, site);
+    return largest;
+  }
+
+  void add(const Tile& tile, double factor, std::uint64_t* sums) const override {
+    const ChunkView& chunk = chunk_of(tile, 0);
+    const std::size_t begin = tile.first - chunk.header.first;
+    if (form_.codec == kCodecInt8) return add_codes(chunk, begin, tile.count, factor, sums);
+    if (form_.codec == kCodecF32)
+      return add_values(reinterpret_cast<const WireFloat*>(chunk.codes.data()) + begin, tile.count,
+                        factor, sums);
+    std::array<float, kTile> values;
+    decode_floats(chunk, form_.scale, begin, {values.data(), tile.count});
+    add_values(values.data(), tile.count, factor, sums);
+  }
+
+  void read(const Tile& tile, const std::string& site,
+            std::span<std::int64_t> values) const override {
+    const ChunkView& chunk = chunk_of(tile, float_chunks_);
+    decode_integers(chunk, tile.first - chunk.header.first, values);
+    check_gaps(layout_, values, tile.first);
+    for_each_part(layout_, kIntegerGroup, tile.first, tile.count, [&](const TensorPart& part) {
+      const Tensor& tensor = layout_.tensors()[part.tensor];
+      for (const std::int64_t value : values.subspan(part.offset, part.count))
+        if (!fits(tensor.dtype, value))
+          throw PeerError(site, "sent a value of tensor '" + tensor.name + "' that does not fit " +
+                                    std::string(dtype_name(tensor.dtype)));
+    });
+  }
+
+ private:
+  // Tiles never cross chunks: chunks cover a multiple of kTile coordinates.
+  const ChunkView& chunk_of(const Tile& tile, std::size_t first_chunk) const {
+    return chunks_[first_chunk + tile.first / form_.chunk_coordinates];
+  }
+
+  std::array<float, kTile> decode(const Tile& tile) const {
+    const ChunkView& chunk = chunk_of(tile, 0);
+    std::array<float, kTile> values;
+    decode_floats(chunk, form_.scale, tile.first - chunk.header.first,
+                  {values.data(), tile.count});
+    return values;
+  }
+
+  double largest_float(const Tile& tile) const {
+    if (form_.codec != kCodecF32) return max_abs(std::span(decode(tile).data(), tile.count));
+    const ChunkView& chunk = chunk_of(tile, 0);
+    return max_abs(std::span(reinterpret_cast<const float*>(chunk.codes.data()) +
+                                 (tile.first - chunk.header.first),
+                             tile.count));
+  }
+
+  // Products of 7 and 24 bits: exact in a double.
+  double largest_code(const Tile& tile) const {
+    const ChunkView& chunk = chunk_of(tile, 0);
+    const std::size_t begin = tile.first - chunk.header.first;
+    const auto* scales = reinterpret_cast<const WireFloat*>(chunk.scales.data());
+    std::array<std::uint8_t, kTile / kInt8Block> codes;
+    kernels().codec.max_codes(reinterpret_cast<const std::int8_t*>(chunk.codes.data()) + begin,
+                              tile.count, codes.data());
+    double largest = 0;
+    for (std::size_t block = 0; block * kInt8Block < tile.count; ++block)
+      largest = std::max(largest, double{scales[begin / kInt8Block + block]} * codes[block]);
+    return largest;
+  }
+
+  bool has_gap(const Tile& tile) const {
+    std::size_t covered = 0;
+    for_each_part(layout_, kFloatGroup, tile.first, tile.count,
+                  [&](const TensorPart& part) { covered += part.count; });
+    return covered != tile.count;
+  }
+
+  void screen_parts(const Tile& tile, const std::string& site) const {
+    const std::array<float, kTile> room = decode(tile);
+    const std::span<const float> values(room.data(), tile.count);
+    check_gaps(layout_, values, tile.first);
+    for_each_part(layout_, kFloatGroup, tile.first, tile.count, [&](const TensorPart& part) {
+      const Tensor& tensor = layout_.tensors()[part.tensor];
+      if (max_abs(values.subspan(part.offset, part.count)) > dtype_limit(tensor.dtype))
+        throw PeerError(site, "sent values of tensor '" + tensor.name + "' that do not fit " +
+                                  std::string(dtype_name(tensor.dtype)));
+    });
+  }
+
+  static bool fits(DType dtype, std::int64_t value) {
+    switch (dtype) {
+      case DType::i8: return std::in_range<std::int8_t>(value);
+      case DType::i16: return std::in_range<std::int16_t>(value);
+      case DType::i32: return std::in_range<std::int32_t>(value);
+      case DType::u8: return std::in_range<std::uint8_t>(value);
+      case DType::u16: return std::in_range<std::uint16_t>(value);
+      case DType::u32: return std::in_range<std::uint32_t>(value);
+      case DType::u64: return value >= 0;
+      default: return true;
+    }
+  }
+
+  void add_codes(const ChunkView& chunk, std::size_t begin, std::size_t count, double factor,
+                 std::uint64_t* sums) const {
+    const auto* scales =
+        reinterpret_cast<const WireFloat*>(chunk.scales.data()) + begin / kInt8Block;
+    std::array<std::uint64_t, kTile / kInt8Block> multipliers;
+    for (std::size_t block = 0; block * kInt8Block < count; ++block) {
+      const double product = double{scales[block]} * factor;
+      // Beyond the tile's bound only where every code is zero: the factor does not matter.
+      multipliers[block] = product < 0x1p62 ? to_fixed_point(product) : 0;
+    }
+    kernels().codec.add_int8(reinterpret_cast<const std::int8_t*>(chunk.codes.data()) + begin,
+                             multipliers.data(), count, sums);
+  }
+
+  const Layout& layout_;
+  const std::vector<ChunkView> chunks_;
+  const UpdateForm form_;
+  const std::size_t float_chunks_;
+};
+
+}  // namespace
+
+std::unique_ptr<UpdateReader> read_tensors(const Layout& layout, TensorData tensors) {
+  if (has_wide_tensor(layout)) return std::make_unique<TensorReader<double>>(layout, tensors);
+  return std::make_unique<TensorReader<float>>(layout, tensors);
+}
+
+std::size_t kept_bytes(const Layout& layout) {
+  return layout.group_size(kFloatGroup) * kept_value_bytes(layout) +
+         layout.group_size(kIntegerGroup) * 8;
+}
+
+double keep_floats(const Layout& layout, TensorData tensors, const Tile& tile,
+                   const std::string& site, StoredBytes& kept) {
+  return has_wide_tensor(layout) ? keep_tile<double>(layout, tensors, tile, site, kept)
+                                 : keep_tile<float>(layout, tensors, tile, site, kept);
+}
+
+void keep_integers(const Layout& layout, TensorData tensors, const Tile& tile,
+                   const std::string& site, StoredBytes& kept) {
+  std::array<std::int64_t, kTile> room;
+  const std::span values(room.data(), tile.count);
+  gather_integers(layout, tensors, tile, site, values);
+  kept.write(layout.group_size(kFloatGroup) * kept_value_bytes(layout) + tile.first * 8,
+             std::as_bytes(values));
+}
+
+std::unique_ptr<UpdateReader> read_kept(const Layout& layout, std::span<const std::byte> kept) {
+  if (has_wide_tensor(layout)) return std::make_unique<KeptReader<double>>(layout, kept);
+  return std::make_unique<KeptReader<float>>(layout, kept);
+}
+
+std::unique_ptr<UpdateReader> read_chunks(const Layout& layout, std::vector<ChunkView> chunks,
+                                          const UpdateForm& form) {
+  return std::make_unique<ChunkReader>(layout, std::move(chunks), form);
+}
+
+}  // namespace veilsum

@@ -1,0 +1,62 @@
+// One update's values, tile by tile, whatever form they are kept in.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "codec/gather.h"
+#include "update/decode.h"
+
+namespace veilsum {
+
+// The unit of the mean: one scale, and sums that stay in the first-level cache.
+inline constexpr std::size_t kTile = 4096;
+
+// A tile of one group; the last one of a group may be shorter than kTile.
+struct Tile {
+  std::uint64_t first;
+  std::size_t count;
+};
+
+class UpdateReader {
+ public:
+  virtual ~UpdateReader() = default;
+
+  // Checks a tile of group 1 and returns its largest |value|. Throws PeerError or
+  // DecodeError if a value is not finite or beyond its tensor's dtype, or a gap is not zero.
+  virtual double screen(const Tile& tile, const std::string& site) const = 0;
+
+  // sums[i] += round(value i * factor), ties to even, for a tile that was screened. int8
+  // values are code * round(scale * factor) instead: exact products, one rounding per block.
+  virtual void add(const Tile& tile, double factor, std::uint64_t* sums) const = 0;
+
+  // Values of a tile of group 2. Throws as screen().
+  virtual void read(const Tile& tile, const std::string& site,
+                    std::span<std::int64_t> values) const = 0;
+};
+
+// Readers refer to their arguments, which must outlive them.
+
+// Tensors in memory.
+std::unique_ptr<UpdateReader> read_tensors(const Layout& layout, TensorData tensors);
+
+// The kept form of tensors: group 1 as one vector of f32, or of f64 if the layout has an f64
+// tensor, so that nothing is lost; then group 2 as i64.
+std::size_t kept_bytes(const Layout& layout);
+// Copies a tile of either group to its place in the kept form.
+class StoredBytes;
+double keep_floats(const Layout& layout, TensorData tensors, const Tile& tile,
+                   const std::string& site, StoredBytes& kept);
+void keep_integers(const Layout& layout, TensorData tensors, const Tile& tile,
+                   const std::string& site, StoredBytes& kept);
+std::unique_ptr<UpdateReader> read_kept(const Layout& layout, std::span<const std::byte> kept);
+
+// Chunks that check_update has passed.
+std::unique_ptr<UpdateReader> read_chunks(const Layout& layout, std::vector<ChunkView> chunks,
+                                          const UpdateForm& form);
+
+}  // namespace veilsum

@@ -1,0 +1,12 @@
+// veilsum._native: table of contents. _native.pyi documents what is registered here.
+#include "bindings/register.h"
+
+PYBIND11_MODULE(_native, module) {
+  veilsum::register_errors(module);
+  veilsum::register_devices(module);
+  veilsum::register_secrets(module);
+  veilsum::register_layout(module);
+  veilsum::register_codec(module);
+  veilsum::register_masks(module);
+  veilsum::register_mean(module);
+}

@@ -1,0 +1,118 @@
+// Codecs and the chunks of plain updates; chunks of ring words are in register_masks.cpp.
+#include <vector>
+
+#include "bindings/arrays.h"
+#include "bindings/chunks.h"
+#include "bindings/register.h"
+#include "bindings/tensors.h"
+#include "bindings/update_form.h"
+#include "codec/codecs.h"
+#include "update/decode.h"
+#include "update/encode.h"
+
+namespace veilsum {
+namespace {
+
+std::size_t chunk_size(py::object codec, py::object coordinates) {
+  return chunk_bytes(to_integer<std::uint16_t>("codec", codec),
+                     to_integer<std::uint64_t>("coordinates", coordinates));
+}
+
+py::list encode_chunks(py::object layout, py::object arrays, py::object codec, double scale,
+                       double limit, py::object rounding, py::object plan_digest,
+                       py::object update_id, py::object chunk_coordinates, py::object threads) {
+  const Layout& model = instance<Layout>("layout", layout);
+  const TensorArrays tensors(model, arrays);
+  const EncodePlan plan = {to_form(codec, scale, plan_digest, update_id, chunk_coordinates), limit,
+                           to_rounding(rounding),
+                           to_integer<unsigned>("threads", threads, 1, kMaxThreads)};
+  NewChunks chunks(update_chunk_sizes(model, plan));
+  {
+    py::gil_scoped_release release;
+    encode_update(model, tensors.pointers(), plan, chunks.places());
+  }
+  return chunks.take();
+}
+
+std::uint64_t check(py::object chunk, py::object codec, py::object group, py::object group_size,
+                    py::object masked, py::object plan_digest, py::object update_id,
+                    py::object chunk_coordinates) {
+  const BufferView bytes("chunk", chunk);
+  const ChunkGrid grid = {
+      .codec = to_integer<std::uint16_t>("codec", codec),
+      .group = to_integer<std::uint32_t>("group", group),
+      .group_size = to_integer<std::uint64_t>("group_size", group_size),
+      .masked = to_bool("masked", masked),
+      .plan = to_plan_tag(plan_digest),
+      .update_id = to_integer<std::uint64_t>("update_id", update_id),
+      .chunk_coordinates = to_integer<std::uint64_t>("chunk_coordinates", chunk_coordinates)};
+  require_chunk_coordinates(grid.chunk_coordinates);
+  codec_name(grid.codec);  // refuses an unknown one as the caller's mistake
+  py::gil_scoped_release release;
+  return check_chunk(bytes.bytes(), grid).header.index;
+}
+
+// Uninitialised arrays of the layout's shapes; bf16 tensors as float32.
+class DecodedArrays {
+ public:
+  explicit DecodedArrays(const Layout& layout) {
+    for (const Tensor& tensor : layout.tensors()) {
+      const py::dtype dtype =
+          tensor.dtype == DType::bf16 ? py::dtype("float32") : array_dtype(tensor.dtype);
+      py::array array(dtype, std::vector<py::ssize_t>(tensor.shape.begin(), tensor.shape.end()));
+      places_.push_back(static_cast<std::byte*>(array.mutable_data()));
+      list_.append(std::move(array));
+    }
+  }
+  MutableTensorData places() const { return places_; }
+  py::list take() { return std::move(list_); }
+
+ private:
+  py::list list_;
+  std::vector<std::byte*> places_;
+};
+
+py::list decode_chunks(py::object layout, py::object chunks, py::object codec, double scale,
+                       py::object plan_digest, py::object update_id,
+                       py::object chunk_coordinates) {
+  const Layout& model = instance<Layout>("layout", layout);
+  const std::vector<BufferView> views = buffer_views("chunks", chunks);
+  const UpdateForm form = to_form(codec, scale, plan_digest, update_id, chunk_coordinates);
+  std::vector<ChunkView> checked;
+  {
+    // Before anything is allocated by a layout that may itself be foreign.
+    py::gil_scoped_release release;
+    checked = check_update(model, spans_of(views), form);
+  }
+  DecodedArrays arrays(model);
+  {
+    py::gil_scoped_release release;
+    decode_update(model, checked, form.scale, arrays.places());
+  }
+  return arrays.take();
+}
+
+}  // namespace
+
+void register_codec(py::module_& module) {
+  module.def(
+      "codec_number", [](const std::string& name) { return codec_number(name); },
+      py::arg("name"));
+  module.def(
+      "codec_name",
+      [](py::object number) { return codec_name(to_integer<std::uint16_t>("number", number)); },
+      py::arg("number"));
+  module.def("chunk_size", &chunk_size, py::arg("codec"), py::arg("coordinates"));
+  module.def("encode_chunks", &encode_chunks, py::arg("layout"), py::arg("arrays"),
+             py::kw_only(), py::arg("codec"), py::arg("scale"), py::arg("limit"),
+             py::arg("rounding"), py::arg("plan_digest"), py::arg("update_id"),
+             py::arg("chunk_coordinates"), py::arg("threads"));
+  module.def("check_chunk", &check, py::arg("chunk"), py::kw_only(), py::arg("codec"),
+             py::arg("group"), py::arg("group_size"), py::arg("masked"), py::arg("plan_digest"),
+             py::arg("update_id"), py::arg("chunk_coordinates"));
+  module.def("decode_chunks", &decode_chunks, py::arg("layout"), py::arg("chunks"),
+             py::kw_only(), py::arg("codec"), py::arg("scale"), py::arg("plan_digest"),
+             py::arg("update_id"), py::arg("chunk_coordinates"));
+}
+
+}  // namespace veilsum

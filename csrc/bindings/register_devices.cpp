@@ -1,0 +1,101 @@
+// Instruction sets and CUDA devices.
+#include <array>
+#include <string>
+#include <vector>
+
+#include "base/cuda_api.h"
+#include "base/error.h"
+#include "bindings/arrays.h"
+#include "bindings/register.h"
+#include "bindings/secrets.h"
+#include "kernels/dispatch.h"
+#include "masks/masks.h"
+
+namespace veilsum {
+namespace {
+
+using ErrorText = std::array<char, 512>;
+
+py::tuple supported_isas() {
+  const auto& tables = supported_kernels();
+  py::tuple names(tables.size());
+  for (std::size_t i = 0; i < tables.size(); ++i) names[i] = tables[i]->name;
+  return names;
+}
+
+std::string active_isa() { return kernels().name; }
+
+std::string compiler() {
+#if defined(__clang__)
+  return "Clang " __clang_version__;
+#else
+  return "GNU " __VERSION__;
+#endif
+}
+
+py::tuple no_cuda(bool built, const std::string& reason) {
+  return py::make_tuple(built, py::tuple(), reason);
+}
+
+#if defined(VEILSUM_WITH_CUDA)
+py::tuple cuda_status() {
+  ErrorText text{};
+  const int count = vs_cuda_device_count(text.data(), text.size());
+  if (count == 0) return no_cuda(true, text.data());
+  py::tuple names(count);
+  for (int device = 0; device < count; ++device) {
+    if (vs_cuda_device_name(device, text.data(), text.size()) != 0)
+      return no_cuda(true, text.data());
+    names[device] = py::str(text.data());
+  }
+  return py::make_tuple(true, names, "");
+}
+
+void compute_mask_words(int device, const vs_cuda_mask_request& request, std::uint64_t* words) {
+  ErrorText text{};
+  if (vs_cuda_mask_words(device, &request, words, text.data(), text.size()) != 0)
+    throw DeviceError(text.data());
+}
+#else
+py::tuple cuda_status() { return no_cuda(false, "this build has no CUDA backend"); }
+
+void compute_mask_words(int, const vs_cuda_mask_request&, std::uint64_t*) {
+  throw DeviceError("this build has no CUDA backend",
+                    "install nvcc and build with VEILSUM_CUDA=ON");
+}
+#endif
+
+py::array cuda_mask_words(py::object device, py::object key, py::object stream, py::object first,
+                          py::object count, py::object bits) {
+  const auto secret = to_secret("key", key);
+  const int sign = 1;
+  const std::array<const Secret*, 1> keys = {secret.get()};
+  const std::vector<MaskTerm> terms = mask_terms(keys, {&sign, 1});
+  const MaskPlace place = {to_integer<std::uint32_t>("stream", stream),
+                           to_integer<unsigned>("bits", bits),
+                           to_integer<std::uint64_t>("first", first)};
+  const auto words = to_integer<std::size_t>("count", count, 0, std::size_t{1} << 32);
+  const int number = to_integer<int>("device", device, 0);
+  require_mask_place(place, words, kMaxRingBits);
+  py::array_t<std::uint64_t> result(static_cast<py::ssize_t>(words));
+  std::uint64_t* const out = result.mutable_data();
+  {
+    py::gil_scoped_release release;
+    compute_mask_words(number, {terms[0].key, place.stream, place.bits, place.first, words}, out);
+  }
+  return result;
+}
+
+}  // namespace
+
+void register_devices(py::module_& module) {
+  module.def("supported_isas", &supported_isas);
+  module.def("active_isa", &active_isa);
+  module.def("use_isa", [](const std::string& name) { use_isa(name); }, py::arg("name"));
+  module.def("compiler", &compiler);
+  module.def("cuda_status", &cuda_status);
+  module.def("cuda_mask_words", &cuda_mask_words, py::arg("device"), py::arg("key"), py::kw_only(),
+             py::arg("stream"), py::arg("first"), py::arg("count"), py::arg("bits"));
+}
+
+}  // namespace veilsum

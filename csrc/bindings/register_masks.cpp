@@ -1,0 +1,216 @@
+// Shamir sharing, ring words and masks.
+#include <utility>
+#include <vector>
+
+#include "bindings/arrays.h"
+#include "bindings/chunks.h"
+#include "bindings/register.h"
+#include "bindings/secrets.h"
+#include "bindings/tensors.h"
+#include "masks/masks.h"
+#include "masks/ring_chunks.h"
+#include "masks/ring_words.h"
+#include "masks/shamir.h"
+
+namespace veilsum {
+namespace {
+
+unsigned to_threads(py::handle threads) {
+  return to_integer<unsigned>("threads", threads, 1, kMaxThreads);
+}
+
+template <class Integer>
+std::vector<Integer> integers(const char* name, py::handle sequence) {
+  std::vector<Integer> values;
+  for (const py::handle item : py::iter(sequence))
+    values.push_back(to_integer<Integer>(name, item));
+  return values;
+}
+
+// Keys with their signs, alive for one call.
+class Masks {
+ public:
+  Masks(py::handle keys, py::handle signs)
+      : secrets_("keys", keys),
+        terms_(mask_terms(secrets_.pointers(), integers<int>("signs", signs))) {}
+  const std::vector<MaskTerm>& terms() const { return terms_; }
+
+ private:
+  SecretList secrets_;
+  std::vector<MaskTerm> terms_;
+};
+
+py::list deal(py::object secret, py::object threshold, py::object indices,
+              py::object coefficients) {
+  const auto shared = to_secret("secret", secret);
+  const auto random = to_secret("coefficients", coefficients);
+  const auto points = integers<std::uint32_t>("indices", indices);
+  const auto needed = to_integer<std::size_t>("threshold", threshold);
+  std::vector<Secret> shares;
+  {
+    py::gil_scoped_release release;
+    shares = deal_shares(*shared, needed, points, *random);
+  }
+  return to_list(std::move(shares));
+}
+
+py::list combine(py::object indices, py::object shares) {
+  const auto points = integers<std::uint32_t>("indices", indices);
+  std::vector<SecretList> owners;
+  std::vector<std::vector<const Secret*>> views;
+  for (const py::handle of_one_secret : py::iter(shares)) {
+    owners.emplace_back("shares", of_one_secret);
+    views.push_back(owners.back().pointers());
+  }
+  std::vector<Secret> secrets;
+  {
+    py::gil_scoped_release release;
+    secrets = combine_shares(points, views);
+  }
+  return to_list(std::move(secrets));
+}
+
+void mask(py::object accumulator, py::object keys, py::object signs, py::object stream,
+          py::object first, py::object bits, py::object threads) {
+  const Masks masks(keys, signs);
+  const MaskPlace place = {to_integer<std::uint32_t>("stream", stream),
+                           to_integer<unsigned>("bits", bits),
+                           to_integer<std::uint64_t>("first", first)};
+  const auto workers = to_threads(threads);
+  with_words<false>("accumulator", accumulator, [&](auto words) {
+    py::gil_scoped_release release;
+    add_masks(words, masks.terms(), place, workers);
+  });
+}
+
+py::bytes pack(py::object words, py::object bits) {
+  const auto width = to_integer<unsigned>("bits", bits);
+  const auto packed = with_words<true>("words", words, [&](auto span) {
+    py::gil_scoped_release release;
+    return pack_words(span, width);
+  });
+  return py::bytes(reinterpret_cast<const char*>(packed.data()), packed.size());
+}
+
+py::array unpack(py::object data, py::object count, py::object bits) {
+  const BufferView packed("data", data);
+  const auto width = to_integer<unsigned>("bits", bits);
+  // Every field takes at least a bit, so the data we hold bounds what is allocated.
+  const auto words = to_integer<std::size_t>("count", count);
+  if (words / 8 > packed.bytes().size())
+    throw DecodeError(std::to_string(words) + " words cannot be in " +
+                      std::to_string(packed.bytes().size()) + " bytes");
+  py::array_t<std::uint64_t> result(static_cast<py::ssize_t>(words));
+  const std::span<std::uint64_t> out(result.mutable_data(), words);
+  {
+    py::gil_scoped_release release;
+    unpack_words(packed.bytes(), width, out);
+  }
+  return result;
+}
+
+py::array center(py::object words, py::object bits) {
+  const auto width = to_integer<unsigned>("bits", bits);
+  return with_words<true>("words", words, [&](auto span) {
+    py::array_t<std::int64_t> result(static_cast<py::ssize_t>(span.size()));
+    const std::span<std::int64_t> out(result.mutable_data(), span.size());
+    {
+      py::gil_scoped_release release;
+      center_words(span, width, out);
+    }
+    return result;
+  });
+}
+
+// --- chunks --------------------------------------------------------------------
+
+ChunkGrid to_grid(int group, std::uint64_t group_size, py::handle plan_digest, py::handle update_id,
+                  py::handle chunk_coordinates) {
+  ChunkGrid grid{};
+  grid.group = static_cast<std::uint32_t>(group);
+  grid.group_size = group_size;
+  grid.plan = to_plan_tag(plan_digest);
+  grid.update_id = to_integer<std::uint64_t>("update_id", update_id);
+  grid.chunk_coordinates = to_integer<std::uint64_t>("chunk_coordinates", chunk_coordinates);
+  return grid;
+}
+
+py::tuple encode_ring_chunks(py::object layout, py::object arrays, py::object bits,
+                             py::object gains, py::object limits, py::object clip,
+                             py::object rounding, py::object keys, py::object signs,
+                             py::object plan_digest, py::object update_id,
+                             py::object chunk_coordinates, py::object threads) {
+  const Layout& model = instance<Layout>("layout", layout);
+  const TensorArrays tensors(model, arrays);
+  const Masks masks(keys, signs);
+  const StepPlan steps = {flat_span<const double>("gains", gains),
+                          flat_span<const double>("limits", limits), to_bool("clip", clip),
+                          to_rounding(rounding)};
+  const RingChunkPlan plan = ring_chunk_plan(to_integer<unsigned>("bits", bits),
+                                             to_grid(kFloatGroup, model.group_size(kFloatGroup),
+                                                     plan_digest, update_id, chunk_coordinates),
+                                             masks.terms(), to_threads(threads));
+  NewChunks chunks(ring_chunk_sizes(plan));
+  std::uint64_t clamped = 0;
+  {
+    py::gil_scoped_release release;
+    clamped = write_step_chunks(model, tensors.pointers(), steps, plan, chunks.places());
+  }
+  return py::make_tuple(chunks.take(), clamped);
+}
+
+py::list ring_word_chunks(py::object words, py::object bits, py::object group, py::object keys,
+                          py::object signs, py::object plan_digest, py::object update_id,
+                          py::object chunk_coordinates, py::object threads) {
+  const auto ready = flat_span<const std::uint64_t>("words", words);
+  const Masks masks(keys, signs);
+  const RingChunkPlan plan =
+      ring_chunk_plan(to_integer<unsigned>("bits", bits),
+                      to_grid(to_integer<int>("group", group, 0), ready.size(), plan_digest,
+                              update_id, chunk_coordinates),
+                      masks.terms(), to_threads(threads));
+  NewChunks chunks(ring_chunk_sizes(plan));
+  {
+    py::gil_scoped_release release;
+    write_word_chunks(ready, plan, chunks.places());
+  }
+  return chunks.take();
+}
+
+void fold(py::object accumulator, py::object chunks, py::object bits, py::object chunk_coordinates,
+          py::object threads) {
+  const std::vector<BufferView> views = buffer_views("chunks", chunks);
+  const auto width = to_integer<unsigned>("bits", bits);
+  const auto coordinates = to_integer<std::uint64_t>("chunk_coordinates", chunk_coordinates);
+  const unsigned workers = to_threads(threads);
+  with_words<false>("accumulator", accumulator, [&](auto sums) {
+    py::gil_scoped_release release;
+    fold_ring_chunks(sums, spans_of(views), width, coordinates, workers);
+  });
+}
+
+}  // namespace
+
+void register_masks(py::module_& module) {
+  module.def("deal_shares", &deal, py::arg("secret"), py::arg("threshold"), py::arg("indices"),
+             py::arg("coefficients"));
+  module.def("combine_shares", &combine, py::arg("indices"), py::arg("shares"));
+  module.def("add_masks", &mask, py::arg("accumulator"), py::arg("keys"), py::arg("signs"),
+             py::kw_only(), py::arg("stream"), py::arg("first"), py::arg("bits"),
+             py::arg("threads"));
+  module.def("pack_ring", &pack, py::arg("words"), py::arg("bits"));
+  module.def("unpack_ring", &unpack, py::arg("data"), py::arg("count"), py::arg("bits"));
+  module.def("center_ring", &center, py::arg("words"), py::arg("bits"));
+  module.def("encode_ring_chunks", &encode_ring_chunks, py::arg("layout"), py::arg("arrays"),
+             py::kw_only(), py::arg("bits"), py::arg("gains"), py::arg("limits"), py::arg("clip"),
+             py::arg("rounding"), py::arg("keys"), py::arg("signs"), py::arg("plan_digest"),
+             py::arg("update_id"), py::arg("chunk_coordinates"), py::arg("threads"));
+  module.def("ring_word_chunks", &ring_word_chunks, py::arg("words"), py::kw_only(),
+             py::arg("bits"), py::arg("group"), py::arg("keys"), py::arg("signs"),
+             py::arg("plan_digest"), py::arg("update_id"), py::arg("chunk_coordinates"),
+             py::arg("threads"));
+  module.def("fold_ring_chunks", &fold, py::arg("accumulator"), py::arg("chunks"), py::kw_only(),
+             py::arg("bits"), py::arg("chunk_coordinates"), py::arg("threads"));
+}
+
+}  // namespace veilsum

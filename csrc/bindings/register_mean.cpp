@@ -1,0 +1,102 @@
+// The exact weighted mean.
+#include <pybind11/stl.h>
+
+#include <cmath>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "aggregate/mean.h"
+#include "bindings/arrays.h"
+#include "bindings/register.h"
+#include "bindings/tensors.h"
+#include "bindings/update_form.h"
+
+namespace veilsum {
+namespace {
+
+std::unique_ptr<MeanAggregator> make_mean(py::object layout, py::object threads,
+                                          const std::string& spool, double streaming_max_abs,
+                                          py::object streaming_max_total_weight) {
+  MeanSettings settings = {
+      to_integer<unsigned>("threads", threads, 1, kMaxThreads), spool, streaming_max_abs,
+      to_integer<std::uint64_t>("streaming_max_total_weight", streaming_max_total_weight)};
+  return std::make_unique<MeanAggregator>(instance<Layout>("layout", layout), std::move(settings));
+}
+
+// A weight beyond 64 bits is the site's mistake like one beyond the limit, and is cut to a
+// number that is beyond it too.
+std::int64_t to_weight(py::handle weight) {
+  if (PyIndex_Check(weight.ptr()) == 0)
+    throw py::type_error("weight must be an integer, got " + type_name(weight));
+  const auto number = py::reinterpret_steal<py::object>(PyNumber_Index(weight.ptr()));
+  if (!number) throw py::error_already_set();
+  int overflow = 0;
+  const long long value = PyLong_AsLongLongAndOverflow(number.ptr(), &overflow);
+  if (overflow != 0) return overflow < 0 ? INT64_MIN : INT64_MAX;
+  return value;
+}
+
+void add_arrays(MeanAggregator& mean, const std::string& site, py::object weight,
+                py::object arrays) {
+  const TensorArrays tensors(mean.layout(), arrays);
+  const std::int64_t factor = to_weight(weight);
+  py::gil_scoped_release release;
+  mean.add_tensors(site, factor, tensors.pointers());
+}
+
+void add_chunks(MeanAggregator& mean, const std::string& site, py::object weight,
+                py::object chunks, py::object codec, double scale, py::object plan_digest,
+                py::object update_id, py::object chunk_coordinates) {
+  const std::vector<BufferView> views = buffer_views("chunks", chunks);
+  const std::int64_t factor = to_weight(weight);
+  const UpdateForm form = to_form(codec, scale, plan_digest, update_id, chunk_coordinates);
+  py::gil_scoped_release release;
+  mean.add_chunks(site, factor, spans_of(views), form);
+}
+
+py::list finish(const MeanAggregator& mean) {
+  py::list arrays;
+  std::vector<std::byte*> places;
+  for (const Tensor& tensor : mean.layout().tensors()) {
+    py::array array(array_dtype(tensor.dtype),
+                    std::vector<py::ssize_t>(tensor.shape.begin(), tensor.shape.end()));
+    places.push_back(static_cast<std::byte*>(array.mutable_data()));
+    arrays.append(std::move(array));
+  }
+  py::gil_scoped_release release;
+  mean.finish(places);
+  return arrays;
+}
+
+py::tuple sites(const MeanAggregator& mean) {
+  return py::tuple(py::cast(mean.sites()));
+}
+
+}  // namespace
+
+void register_mean(py::module_& module) {
+  py::class_<MeanAggregator>(module, "MeanAggregator", py::is_final())
+      .def(py::init(&make_mean), py::arg("layout"), py::kw_only(), py::arg("threads"),
+           py::arg("spool"), py::arg("streaming_max_abs"), py::arg("streaming_max_total_weight"))
+      .def("add_arrays", &add_arrays, py::arg("site"), py::arg("weight"), py::arg("arrays"))
+      .def("add_chunks", &add_chunks, py::arg("site"), py::arg("weight"), py::arg("chunks"),
+           py::kw_only(), py::arg("codec"), py::arg("scale"), py::arg("plan_digest"),
+           py::arg("update_id"), py::arg("chunk_coordinates"))
+      .def(
+          "remove",
+          [](MeanAggregator& mean, const std::string& site) {
+            py::gil_scoped_release release;
+            mean.remove(site);
+          },
+          py::arg("site"))
+      .def_property_readonly("sites", &sites)
+      .def_property_readonly("total_weight",
+                             [](const MeanAggregator& mean) {
+                               py::gil_scoped_release release;
+                               return mean.total_weight();
+                             })
+      .def("finish", &finish);
+}
+
+}  // namespace veilsum

@@ -1,0 +1,16 @@
+// How an update is cut and coded, from Python arguments.
+#pragma once
+
+#include "bindings/chunks.h"
+#include "update/form.h"
+
+namespace veilsum {
+
+inline UpdateForm to_form(py::handle codec, double scale, py::handle plan_digest,
+                          py::handle update_id, py::handle chunk_coordinates) {
+  return {to_integer<std::uint16_t>("codec", codec), scale, to_plan_tag(plan_digest),
+          to_integer<std::uint64_t>("update_id", update_id),
+          to_integer<std::uint64_t>("chunk_coordinates", chunk_coordinates)};
+}
+
+}  // namespace veilsum

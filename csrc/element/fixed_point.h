@@ -1,0 +1,29 @@
+// A double to the nearest integer, in operations that every level has as vectors.
+#pragma once
+
+#include <cstdint>
+
+#include "element/annotate.h"
+
+namespace veilsum {
+
+VS_FN std::uint64_t bits_of_double(double value) {
+  std::uint64_t bits;
+  __builtin_memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
+// Nearest integer, ties to even, of |value| < 2^62, in two's complement.
+//
+// Between 2^k and 2^(k+1) doubles lie 2^(k-52) apart, so adding 1.5 * 2^84 makes the adder
+// round to a multiple of 2^32, whose factor then stands in the low bits of the pattern. What
+// is left, at most 2^31, is exact and is rounded likewise by adding 1.5 * 2^52. The first
+// part is even, so ties of the second are ties of the whole.
+VS_FN std::uint64_t to_fixed_point(double value) {
+  const double high = value + 0x1.8p84;
+  const double low = (value - (high - 0x1.8p84)) + 0x1.8p52;
+  const std::uint64_t high_steps = bits_of_double(high) - bits_of_double(0x1.8p84);
+  return (high_steps << 32) + (bits_of_double(low) - bits_of_double(0x1.8p52));
+}
+
+}  // namespace veilsum

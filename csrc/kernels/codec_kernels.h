@@ -1,0 +1,63 @@
+// The loops over encoded values, as one CPU level provides them. Nothing is checked
+// here: arguments were checked one layer up. Every level gives the same bits.
+//
+// Values inside chunks and spool files may lie at any address, hence the Wire types.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "element/philox.h"
+
+namespace veilsum {
+
+// Little-endian values at any address.
+typedef float WireFloat __attribute__((aligned(1), may_alias));
+typedef double WireDouble __attribute__((aligned(1), may_alias));
+typedef std::uint16_t WireHalf __attribute__((aligned(1), may_alias));  // f16 or bf16 bits
+
+inline constexpr std::size_t kInt8Block = 64;  // codes that share one scale
+
+// How values become int8 codes.
+struct CodeRule {
+  bool stochastic;  // else to nearest, ties to even
+  PhiloxKey key;
+  std::uint32_t group;
+};
+
+struct CodecKernels {
+  // CRC-32C (Castagnoli) continued over `size` bytes; the first call takes 0.
+  std::uint32_t (*crc32c)(std::uint32_t crc, const unsigned char* bytes, std::size_t size);
+
+  // Largest bit pattern of |value|. Patterns order like magnitudes, and every pattern that
+  // is not finite is above every one that is.
+  std::uint32_t (*max_abs32)(const WireFloat* values, std::size_t count);
+  std::uint64_t (*max_abs64)(const WireDouble* values, std::size_t count);
+
+  // Exact.
+  void (*widen_f16)(const WireHalf* values, std::size_t count, float* widened);
+  void (*widen_bf16)(const WireHalf* values, std::size_t count, float* widened);
+  // To nearest, ties to even; infinite if the value does not fit.
+  void (*narrow_f16)(const WireFloat* values, std::size_t count, WireHalf* narrowed);
+  void (*narrow_bf16)(const WireFloat* values, std::size_t count, WireHalf* narrowed);
+
+  // Blocks of kInt8Block finite values, the last one possibly shorter; `first` is the
+  // coordinate of values[0], a multiple of kInt8Block.
+  void (*encode_int8)(const float* values, std::size_t count, std::uint64_t first,
+                      const CodeRule& rule, WireFloat* scales, std::int8_t* codes);
+  // Value = code * scale, rounded once.
+  void (*decode_int8)(const std::int8_t* codes, const WireFloat* scales, std::size_t count,
+                      float* values);
+  // Largest |code| of each block; 128 if a code is -128.
+  void (*max_codes)(const std::int8_t* codes, std::size_t count, std::uint8_t* largest);
+
+  // Sums are in two's complement.
+  // sums[i] += round(values[i] * factor), ties to even; |values[i] * factor| < 2^62.
+  void (*add_f32)(const WireFloat* values, std::size_t count, double factor, std::uint64_t* sums);
+  void (*add_f64)(const WireDouble* values, std::size_t count, double factor, std::uint64_t* sums);
+  // sums[i] += codes[i] * multipliers[i / kInt8Block].
+  void (*add_int8)(const std::int8_t* codes, const std::uint64_t* multipliers, std::size_t count,
+                   std::uint64_t* sums);
+};
+
+}  // namespace veilsum

@@ -1,0 +1,171 @@
+// The loops over encoded values. Included once per CPU level; everything has internal
+// linkage and no inline function of the standard library is called (see ring_loops.inl).
+#pragma once
+
+#include "element/fixed_point.h"
+#include "element/half.h"
+#include "element/philox.h"
+#include "kernels/checksum.inl"
+#include "kernels/codec_kernels.h"
+
+namespace veilsum {
+namespace {
+
+// --- screening -----------------------------------------------------------------
+
+std::uint32_t max_abs32(const WireFloat* values, std::size_t count) {
+  // Signed, because every level can compare signed words; without the sign bit no pattern
+  // is negative.
+  std::int32_t largest = 0;
+  for (std::size_t i = 0; i < count; ++i) {
+    const auto magnitude = static_cast<std::int32_t>(bits_of_float(values[i]) & 0x7FFFFFFFu);
+    largest = magnitude > largest ? magnitude : largest;
+  }
+  return static_cast<std::uint32_t>(largest);
+}
+
+std::uint64_t max_abs64(const WireDouble* values, std::size_t count) {
+  std::int64_t largest = 0;
+  for (std::size_t i = 0; i < count; ++i) {
+    const auto magnitude =
+        static_cast<std::int64_t>(bits_of_double(values[i]) & 0x7FFFFFFFFFFFFFFFu);
+    largest = magnitude > largest ? magnitude : largest;
+  }
+  return static_cast<std::uint64_t>(largest);
+}
+
+// --- casts -----------------------------------------------------------------------
+
+void widen_f16(const WireHalf* values, std::size_t count, float* widened) {
+  for (std::size_t i = 0; i < count; ++i) widened[i] = widen_half(values[i]);
+}
+
+void widen_bf16(const WireHalf* values, std::size_t count, float* widened) {
+  for (std::size_t i = 0; i < count; ++i) widened[i] = widen_brain(values[i]);
+}
+
+void narrow_f16(const WireFloat* values, std::size_t count, WireHalf* narrowed) {
+  for (std::size_t i = 0; i < count; ++i) narrowed[i] = narrow_half(values[i]);
+}
+
+void narrow_bf16(const WireFloat* values, std::size_t count, WireHalf* narrowed) {
+  for (std::size_t i = 0; i < count; ++i) narrowed[i] = narrow_brain(values[i]);
+}
+
+// --- int8 ------------------------------------------------------------------------
+
+constexpr float kSmallestNormal = 0x1p-126f;
+constexpr float kLargest = 0x1.fffffep127f;
+
+// The scale of a block; 0 if it would be subnormal, which decoders refuse.
+VS_FN float block_scale(float max_abs) {
+  const float scale = max_abs / 127;
+  // Division may have rounded up so far that 127 * scale is beyond every float; the next
+  // smaller scale is then the right one.
+  if (static_cast<double>(scale) * 127 > static_cast<double>(kLargest))
+    return float_of_bits(bits_of_float(scale) - 1);
+  return scale < kSmallestNormal ? 0 : scale;
+}
+
+// |y| <= 127.0001. Rounding of the scale and of the dither can reach 128, which is no code.
+VS_FN std::int8_t to_code(std::int32_t step) {
+  return static_cast<std::int8_t>(step > 127 ? 127 : step < -127 ? -127 : step);
+}
+
+VS_FN std::int32_t nearest_step(double y) {
+  return static_cast<std::int32_t>((y + 0x1.8p52) - 0x1.8p52);
+}
+
+VS_FN std::int32_t dithered_step(double y, std::uint32_t u24) {
+  const double sum = y + static_cast<double>(static_cast<std::int32_t>(u24)) * 0x1p-24;
+  const std::int32_t truncated = static_cast<std::int32_t>(sum);
+  return truncated - (static_cast<double>(truncated) > sum ? 1 : 0);
+}
+
+VS_FN void block_uniforms(const CodeRule& rule, std::uint64_t first, std::uint32_t* uniforms) {
+  for (std::size_t quad = 0; quad < kInt8Block / 4; ++quad) {
+    const PhiloxBlock block = rounding_words(rule.key, first / 4 + quad, rule.group);
+    for (std::size_t i = 0; i < 4; ++i) uniforms[4 * quad + i] = uniform24(block.word[i]);
+  }
+}
+
+VS_FN void encode_block(const float* values, std::size_t count, std::uint64_t first, float scale,
+                        const CodeRule& rule, std::int8_t* codes) {
+  if (scale == 0) {
+    for (std::size_t i = 0; i < count; ++i) codes[i] = 0;
+    return;
+  }
+  const double divisor = scale;
+  if (!rule.stochastic) {
+    for (std::size_t i = 0; i < count; ++i) codes[i] = to_code(nearest_step(values[i] / divisor));
+    return;
+  }
+  std::uint32_t uniforms[kInt8Block];
+  block_uniforms(rule, first, uniforms);
+  for (std::size_t i = 0; i < count; ++i)
+    codes[i] = to_code(dithered_step(values[i] / divisor, uniforms[i]));
+}
+
+void encode_int8(const float* values, std::size_t count, std::uint64_t first, const CodeRule& rule,
+                 WireFloat* scales, std::int8_t* codes) {
+  for (std::size_t begin = 0; begin < count; begin += kInt8Block) {
+    const std::size_t length = count - begin < kInt8Block ? count - begin : kInt8Block;
+    const float scale = block_scale(float_of_bits(max_abs32(values + begin, length)));
+    scales[begin / kInt8Block] = scale;
+    encode_block(values + begin, length, first + begin, scale, rule, codes + begin);
+  }
+}
+
+void decode_int8(const std::int8_t* codes, const WireFloat* scales, std::size_t count,
+                 float* values) {
+  for (std::size_t begin = 0; begin < count; begin += kInt8Block) {
+    const std::size_t length = count - begin < kInt8Block ? count - begin : kInt8Block;
+    const float scale = scales[begin / kInt8Block];
+    for (std::size_t i = begin; i < begin + length; ++i)
+      values[i] = static_cast<float>(codes[i]) * scale;
+  }
+}
+
+void max_codes(const std::int8_t* codes, std::size_t count, std::uint8_t* largest) {
+  for (std::size_t begin = 0; begin < count; begin += kInt8Block) {
+    const std::size_t length = count - begin < kInt8Block ? count - begin : kInt8Block;
+    std::uint8_t found = 0;
+    for (std::size_t i = begin; i < begin + length; ++i) {
+      const auto magnitude = static_cast<std::uint8_t>(codes[i] < 0 ? -codes[i] : codes[i]);
+      found = magnitude > found ? magnitude : found;
+    }
+    largest[begin / kInt8Block] = found;
+  }
+}
+
+// --- sums ------------------------------------------------------------------------
+// In unsigned words: the same bits as signed ones, and a caller that changes an array while
+// it is added gets a wrong sum, not undefined behaviour.
+
+void add_f32(const WireFloat* values, std::size_t count, double factor, std::uint64_t* sums) {
+  for (std::size_t i = 0; i < count; ++i)
+    sums[i] += to_fixed_point(static_cast<double>(values[i]) * factor);
+}
+
+void add_f64(const WireDouble* values, std::size_t count, double factor, std::uint64_t* sums) {
+  for (std::size_t i = 0; i < count; ++i) sums[i] += to_fixed_point(values[i] * factor);
+}
+
+void add_int8(const std::int8_t* codes, const std::uint64_t* multipliers, std::size_t count,
+              std::uint64_t* sums) {
+  for (std::size_t begin = 0; begin < count; begin += kInt8Block) {
+    const std::size_t length = count - begin < kInt8Block ? count - begin : kInt8Block;
+    const std::uint64_t multiplier = multipliers[begin / kInt8Block];
+    for (std::size_t i = begin; i < begin + length; ++i)
+      sums[i] += static_cast<std::uint64_t>(std::int64_t{codes[i]}) * multiplier;
+  }
+}
+
+constexpr CodecKernels kCodecKernels = {
+    crc32c,      max_abs32,   max_abs64,   widen_f16, widen_bf16, narrow_f16,
+    narrow_bf16, encode_int8, decode_int8, max_codes, add_f32,    add_f64,
+    add_int8,
+};
+
+}  // namespace
+}  // namespace veilsum

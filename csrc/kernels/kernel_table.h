@@ -1,0 +1,23 @@
+// All loops of one CPU level as function pointers.
+#pragma once
+
+#include "kernels/codec_kernels.h"
+#include "kernels/ring_kernels.h"
+
+namespace veilsum {
+
+struct KernelTable {
+  const char* name;
+  RingKernels ring;
+  CodecKernels codec;
+};
+
+// Each is the only symbol of its object file (cmake/CheckKernelSymbols.cmake).
+extern const KernelTable kBaseKernels;
+#if defined(__x86_64__)
+extern const KernelTable kV2Kernels;
+extern const KernelTable kV3Kernels;
+extern const KernelTable kV4Kernels;
+#endif
+
+}  // namespace veilsum

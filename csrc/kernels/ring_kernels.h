@@ -1,0 +1,86 @@
+// The loops over ring words, as one CPU level provides them. Nothing is checked here:
+// arguments were checked one layer up.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "element/philox.h"
+#include "element/ring.h"
+#include "kernels/codec_kernels.h"
+
+namespace veilsum {
+
+// One key's share of a mask sum.
+struct MaskTerm {
+  const unsigned char* key;  // 32 bytes
+  bool subtract;
+};
+
+// Elements [first, first + count) of one stream.
+struct MaskRange {
+  std::uint32_t stream;
+  unsigned bits;
+  std::uint64_t first;
+  std::size_t count;
+};
+
+// Tiles whose keystream is made at once: 4096 elements, so that keystream and
+// accumulator stay in the first-level cache while all keys pass over them, and a
+// whole number of full vectors of blocks for every even width.
+inline constexpr std::size_t kRunTiles = 8;
+// Bytes behind the last field that a loop may read.
+inline constexpr std::size_t kReadSlack = 64;
+// Keystream of a run, rounded up to the widest vector of blocks, and slack.
+inline constexpr std::size_t kMaskScratchBytes =
+    (kRunTiles * kMaxRingBits + 16) * kBlockBytes + kReadSlack;
+
+// How values of one tensor become steps.
+struct StepRule {
+  double gain;   // steps per unit
+  double limit;  // values are clamped to +-limit first
+  bool stochastic;
+  PhiloxKey key;
+  std::uint32_t group;
+};
+
+// What the values were like. Non-finite ones make their step meaningless.
+struct StepCount {
+  std::size_t not_finite;
+  std::size_t beyond_limit;
+};
+
+struct RingKernels {
+  // accumulator[i] += sum over terms of +-mask element (range.first + i). Bits above
+  // range.bits become scratch. `scratch` has kMaskScratchBytes, 64-byte aligned; it is
+  // left full of keystream.
+  void (*add_masks32)(const MaskTerm* terms, std::size_t term_count, const MaskRange& range,
+                      unsigned char* scratch, std::uint32_t* accumulator);
+  void (*add_masks64)(const MaskTerm* terms, std::size_t term_count, const MaskRange& range,
+                      unsigned char* scratch, std::uint64_t* accumulator);
+
+  // accumulator[i] += field i. kReadSlack bytes behind the fields must be readable.
+  void (*add_packed32)(const unsigned char* fields, std::size_t count, unsigned bits,
+                       std::uint32_t* accumulator);
+  void (*add_packed64)(const unsigned char* fields, std::size_t count, unsigned bits,
+                       std::uint64_t* accumulator);
+
+  // Writes exactly packed_size(count, bits) bytes; the padding bits are zero.
+  void (*pack32)(const std::uint32_t* words, std::size_t count, unsigned bits,
+                 unsigned char* packed);
+  void (*pack64)(const std::uint64_t* words, std::size_t count, unsigned bits,
+                 unsigned char* packed);
+
+  // words[i] = step of the value at coordinate first + i, two's complement. `first` is a
+  // multiple of 4: uniforms come in fours.
+  StepCount (*steps32_f32)(const WireFloat* values, std::size_t count, std::uint64_t first,
+                           const StepRule& rule, std::uint32_t* words);
+  StepCount (*steps64_f32)(const WireFloat* values, std::size_t count, std::uint64_t first,
+                           const StepRule& rule, std::uint64_t* words);
+  StepCount (*steps32_f64)(const WireDouble* values, std::size_t count, std::uint64_t first,
+                           const StepRule& rule, std::uint32_t* words);
+  StepCount (*steps64_f64)(const WireDouble* values, std::size_t count, std::uint64_t first,
+                           const StepRule& rule, std::uint64_t* words);
+};
+
+}  // namespace veilsum

@@ -1,0 +1,63 @@
+// Chunks of ring words: from a site's values or ready words to masked chunks, and from
+// checked chunks into the coordinator's sum.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "codec/chunk.h"
+#include "codec/gather.h"
+#include "codec/layout.h"
+#include "element/philox.h"
+#include "kernels/ring_kernels.h"
+
+namespace veilsum {
+
+// The chunks of one call. Masks are those of stream grid.group.
+struct RingChunkPlan {
+  ChunkGrid grid;  // codec kCodecRing | bits
+  std::span<const MaskTerm> terms;
+  unsigned threads;
+};
+
+// A plan whose chunks are flagged masked if there are mask terms. Throws ConfigError unless
+// bits is 1 .. 64, chunk_coordinates is allowed and the coordinates exist in a mask stream.
+RingChunkPlan ring_chunk_plan(unsigned bits, const ChunkGrid& place,
+                              std::span<const MaskTerm> terms, unsigned threads);
+
+// How values become steps: step = round(clamp(value, +-limit) * gain).
+struct StepPlan {
+  std::span<const double> gains;      // steps per unit, one per tensor of the group
+  std::span<const double> limits;     // largest |value|, one per tensor of the group
+  bool clip;                          // false refuses a value beyond its limit
+  std::optional<PhiloxKey> rounding;  // none rounds to nearest
+};
+
+// Bytes of each chunk, in order: what the `chunks` below must have room for.
+std::vector<std::size_t> ring_chunk_sizes(const RingChunkPlan& plan);
+
+// Encodes, masks and packs group 1 of a model. Returns how many values were
+// clamped.
+//
+// Throws ConfigError if a value is not finite, one exceeds its limit and clip is false, or
+// gains and limits do not fit the layout or the ring; `chunks` are then unusable.
+std::uint64_t write_step_chunks(const Layout& layout, TensorData tensors, const StepPlan& steps,
+                                const RingChunkPlan& plan, std::span<std::byte* const> chunks);
+
+// Masks and packs ready words, plan.grid.group_size of them.
+void write_word_chunks(std::span<const std::uint64_t> words, const RingChunkPlan& plan,
+                       std::span<std::byte* const> chunks);
+
+// sums[i] += word i of one group's complete chunks, which check_chunk has passed before.
+// Throws DecodeError if they are not the chunks of sums.size() coordinates.
+void fold_ring_chunks(std::span<std::uint32_t> sums,
+                      std::span<const std::span<const std::byte>> chunks, unsigned bits,
+                      std::uint64_t chunk_coordinates, unsigned threads);
+void fold_ring_chunks(std::span<std::uint64_t> sums,
+                      std::span<const std::span<const std::byte>> chunks, unsigned bits,
+                      std::uint64_t chunk_coordinates, unsigned threads);
+
+}  // namespace veilsum

@@ -1,0 +1,37 @@
+#include "update/form.h"
+
+#include <cmath>
+#include <string>
+
+#include "base/error.h"
+#include "codec/codecs.h"
+
+namespace veilsum {
+
+void require_form(const UpdateForm& form) {
+  require_float_codec(form.codec);
+  require_chunk_coordinates(form.chunk_coordinates);
+  const bool ring = ring_bits(form.codec) != 0;
+  const bool fits = ring ? std::isfinite(form.scale) && form.scale >= 0x1p-1022 : form.scale == 0;
+  if (!fits)
+    throw ConfigError("codec " + codec_name(form.codec) + " needs a scale " +
+                      (ring ? "that is finite and above 0" : "of 0") + ", got " +
+                      std::to_string(form.scale));
+}
+
+ChunkGrid update_grid(const Layout& layout, const UpdateForm& form, int group) {
+  return {.codec = group == kFloatGroup ? form.codec : kCodecI64,
+          .group = static_cast<std::uint32_t>(group),
+          .group_size = layout.group_size(group),
+          .masked = false,
+          .plan = form.plan,
+          .update_id = form.update_id,
+          .chunk_coordinates = form.chunk_coordinates};
+}
+
+std::size_t count_chunks(const Layout& layout, const UpdateForm& form) {
+  return update_grid(layout, form, kFloatGroup).chunks() +
+         update_grid(layout, form, kIntegerGroup).chunks();
+}
+
+}  // namespace veilsum

@@ -1,0 +1,30 @@
+// What fixes how a whole update is cut into chunks and what its codes mean.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+#include "codec/chunk.h"
+#include "codec/layout.h"
+
+namespace veilsum {
+
+struct UpdateForm {
+  std::uint16_t codec;  // of group 1; group 2 always travels as i64
+  double scale;         // steps per unit; ring codecs only, else 0
+  PlanTag plan;
+  std::uint64_t update_id;
+  std::uint64_t chunk_coordinates;
+};
+
+// Throws ConfigError if the codec cannot carry an update in the clear, the scale does not
+// go with it, or chunk_coordinates is not allowed.
+void require_form(const UpdateForm& form);
+
+// The chunks of one group of a plain update.
+ChunkGrid update_grid(const Layout& layout, const UpdateForm& form, int group);
+
+// Chunks of both groups.
+std::size_t count_chunks(const Layout& layout, const UpdateForm& form);
+
+}  // namespace veilsum
