@@ -1,0 +1,286 @@
+"""The sum of a round in the ring: fold words, remove masks, check the range, decode once.
+
+The same code sums masked chunks and chunks without masks, so "masked equals plain" is a
+comparison of two digests. Three vectors are summed, one per group of chunks:
+
+    0  scalars, 64 bits: [weight, 1, then per metric (weight * steps, weight)]
+    1  floating-point tensors, `ring_bits` bits: value * scale * weight / weight_cap
+    2  integer tensors, 64 bits: value * weight
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import Buffer
+
+from veilsum import _native
+from veilsum.errors import ConfigError, RoundAborted
+from veilsum.model import NUMPY_DTYPES, ModelLayout
+
+METRIC_STEPS = 2**20
+"""Steps per unit in which a metric is summed."""
+
+WORD_BITS = 64
+_BLOCK = 2**20  # coordinates decoded at a time: bounds what decoding needs beside the result
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """One summed vector: its group in chunks, its length, and the bits of a word."""
+
+    group: int
+    elements: int
+    bits: int
+
+    @property
+    def codec(self) -> int:
+        """Codec number of its chunks."""
+        return _native.codec_number(f"ring{self.bits}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RingSpec:
+    """How values become ring words.
+
+    Attributes:
+        layout: tensors of the model.
+        ring_bits: width of a word of group 1.
+        step_limit: largest |step| of one site.
+        scale: steps per model unit at the full weight.
+        weight_cap: the full weight.
+        integer_limit: largest |value| of integer tensors.
+        metrics, metric_limit: names in order; largest |metric|.
+        chunk_coordinates: of every chunk but the last of a group.
+    """
+
+    layout: ModelLayout
+    ring_bits: int
+    step_limit: int
+    scale: float
+    weight_cap: int
+    integer_limit: int
+    metrics: tuple[str, ...]
+    metric_limit: int
+    chunk_coordinates: int
+
+    @cached_property
+    def streams(self) -> tuple[Stream, ...]:
+        """The vectors in order; a group without tensors has none."""
+        native = self.layout.native
+        candidates = (
+            Stream(0, 2 + 2 * len(self.metrics), WORD_BITS),
+            Stream(1, native.group_size(1), self.ring_bits),
+            Stream(2, native.group_size(2), WORD_BITS),
+        )
+        return tuple(stream for stream in candidates if stream.elements)
+
+    def chunk_count(self, stream: Stream) -> int:
+        """Chunks that cover a stream."""
+        return -(-stream.elements // self.chunk_coordinates)
+
+    def chunk_sizes(self, stream: Stream) -> list[int]:
+        """Bytes of each chunk of a stream, headers included."""
+        last = self.chunk_count(stream) - 1
+        tail = stream.elements - last * self.chunk_coordinates
+        full = _native.chunk_size(stream.codec, self.chunk_coordinates)
+        return [full] * last + [_native.chunk_size(stream.codec, tail)]
+
+
+@dataclass(frozen=True, slots=True)
+class RingMean:
+    """Decoded result of a sum.
+
+    Attributes:
+        arrays: weighted mean per tensor in layout order and dtype, bf16 as uint16 patterns.
+        total_weight: sum of the weights.
+        metrics: weighted mean over the sites that reported each; absent if none did.
+    """
+
+    arrays: tuple[NDArray[Any], ...]
+    total_weight: int
+    metrics: Mapping[str, float]
+
+
+class SecureSum:
+    """Accumulates ring words of many updates, masked or not."""
+
+    def __init__(self, spec: RingSpec, *, threads: int = 1) -> None:
+        self._spec = spec
+        self._threads = threads
+        self._words: dict[int, NDArray[np.uint32] | NDArray[np.uint64]] = {}
+        for stream in spec.streams:
+            # Bits above the ring's are scratch, so a ring of 22 bits sums in 32.
+            narrow = stream.bits <= 32
+            self._words[stream.group] = (
+                np.zeros(stream.elements, np.uint32)
+                if narrow
+                else np.zeros(stream.elements, np.uint64)
+            )
+
+    def fold(self, chunks: Sequence[Buffer]) -> None:
+        """Adds one complete, already checked upload: all chunks in (group, index) order.
+
+        Raises:
+            ConfigError: not the number of chunks an upload has; nothing is added.
+        """
+        expected = sum(self._spec.chunk_count(stream) for stream in self._spec.streams)
+        if len(chunks) != expected:
+            raise ConfigError(f"an upload has {expected} chunks, got {len(chunks)}")
+        first = 0
+        for stream in self._spec.streams:
+            count = self._spec.chunk_count(stream)
+            _native.fold_ring_chunks(
+                self._words[stream.group],
+                chunks[first : first + count],
+                bits=stream.bits,
+                chunk_coordinates=self._spec.chunk_coordinates,
+                threads=self._threads,
+            )
+            first += count
+
+    def add_masks(self, keys: Sequence[_native.Secret], signs: Sequence[int]) -> None:
+        """Adds sign * mask of every key to every stream."""
+        for stream in self._spec.streams:
+            _native.add_masks(
+                self._words[stream.group],
+                keys,
+                signs,
+                stream=stream.group,
+                first=0,
+                bits=stream.bits,
+                threads=self._threads,
+            )
+
+    def finish(self, contributors: int) -> RingMean:
+        """Checks that the sum is one that `contributors` honest updates can have, and decodes it.
+
+        A mask that is left over makes every coordinate uniform in the ring, and each then
+        passes with a probability of 2^-headroom at most.
+
+        Raises:
+            RoundAborted: a value is out of range; nothing of the sum is published.
+        """
+        scalars = [int(word) for word in _native.center_ring(self._words[0], WORD_BITS)]
+        total_weight = self._total_weight(scalars, contributors)
+        metrics = self._metrics(scalars[2:], total_weight)
+        arrays: dict[int, NDArray[Any]] = {}
+        for stream in self._spec.streams[1:]:
+            self._check_gaps(stream)
+            decode = self._float_mean if stream.group == 1 else self._integer_mean
+            for number, first, count in self._spec.layout.native.offsets(stream.group):
+                words = self._words[stream.group][first : first + count]
+                arrays[number] = decode(number, words, contributors, total_weight)
+        return RingMean(tuple(arrays[number] for number in sorted(arrays)), total_weight, metrics)
+
+    def _total_weight(self, scalars: list[int], contributors: int) -> int:
+        weight, count = scalars[:2]
+        if count != contributors:
+            _trip(f"it counts {count} updates instead of {contributors}")
+        if not 0 <= weight <= contributors * self._spec.weight_cap:
+            _trip("the sum of the weights is out of range")
+        if weight == 0:
+            raise RoundAborted("all weights are 0, so there is no mean")
+        return weight
+
+    def _metrics(self, words: list[int], total_weight: int) -> dict[str, float]:
+        means = {}
+        for name, steps, weight in zip(self._spec.metrics, words[0::2], words[1::2], strict=True):
+            bound = weight * self._spec.metric_limit * METRIC_STEPS
+            if not 0 <= weight <= total_weight or abs(steps) > bound:
+                _trip(f"metric {name!r} is out of range")
+            if weight:
+                means[name] = steps / (weight * METRIC_STEPS)
+        return means
+
+    def _check_gaps(self, stream: Stream) -> None:
+        """Between tensors an update holds zeros, so their sum is zero."""
+        position = 0
+        for _, first, count in (
+            *self._spec.layout.native.offsets(stream.group),
+            (0, stream.elements, 0),
+        ):
+            gap = self._words[stream.group][position:first]
+            if gap.size and _native.center_ring(gap, stream.bits).any():
+                _trip("a gap between tensors is not zero")
+            position = first + count
+
+    def _tensor(self, number: int) -> tuple[str, str, tuple[int, ...]]:
+        return self._spec.layout.native.tensors[number]
+
+    def _float_mean(
+        self, number: int, words: NDArray[Any], contributors: int, total_weight: int
+    ) -> NDArray[Any]:
+        name, dtype, shape = self._tensor(number)
+        limit = contributors * self._spec.step_limit
+        factor = self._spec.weight_cap / (self._spec.scale * total_weight)
+        mean = np.empty(words.size, NUMPY_DTYPES[dtype])
+        for block in _blocks(words.size):
+            steps = _native.center_ring(words[block], self._spec.ring_bits)
+            _check_range(steps, limit, name)
+            values = _native.decode_ring_sum(steps, factor=factor, count=steps.size)
+            with np.errstate(over="ignore"):  # an overflow is looked for right below
+                mean[block] = round_to_bfloat16(values) if dtype == "bf16" else values
+        if dtype != "bf16" and not np.isfinite(mean).all():
+            _trip(f"the mean of {name!r} does not fit {dtype}")
+        return mean.reshape(shape)
+
+    def _integer_mean(
+        self, number: int, words: NDArray[Any], contributors: int, total_weight: int
+    ) -> NDArray[Any]:
+        del contributors  # the bound follows from the weights alone
+        name, dtype, shape = self._tensor(number)
+        limits = np.iinfo(NUMPY_DTYPES[dtype])
+        mean = np.empty(words.size, NUMPY_DTYPES[dtype])
+        for block in _blocks(words.size):
+            sums = _native.center_ring(words[block], WORD_BITS)
+            _check_range(sums, self._spec.integer_limit * total_weight, name)
+            values = divide_half_even(sums, total_weight)
+            if values.size and not limits.min <= values.min() <= values.max() <= limits.max:
+                _trip(f"the mean of {name!r} does not fit {dtype}")
+            mean[block] = values
+        return mean.reshape(shape)
+
+
+def divide_half_even(sums: NDArray[np.int64], divisor: int) -> NDArray[np.int64]:
+    """sums / divisor, rounded half to even. 0 < divisor < 2**62."""
+    quotient, rest = np.divmod(sums, np.int64(divisor))
+    twice = 2 * rest
+    up = (twice > divisor) | ((twice == divisor) & (quotient & 1 == 1))
+    result: NDArray[np.int64] = quotient + up
+    return result
+
+
+def round_to_bfloat16(values: NDArray[np.float64]) -> NDArray[np.uint16]:
+    """Bit patterns of the nearest bfloat16, ties to even, rounded once from double."""
+    narrow = values.astype(np.float32)
+    bits = narrow.view(np.uint32).copy()
+    # Rounding to float first can make a tie of a value that was none: step back towards
+    # where the double lies before the second rounding decides.
+    false_tie = ((bits & 0xFFFF) == 0x8000) & (narrow != values)
+    larger = np.abs(values) > np.abs(narrow)
+    bits = np.where(false_tie, np.where(larger, bits + 1, bits - 1), bits)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    return rounded.astype(np.uint16)
+
+
+def _blocks(size: int) -> Iterator[slice]:
+    for first in range(0, size, _BLOCK):
+        yield slice(first, min(first + _BLOCK, size))
+
+
+def _check_range(sums: NDArray[np.int64], limit: int, name: str) -> None:
+    if sums.size and not -limit <= int(sums.min()) <= int(sums.max()) <= limit:
+        _trip(f"tensor {name!r} is out of range")
+
+
+def _trip(what: str) -> None:
+    raise RoundAborted(
+        f"the sum is not one that honest updates can have: {what}",
+        hint="a mask did not cancel or a site sent words outside its range; nothing was published",
+    )

@@ -1,0 +1,63 @@
+"""Secure aggregation: a sum of updates of which the coordinator sees none.
+
+Sans-IO: sessions take messages and return effects. Nothing here opens a socket, reads a
+clock or draws randomness by itself. Suite VS-1, complete mask graph; docs/protocol.md.
+"""
+
+from veilsum.secagg.coordinator import CoordinatorSession
+from veilsum.secagg.effects import (
+    Aborted,
+    Completed,
+    CoordinatorEffect,
+    Done,
+    Excluded,
+    NeedUpdate,
+    PhaseBegan,
+    SecureResult,
+    Send,
+    SendTo,
+    SiteEffect,
+    UploadInput,
+    Withdraw,
+)
+from veilsum.secagg.keys import Entropy
+from veilsum.secagg.plan import Plan
+from veilsum.secagg.policy import LocalPolicy
+from veilsum.secagg.receiver import InputReceiver
+from veilsum.secagg.rehearsal import (
+    Consortium,
+    Stage,
+    make_consortium,
+    plain_ring_sum,
+    run_in_process,
+)
+from veilsum.secagg.site import SiteSession
+from veilsum.secagg.upload import Contribution
+
+__all__ = [
+    "Aborted",
+    "Completed",
+    "Consortium",
+    "Contribution",
+    "CoordinatorEffect",
+    "CoordinatorSession",
+    "Done",
+    "Entropy",
+    "Excluded",
+    "InputReceiver",
+    "LocalPolicy",
+    "NeedUpdate",
+    "PhaseBegan",
+    "Plan",
+    "SecureResult",
+    "Send",
+    "SendTo",
+    "SiteEffect",
+    "SiteSession",
+    "Stage",
+    "UploadInput",
+    "Withdraw",
+    "make_consortium",
+    "plain_ring_sum",
+    "run_in_process",
+]

@@ -1,0 +1,177 @@
+"""A site's secrets of one attempt: made, shared with the others, and turned into masks."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+
+from veilsum import _native
+from veilsum._native import Secret
+from veilsum.errors import PeerError
+from veilsum.secagg import keys
+from veilsum.secagg.keys import Entropy, Label
+from veilsum.secagg.masks import MaskKeys, update_masks
+from veilsum.secagg.messages import DealtShare, KeyAdvert, RelayedDeal, ShareDeal
+from veilsum.secagg.phases import HeldShares, SiteSecrets
+from veilsum.secagg.plan import Plan
+from veilsum.secagg.transcript import Members, open_deal
+
+
+def make_secrets(context: bytes, site: str, entropy: Entropy) -> SiteSecrets:
+    """Fresh secrets of one attempt.
+
+    The channel key is drawn on its own: were it derived from the mask seed, rebuilding the
+    seed of a dropout would open every box addressed to it.
+    """
+    for_mask, for_self = entropy(keys.SECRET_BYTES), entropy(keys.SECRET_BYTES)
+    mask_seed = keys.mask_seed(context, for_mask, site)
+    self_seed = keys.self_seed(context, for_self, site)
+    for_mask.wipe()
+    for_self.wipe()
+    return SiteSecrets(
+        mask_seed=mask_seed,
+        self_seed=self_seed,
+        mask_private=keys.mask_private_key(context, mask_seed, site),
+        channel_private=entropy(keys.SECRET_BYTES),
+    )
+
+
+def own_advert(context: bytes, site: str, secrets: SiteSecrets) -> KeyAdvert:
+    """The public side of a site's secrets."""
+    return KeyAdvert(
+        context,
+        site,
+        mask_key=keys.public_key(secrets.mask_private),
+        channel_key=keys.public_key(secrets.channel_private),
+        self_commitment=keys.self_commitment(context, secrets.self_seed, site),
+    )
+
+
+def deal_shares(
+    plan: Plan, site: str, members: Members, secrets: SiteSecrets, entropy: Entropy
+) -> tuple[ShareDeal, tuple[bytes, ...]]:
+    """Shares both seeds among all members, the dealer included.
+
+    Returns:
+        The commitments to be signed, and one sealed box per member in their order.
+    """
+    mask_shares = _deal(plan, members, secrets.mask_seed, entropy)
+    self_shares = _deal(plan, members, secrets.self_seed, entropy)
+    entries, boxes = [], []
+    for receiver, mask_share, self_share in zip(
+        members.sites, mask_shares, self_shares, strict=True
+    ):
+        plain = keys.join_shares(mask_share, self_share)
+        channel = keys.channel_key(
+            members.t1,
+            secrets.channel_private,
+            members.channel_key(site),
+            members.channel_key(receiver),
+            sending=True,
+        )
+        box = keys.seal_box(channel, members.t1, site, receiver, plain)
+        pair = (members.t1, site, receiver)
+        entries.append(
+            DealtShare(
+                keys.share_commitment(Label.MASK_SHARE_COMMITMENT, *pair, mask_share),
+                keys.share_commitment(Label.SELF_SHARE_COMMITMENT, *pair, self_share),
+                hashlib.sha256(box).digest(),
+            )
+        )
+        boxes.append(box)
+        for secret in (mask_share, self_share, plain, channel):
+            secret.wipe()
+    return ShareDeal(plan.context, site, members.t1, tuple(entries)), tuple(boxes)
+
+
+def _deal(plan: Plan, members: Members, secret: Secret, entropy: Entropy) -> list[Secret]:
+    coefficients = entropy(keys.SECRET_BYTES * (plan.share_threshold - 1))
+    indices = range(1, len(members.sites) + 1)
+    shares = _native.deal_shares(secret, plan.share_threshold, list(indices), coefficients)
+    coefficients.wipe()
+    return shares
+
+
+def open_shares(
+    plan: Plan,
+    site: str,
+    members: Members,
+    secrets: SiteSecrets,
+    relayed: Mapping[str, RelayedDeal],
+) -> HeldShares:
+    """Verifies every dealer's commitments and opens its box for this site.
+
+    Raises:
+        DecodeError, PeerError: naming the dealer whose deal is wrong.
+    """
+    mask_shares, self_shares = {}, {}
+    for dealer, deal in relayed.items():
+        commitments = open_deal(plan, members, dealer, deal.header)
+        entry = commitments.shares[members.index(site) - 1]
+        if hashlib.sha256(deal.box).digest() != entry.box_digest:
+            raise PeerError(dealer, "did not make the box that was relayed as its own")
+        mask_share, self_share = _open_box(site, members, secrets, dealer, deal.box)
+        check_shares(members, dealer, site, entry, mask_share=mask_share, self_share=self_share)
+        mask_shares[dealer], self_shares[dealer] = mask_share, self_share
+    return HeldShares(mask_shares, self_shares)
+
+
+def _open_box(
+    site: str, members: Members, secrets: SiteSecrets, dealer: str, box: bytes
+) -> tuple[Secret, Secret]:
+    channel = keys.channel_key(
+        members.t1,
+        secrets.channel_private,
+        members.channel_key(site),
+        members.channel_key(dealer),
+        sending=False,
+    )
+    try:
+        return keys.split_box(keys.open_box(channel, members.t1, dealer, site, box))
+    finally:
+        channel.wipe()
+
+
+def check_shares(
+    members: Members,
+    dealer: str,
+    receiver: str,
+    entry: DealtShare,
+    *,
+    mask_share: Secret | None = None,
+    self_share: Secret | None = None,
+) -> None:
+    """Holds shares against what their dealer committed to.
+
+    Raises:
+        PeerError: naming the dealer.
+    """
+    pair = (members.t1, dealer, receiver)
+    checks = (
+        (mask_share, Label.MASK_SHARE_COMMITMENT, entry.mask_commitment),
+        (self_share, Label.SELF_SHARE_COMMITMENT, entry.self_commitment),
+    )
+    for share, label, commitment in checks:
+        if share is not None and keys.share_commitment(label, *pair, share) != commitment:
+            raise PeerError(dealer, "dealt a share that does not match its commitment")
+
+
+def derive_masks(
+    site: str, members: Members, t2: bytes, dealers: Iterable[str], secrets: SiteSecrets
+) -> MaskKeys:
+    """Keys of all masks of this site's update: its own, and one per other dealer.
+
+    Raises:
+        PeerError: a peer's mask key is of low order.
+    """
+    pairs = [
+        (
+            peer,
+            keys.pair_mask_key(
+                t2, secrets.mask_private, members.mask_key(site), members.mask_key(peer)
+            ),
+        )
+        for peer in dealers
+        if peer != site
+    ]
+    return update_masks(site, keys.self_mask_key(t2, secrets.self_seed, site), pairs)

@@ -1,0 +1,128 @@
+"""What a session asks of whoever runs it. Frozen; to be carried out in order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from numpy.typing import NDArray
+
+# --- site ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send a protocol message to the coordinator."""
+
+    message: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class NeedUpdate:
+    """The site may contribute its update from now on."""
+
+
+@dataclass(frozen=True, slots=True)
+class UploadInput:
+    """Upload the masked update. Re-send these very bytes if the upload breaks off.
+
+    Attributes:
+        header: signed header, sent first.
+        update_id: in the header of every chunk.
+        chunks: in (group, index) order.
+        clipped: values that were beyond the clip and were cut to it.
+    """
+
+    header: bytes = field(repr=False)
+    update_id: int
+    chunks: tuple[bytes, ...] = field(repr=False)
+    clipped: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Withdraw:
+    """The site left the round and wiped its secrets. `code` is machine readable:
+
+    "policy" outside the local policy, "not_invited", "plan" cannot work or is for another
+    roster, "malformed" not the format, "protocol" out of order, "keys" a bad key advert,
+    "bad_share" a dealer's box is wrong, "equivocation" two different messages of one kind,
+    "survivors" the survivor set is not one to vote for, "votes" the certificate is wrong.
+    """
+
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The site's part is over: its unmask shares are among the effects before this one."""
+
+
+SiteEffect: TypeAlias = Send | NeedUpdate | UploadInput | Withdraw | Done
+
+# --- coordinator ----------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SendTo:
+    """Send a protocol message to a site."""
+
+    site: str
+    message: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseBegan:
+    """A phase began; `expected` are the sites it waits for. Time for a deadline."""
+
+    name: str
+    expected: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Excluded:
+    """The round goes on without this site; nothing more is awaited from it. An update of it
+    that is in the sum already stays there."""
+
+    site: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Aborted:
+    """The round ended without a result."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SecureResult:
+    """Result of a masked round.
+
+    Attributes:
+        arrays: weighted mean update by tensor name, in the tensors' dtypes; bf16 as uint16
+            bit patterns.
+        digest: hex SHA-256 as of model.result_digest.
+        total_weight: sum of the weights.
+        sites: whose updates are in the sum, sorted.
+        metrics: weighted mean over the sites that reported each.
+        dropped: invited site that is not in the sum -> why.
+    """
+
+    arrays: Mapping[str, NDArray[Any]] = field(repr=False)
+    digest: str
+    total_weight: int
+    sites: tuple[str, ...]
+    metrics: Mapping[str, float]
+    dropped: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """The round ended with a result."""
+
+    result: SecureResult
+
+
+CoordinatorEffect: TypeAlias = SendTo | PhaseBegan | Excluded | Aborted | Completed

@@ -1,0 +1,226 @@
+"""What each role knows in each phase: one type per phase, holding only what exists in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, TypeAlias
+
+from veilsum._native import Secret
+from veilsum.secagg.effects import UploadInput
+from veilsum.secagg.envelope import Envelope
+from veilsum.secagg.masks import MaskKeys
+from veilsum.secagg.messages import KeyAdvert, SealedDeal, ShareDeal
+from veilsum.secagg.transcript import Members
+
+# --- site ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SiteSecrets:
+    """m_u, b_u, sk_mask and sk_chan, 32 bytes each. Not needed once masks are derived."""
+
+    mask_seed: Secret
+    self_seed: Secret
+    mask_private: Secret
+    channel_private: Secret
+
+    def wipe(self) -> None:
+        """Overwrites all four."""
+        for secret in (self.mask_seed, self.self_seed, self.mask_private, self.channel_private):
+            secret.wipe()
+
+
+@dataclass(frozen=True, slots=True)
+class HeldShares:
+    """This site's shares of every dealer's secrets, by dealer (U2)."""
+
+    mask_shares: Mapping[str, Secret]
+    self_shares: Mapping[str, Secret]
+
+    def wipe(self) -> None:
+        """Overwrites all shares."""
+        for secret in (*self.mask_shares.values(), *self.self_shares.values()):
+            secret.wipe()
+
+
+@dataclass(frozen=True, slots=True)
+class Invited:
+    """Nothing yet; a RoundOpen is awaited."""
+
+    name: ClassVar[str] = "open"
+
+    def wipe(self) -> None:
+        """Holds no secret."""
+
+
+@dataclass(frozen=True, slots=True)
+class Advertised:
+    """The site sent its keys; the key roster is awaited."""
+
+    name: ClassVar[str] = "keys"
+    secrets: SiteSecrets
+    advert: Envelope
+
+    def wipe(self) -> None:
+        """Overwrites the site's secrets."""
+        self.secrets.wipe()
+
+
+@dataclass(frozen=True, slots=True)
+class Dealt:
+    """The site dealt its shares; the share relay is awaited."""
+
+    name: ClassVar[str] = "shares"
+    secrets: SiteSecrets
+    members: Members
+    deal: Envelope
+
+    def wipe(self) -> None:
+        """Overwrites the site's secrets."""
+        self.secrets.wipe()
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Masks are derived; the update is awaited, or a proposal that goes on without it."""
+
+    name: ClassVar[str] = "inputs"
+    t2: bytes
+    held: HeldShares
+    masks: MaskKeys
+
+    def wipe(self) -> None:
+        """Overwrites masks and shares."""
+        self.masks.wipe()
+        self.held.wipe()
+
+
+@dataclass(frozen=True, slots=True)
+class Uploaded:
+    """The update is masked, once and for all; the survivor proposal is awaited."""
+
+    name: ClassVar[str] = "votes"
+    t2: bytes
+    held: HeldShares
+    upload: UploadInput
+    header_digest: bytes
+
+    def wipe(self) -> None:
+        """Overwrites the shares."""
+        self.held.wipe()
+
+
+@dataclass(frozen=True, slots=True)
+class Voted:
+    """The site stands for one survivor set; its certificate is awaited."""
+
+    name: ClassVar[str] = "unmask"
+    t3: bytes
+    survivors: frozenset[str]
+    held: HeldShares
+
+    def wipe(self) -> None:
+        """Overwrites the shares."""
+        self.held.wipe()
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The session is over; `name` says how."""
+
+    name: str
+
+    def wipe(self) -> None:
+        """Holds no secret."""
+
+
+SitePhase: TypeAlias = Invited | Advertised | Dealt | Ready | Uploaded | Voted | Ended
+
+# --- coordinator ----------------------------------------------------------------
+# `received` is what the phase collects; `expected` are the sites it can come from.
+
+
+@dataclass(frozen=True, slots=True)
+class CollectingKeys:
+    """M1."""
+
+    name: ClassVar[str] = "keys"
+    noun: ClassVar[str] = "keys"
+    expected: tuple[str, ...]
+    adverts: dict[str, KeyAdvert] = field(default_factory=dict)
+    received: dict[str, Envelope] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class CollectingShares:
+    """M3. Boxes are opaque here; headers are verified."""
+
+    name: ClassVar[str] = "shares"
+    noun: ClassVar[str] = "shares"
+    expected: tuple[str, ...]
+    members: Members
+    deals: dict[str, ShareDeal] = field(default_factory=dict)
+    received: dict[str, SealedDeal] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Dealers:
+    """What the share phase ended with: U2, their commitments, and T2."""
+
+    members: Members
+    deals: Mapping[str, ShareDeal]
+    t2: bytes
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """U2, sorted by the bytes of the names."""
+        return tuple(sorted(self.deals, key=str.encode))
+
+
+@dataclass(frozen=True, slots=True)
+class CollectingInputs:
+    """M5. `received`: digest of each header whose chunks are in the sum."""
+
+    name: ClassVar[str] = "inputs"
+    noun: ClassVar[str] = "updates"
+    expected: tuple[str, ...]
+    dealers: Dealers
+    received: dict[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class CollectingVotes:
+    """M7."""
+
+    name: ClassVar[str] = "votes"
+    noun: ClassVar[str] = "votes"
+    expected: tuple[str, ...]
+    dealers: Dealers
+    survivors: tuple[str, ...]
+    t3: bytes
+    received: dict[str, Envelope] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class CollectingUnmask:
+    """M9. The only phase in which the coordinator holds secrets: shares it may know."""
+
+    name: ClassVar[str] = "unmask"
+    noun: ClassVar[str] = "unmask shares"
+    expected: tuple[str, ...]
+    dealers: Dealers
+    survivors: tuple[str, ...]
+    t3: bytes
+    received: dict[str, HeldShares] = field(default_factory=dict)
+
+    def wipe(self) -> None:
+        """Overwrites all shares."""
+        for held in self.received.values():
+            held.wipe()
+
+
+CollectingPhase: TypeAlias = (
+    CollectingKeys | CollectingShares | CollectingInputs | CollectingVotes | CollectingUnmask
+)
+CoordinatorPhase: TypeAlias = CollectingPhase | Ended

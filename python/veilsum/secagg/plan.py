@@ -1,0 +1,356 @@
+"""The plan of one masked round: everything coordinator and sites must agree on.
+
+A plan checks itself completely when it is made. A site rebuilds it from the manifest it
+received and so repeats every check; nothing in a round is taken from anywhere else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import struct
+from dataclasses import dataclass
+from functools import cached_property
+
+from veilsum import control
+from veilsum.aggregate.secure_sum import METRIC_STEPS, WORD_BITS, RingSpec
+from veilsum.errors import ConfigError, DecodeError
+from veilsum.model import ModelLayout
+from veilsum.roster import Roster
+from veilsum.secagg.keys import Label, digest, length_prefixed
+from veilsum.secagg.thresholds import (
+    check_thresholds,
+    require,
+    share_threshold,
+    smallest_ring,
+    vote_quorum,
+)
+from veilsum.secagg.wire import DIGEST_BYTES, MAX_NAME_BYTES, MAX_SITES, Reader, Writer
+
+_MAGIC = b"VSP1"
+_MAX_LAYOUT_BYTES = 2**24
+_MAX_METRICS = 16
+_OVERRANGE: tuple[control.Overrange, ...] = ("refuse", "clip")
+_CHUNK_STEP = 4096  # chunks cover whole mask tiles of 512 and whole tiles of the mean
+_CHUNK_LIMIT = 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """One attempt at one masked round.
+
+    Attributes:
+        roster: who the members are; the manifest carries its hash only.
+        cohort: invited sites, sorted by the bytes of their names. n is their number.
+        task_id, run_id, round_number, attempt: name the attempt. Rounds count from 1.
+        layout: tensors of the model.
+        model_hash, previous_digest: of the model to train from and of the last result; 32 bytes.
+        task_hash: SHA-256 of the canonical task settings.
+        nonce: 32 public bytes that no other attempt has.
+        min_sites: fewest updates a published sum may have.
+        colluders: c, sites that may help a malicious coordinator.
+        vote_quorum: q, votes a survivor set needs. More than (n+c)/2.
+        share_threshold: t, shares that rebuild a secret. More than c, at most q.
+        value_bits: bits of one site's step, sign included.
+        ring_bits: b, width of a masked word of stream 1.
+        headroom: h, bits of the ring left free for the range check of the sum.
+        clip: largest |update value|, model units.
+        overrange: what a site does with a larger one.
+        weight_cap: largest weight a site may claim.
+        integer_limit: largest |update value| of integer tensors.
+        metrics: names of the metrics in the sum, in order.
+        metric_limit: largest |metric|.
+        chunk_coordinates: of every chunk but the last of a group.
+
+    Raises:
+        ConfigError: any field is out of bounds, the thresholds do not protect, or a sum
+            could leave its ring.
+    """
+
+    roster: Roster
+    cohort: tuple[str, ...]
+    task_id: str
+    run_id: str
+    round_number: int
+    attempt: int
+    layout: ModelLayout
+    model_hash: bytes
+    previous_digest: bytes
+    task_hash: bytes
+    nonce: bytes
+    min_sites: int
+    colluders: int
+    vote_quorum: int
+    share_threshold: int
+    value_bits: int
+    ring_bits: int
+    headroom: int = 2
+    clip: float
+    overrange: control.Overrange = "refuse"
+    weight_cap: int
+    integer_limit: int = 2**20
+    metrics: tuple[str, ...] = ()
+    metric_limit: int = 2**16
+    chunk_coordinates: int = 65_536
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cohort", tuple(sorted(self.cohort, key=str.encode)))
+        _check_names(self)
+        check_thresholds(
+            sites=len(self.cohort),
+            min_sites=self.min_sites,
+            colluders=self.colluders,
+            quorum=self.vote_quorum,
+            threshold=self.share_threshold,
+        )
+        _check_float_ring(self)
+        _check_word_sums(self)
+
+    @classmethod
+    def for_round(
+        cls,
+        *,
+        roster: Roster,
+        cohort: tuple[str, ...],
+        spec: control.RunSpec,
+        run_id: str,
+        round_number: int,
+        attempt: int,
+        layout: ModelLayout,
+        model_hash: bytes,
+        previous_digest: bytes,
+        nonce: bytes,
+    ) -> Plan:
+        """Derives thresholds and ring from a run's settings.
+
+        Raises:
+            ConfigError: the settings cannot work for this cohort.
+        """
+        sites = len(cohort)
+        colluders = sites // 3 if spec.colluders is None else spec.colluders
+        headroom = 2
+        return cls(
+            roster=roster,
+            cohort=cohort,
+            task_id=spec.task_id,
+            run_id=run_id,
+            round_number=round_number,
+            attempt=attempt,
+            layout=layout,
+            model_hash=model_hash,
+            previous_digest=previous_digest,
+            task_hash=control.task_hash(spec.task),
+            nonce=nonce,
+            min_sites=spec.min_sites,
+            colluders=colluders,
+            vote_quorum=vote_quorum(sites, colluders),
+            share_threshold=share_threshold(spec.share_profile, sites, colluders),
+            value_bits=spec.value_bits,
+            ring_bits=smallest_ring(sites, 2 ** (spec.value_bits - 1) - 1, headroom),
+            headroom=headroom,
+            clip=spec.clip,
+            overrange=spec.overrange,
+            weight_cap=spec.weight_cap,
+            metrics=spec.metrics,
+        )
+
+    @property
+    def step_limit(self) -> int:
+        """Q: the largest |step| of one site, reached at the clip with the full weight."""
+        return int(2 ** (self.value_bits - 1) - 1)
+
+    @property
+    def scale(self) -> float:
+        """s: steps per model unit at the full weight."""
+        return self.step_limit / self.clip
+
+    @property
+    def fewest_survivors(self) -> int:
+        """A smaller survivor set is neither proposed nor voted for."""
+        return max(self.vote_quorum, self.min_sites)
+
+    @cached_property
+    def ring(self) -> RingSpec:
+        """How an update of this round becomes ring words, and how their sum is decoded."""
+        return RingSpec(
+            layout=self.layout,
+            ring_bits=self.ring_bits,
+            step_limit=self.step_limit,
+            scale=self.scale,
+            weight_cap=self.weight_cap,
+            integer_limit=self.integer_limit,
+            metrics=self.metrics,
+            metric_limit=self.metric_limit,
+            chunk_coordinates=self.chunk_coordinates,
+        )
+
+    @cached_property
+    def hash(self) -> bytes:
+        """SHA-256 of the manifest, 32 bytes."""
+        return hashlib.sha256(self.to_bytes()).digest()
+
+    @cached_property
+    def context(self) -> bytes:
+        """ctx: names this attempt in every message, key and chunk. 32 bytes."""
+        return digest(
+            Label.CONTEXT,
+            length_prefixed(self.roster.consortium),
+            self.roster.hash,
+            length_prefixed(self.task_id),
+            struct.pack("<QI", self.round_number, self.attempt),
+            self.hash,
+        )
+
+    def to_bytes(self) -> bytes:
+        """The manifest: all fields in a fixed encoding, the roster by its hash."""
+        writer = Writer().raw(_MAGIC).raw(self.roster.hash)
+        writer.sequence(self.cohort, Writer.text).text(self.task_id).text(self.run_id)
+        writer.integer(self.round_number, 8).integer(self.attempt, 4)
+        writer.blob(self.layout.to_bytes()).raw(self.model_hash).raw(self.previous_digest)
+        writer.raw(self.task_hash).raw(self.nonce)
+        for threshold in (
+            self.min_sites,
+            self.colluders,
+            self.vote_quorum,
+            self.share_threshold,
+            self.value_bits,
+            self.ring_bits,
+            self.headroom,
+        ):
+            writer.integer(threshold, 1)
+        writer.real(self.clip).integer(_OVERRANGE.index(self.overrange), 1)
+        writer.integer(self.weight_cap, 4).integer(self.integer_limit, 8)
+        writer.sequence(self.metrics, Writer.text).integer(self.metric_limit, 8)
+        return writer.integer(self.chunk_coordinates, 4).bytes()
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, roster: Roster) -> Plan:
+        """Rebuilds and re-checks a plan from its manifest.
+
+        Raises:
+            DecodeError: the bytes are not a canonical manifest.
+            ConfigError: it was made for another roster, or its content cannot work.
+        """
+        plan = _read_manifest(Reader(data), roster)
+        if plan.to_bytes() != data:
+            raise DecodeError("the manifest is not in canonical form")
+        return plan
+
+
+def _read_manifest(reader: Reader, roster: Roster) -> Plan:
+    if reader.raw(len(_MAGIC), "the manifest's magic") != _MAGIC:
+        raise DecodeError("the round-open message holds no manifest of this version")
+    if reader.digest("the roster hash") != roster.hash:
+        raise ConfigError(
+            "the round was planned for another roster than this one",
+            hint="compare the roster files of coordinator and site",
+        )
+    cohort = reader.sequence(MAX_SITES, "the cohort", lambda at: at.site("a cohort site"))
+    task_id = reader.text(MAX_NAME_BYTES, "the task id")
+    run_id = reader.text(MAX_NAME_BYTES, "the run id")
+    round_number, attempt = reader.integer(8, "the round"), reader.integer(4, "the attempt")
+    layout = ModelLayout.from_bytes(reader.blob(_MAX_LAYOUT_BYTES, "the layout"))
+    model_hash, previous = reader.digest("the model hash"), reader.digest("the previous digest")
+    task_hash, nonce = reader.digest("the task hash"), reader.digest("the nonce")
+    small = [reader.integer(1, "a threshold") for _ in range(7)]
+    clip, overrange = reader.real("the clip"), reader.integer(1, "the overrange rule")
+    if overrange >= len(_OVERRANGE):
+        raise DecodeError(f"overrange rule {overrange} is unknown")
+    weight_cap, integer_limit = reader.integer(4, "weight_cap"), reader.integer(8, "integer_limit")
+    metrics = reader.sequence(
+        _MAX_METRICS, "metrics", lambda at: at.text(MAX_NAME_BYTES, "a metric's name")
+    )
+    metric_limit = reader.integer(8, "metric_limit")
+    chunk_coordinates = reader.integer(4, "chunk_coordinates")
+    reader.expect_end("the manifest")
+    min_sites, colluders, quorum, threshold, value_bits, ring_bits, headroom = small
+    return Plan(
+        roster=roster,
+        cohort=cohort,
+        task_id=task_id,
+        run_id=run_id,
+        round_number=round_number,
+        attempt=attempt,
+        layout=layout,
+        model_hash=model_hash,
+        previous_digest=previous,
+        task_hash=task_hash,
+        nonce=nonce,
+        min_sites=min_sites,
+        colluders=colluders,
+        vote_quorum=quorum,
+        share_threshold=threshold,
+        value_bits=value_bits,
+        ring_bits=ring_bits,
+        headroom=headroom,
+        clip=clip,
+        overrange=_OVERRANGE[overrange],
+        weight_cap=weight_cap,
+        integer_limit=integer_limit,
+        metrics=metrics,
+        metric_limit=metric_limit,
+        chunk_coordinates=chunk_coordinates,
+    )
+
+
+def _is_name(name: str) -> bool:
+    return 1 <= len(name.encode()) <= MAX_NAME_BYTES and name.isprintable()
+
+
+def _check_names(plan: Plan) -> None:
+    strangers = sorted(set(plan.cohort) - set(plan.roster.sites))
+    require(not strangers, f"the cohort names sites outside the roster: {strangers}")
+    require(len(set(plan.cohort)) == len(plan.cohort), "the cohort names a site twice")
+    for name in (plan.task_id, plan.run_id, *plan.metrics):
+        require(_is_name(name), f"a name must be 1 to 64 printable bytes, got {name!r}")
+    require(
+        len(set(plan.metrics)) == len(plan.metrics) <= _MAX_METRICS,
+        f"metrics must be at most {_MAX_METRICS} different names",
+    )
+    require(1 <= plan.round_number < 2**63, f"rounds count from 1, got {plan.round_number}")
+    require(0 <= plan.attempt < 2**32, f"attempt must be 0 to 2**32-1, got {plan.attempt}")
+    for field in ("model_hash", "previous_digest", "task_hash", "nonce"):
+        size = len(getattr(plan, field))
+        require(size == DIGEST_BYTES, f"{field} must have {DIGEST_BYTES} bytes, got {size}")
+
+
+def _check_float_ring(plan: Plan) -> None:
+    require(2 <= plan.value_bits <= 32, f"value_bits must be 2 to 32, got {plan.value_bits}")
+    require(
+        math.isfinite(plan.clip) and 1e-30 < plan.clip < 1e30,
+        f"clip must be positive and finite, got {plan.clip}",
+    )
+    require(plan.overrange in _OVERRANGE, f"overrange must be one of {_OVERRANGE}")
+    require(2 <= plan.headroom <= 32, f"headroom must be 2 to 32 bits, got {plan.headroom}")
+    needed = smallest_ring(len(plan.cohort), plan.step_limit, plan.headroom)
+    require(
+        needed <= plan.ring_bits <= WORD_BITS,
+        f"{len(plan.cohort)} sites with steps of {plan.value_bits} bits and {plan.headroom} bits "
+        f"of headroom need a ring of {needed} to 64 bits, got {plan.ring_bits}",
+        hint="lower value_bits or raise ring_bits",
+    )
+    size = plan.chunk_coordinates
+    require(
+        0 < size <= _CHUNK_LIMIT and size % _CHUNK_STEP == 0,
+        f"chunk_coordinates must be a multiple of {_CHUNK_STEP} up to {_CHUNK_LIMIT}, got {size}",
+    )
+
+
+def _check_word_sums(plan: Plan) -> None:
+    """Sums of 64-bit words must stay below 2^62: no wrap, and a bit left for the range check."""
+    require(1 <= plan.weight_cap < 2**31, f"weight_cap must be 1 to 2**31-1, got {plan.weight_cap}")
+    for name in ("integer_limit", "metric_limit"):
+        limit = getattr(plan, name)
+        require(1 <= limit < 2**62, f"{name} must be 1 to 2**62-1, got {limit}")
+    weights = len(plan.cohort) * plan.weight_cap
+    sums = {"weights": weights}
+    if plan.layout.native.group_size(2):
+        sums["integer tensors"] = weights * plan.integer_limit
+    if plan.metrics:
+        sums["metrics"] = weights * plan.metric_limit * METRIC_STEPS
+    for what, largest in sums.items():
+        require(
+            largest < 2**62,
+            f"the sum of the {what} can reach {largest}, which does not fit below 2**62",
+            hint="lower weight_cap, integer_limit or metric_limit",
+        )

@@ -1,0 +1,54 @@
+"""What a site demands of every round, whatever the coordinator plans."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from veilsum.secagg.plan import Plan
+
+
+class Refusal(Exception):  # noqa: N818  not an error: the site's right
+    """A site will not go on with a round. `code` is for machines, `reason` for people."""
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class LocalPolicy:
+    """The site's own bounds on a plan. A plan's internal consistency is checked anyway.
+
+    Attributes:
+        min_sites: fewest updates that may be in a sum with this site's.
+        min_colluders: the plan must withstand at least so many colluding sites.
+        min_vote_quorum: fewest votes for a survivor set.
+        max_weight_cap: largest weight_cap accepted; None for any.
+        task_ids: tasks the site takes part in; None for any.
+    """
+
+    min_sites: int = 3
+    min_colluders: int = 0
+    min_vote_quorum: int = 0
+    max_weight_cap: int | None = None
+    task_ids: frozenset[str] | None = None
+
+    def check(self, plan: Plan) -> None:
+        """Raises:
+        Refusal: the plan is outside of this policy; code "policy".
+        """
+        floors = (
+            ("min_sites", plan.fewest_survivors, self.min_sites),
+            ("colluders", plan.colluders, self.min_colluders),
+            ("vote_quorum", plan.vote_quorum, self.min_vote_quorum),
+        )
+        for name, planned, demanded in floors:
+            if planned < demanded:
+                raise Refusal("policy", f"{name} is {planned}, this site demands {demanded}")
+        if self.max_weight_cap is not None and plan.weight_cap > self.max_weight_cap:
+            raise Refusal(
+                "policy", f"weight_cap is {plan.weight_cap}, this site allows {self.max_weight_cap}"
+            )
+        if self.task_ids is not None and plan.task_id not in self.task_ids:
+            raise Refusal("policy", f"task {plan.task_id!r} is not allowed at this site")

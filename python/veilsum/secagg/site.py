@@ -1,0 +1,363 @@
+"""A site's side of one masked round, without I/O, clock or randomness of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from numpy.typing import NDArray
+
+from veilsum._native import Secret
+from veilsum.errors import ConfigError, DecodeError, PeerError
+from veilsum.roster import Roster
+from veilsum.secagg import dealing, keys
+from veilsum.secagg.effects import Done, NeedUpdate, Send, SiteEffect, UploadInput, Withdraw
+from veilsum.secagg.envelope import Envelope
+from veilsum.secagg.messages import (
+    COORDINATOR,
+    KeyRoster,
+    Message,
+    RoundOpen,
+    SealedDeal,
+    ShareRelay,
+    SurvivorCertificate,
+    SurvivorProposal,
+    SurvivorVote,
+    UnmaskShares,
+    kind_of,
+    open_envelope,
+)
+from veilsum.secagg.phases import (
+    Advertised,
+    Dealt,
+    Ended,
+    Invited,
+    Ready,
+    SitePhase,
+    Uploaded,
+    Voted,
+)
+from veilsum.secagg.plan import Plan
+from veilsum.secagg.policy import LocalPolicy, Refusal
+from veilsum.secagg.receiver import input_header
+from veilsum.secagg.transcript import (
+    check_vote,
+    open_adverts,
+    shares_transcript,
+    signers_of,
+    survivors_transcript,
+)
+from veilsum.secagg.upload import Contribution, encode_upload
+
+_Message = TypeVar("_Message", bound=Message)
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What a message of the coordinator was answered with, to answer a repeat alike."""
+
+    payload_digest: bytes
+    sends: tuple[Send, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Signer:
+    """A site's name and signing key."""
+
+    site: str
+    key: Ed25519PrivateKey
+
+    def seal(self, message: Message) -> Envelope:
+        return Envelope.sign(message.kind, message.to_payload(), self.key)
+
+
+class SiteSession:
+    """One site in one attempt. After Withdraw or close() every secret is gone.
+
+    Args:
+        site: own name in the roster.
+        signing_key: for protocol messages; its public half is in the roster.
+        roster: the site's own copy.
+        policy: what the site demands of a plan.
+        entropy: source of fresh secret bytes.
+
+    Raises:
+        ConfigError: the key is not the one the roster lists for this site.
+    """
+
+    def __init__(
+        self,
+        *,
+        site: str,
+        signing_key: Ed25519PrivateKey,
+        roster: Roster,
+        policy: LocalPolicy,
+        entropy: keys.Entropy,
+    ) -> None:
+        if signing_key.public_key().public_bytes_raw() != roster.signing_key(site):
+            raise ConfigError(
+                f"the signing key is not the one the roster lists for site {site!r}",
+                hint="point the site at the key its roster entry was made from",
+            )
+        self._site = site
+        self._signer = _Signer(site, signing_key)
+        self._roster = roster
+        self._policy = policy
+        self._entropy = entropy
+        self._plan: Plan | None = None
+        self._phase: SitePhase = Invited()
+        self._answers: dict[str, _Answer] = {}
+
+    @property
+    def plan(self) -> Plan | None:
+        """The verified plan; None before the round was opened."""
+        return self._plan
+
+    @property
+    def phase(self) -> str:
+        """One of open, keys, shares, inputs, votes, unmask, done, withdrawn, closed."""
+        return self._phase.name
+
+    @property
+    def upload(self) -> UploadInput | None:
+        """The masked update while it may have to be sent again, else None."""
+        return self._phase.upload if isinstance(self._phase, Uploaded) else None
+
+    def handle(self, message: bytes) -> list[SiteEffect]:
+        """Takes one message of the coordinator.
+
+        A repeat of an earlier message gets the identical answer again. Anything that breaks
+        the protocol ends the session: the only effect then is Withdraw.
+        """
+        if self.phase in ("withdrawn", "closed"):
+            return []
+        try:
+            envelope = Envelope.from_bytes(message)
+            return self._receive(kind_of(envelope.payload), envelope)
+        except Refusal as refusal:
+            return self._withdraw(refusal)
+        except DecodeError as error:
+            return self._withdraw(Refusal("malformed", str(error)))
+
+    def contribute(
+        self,
+        update: Mapping[str, NDArray[Any]],
+        *,
+        weight: int,
+        metrics: Mapping[str, float],
+        rounding: Secret,
+        threads: int = 1,
+    ) -> list[SiteEffect]:
+        """Masks the update, once: a second one under the same masks would show the difference.
+
+        Args:
+            update: trained minus received model, one array per tensor.
+            weight: number of examples.
+            metrics: those of the plan's metrics that the site has.
+            rounding: 32 secret bytes for stochastic rounding.
+            threads: to encode and mask with.
+
+        Raises:
+            ConfigError: not the time for it, or the update does not fit the plan (wrong
+                tensors, not finite, beyond the clip, weight over the cap). Nothing was
+                masked, and a corrected update may follow.
+        """
+        phase, plan = self._phase, self._plan
+        if plan is None or not isinstance(phase, Ready):
+            raise ConfigError(f"site {self._site!r} cannot contribute in phase {self.phase!r}")
+        contribution = Contribution(update, weight, metrics, rounding)
+        update_id = keys.update_id(phase.t2, self._site)
+        encoded = encode_upload(
+            plan, contribution, phase.masks, update_id=update_id, threads=threads
+        )
+        header = self._signer.seal(input_header(plan, self._site, phase.t2, encoded.chunks))
+        upload = UploadInput(header.to_bytes(), update_id, encoded.chunks, encoded.clipped)
+        phase.masks.wipe()
+        self._phase = Uploaded(phase.t2, phase.held, upload, header.payload_digest)
+        return [upload]
+
+    def close(self) -> None:
+        """Wipes every secret and forgets its answers; to be called when the round has closed.
+
+        The session takes no more messages. Idempotent.
+        """
+        self._phase.wipe()
+        self._phase = Ended("closed")
+        self._answers.clear()
+
+    # --- dispatch ---------------------------------------------------------------
+
+    def _withdraw(self, refusal: Refusal) -> list[SiteEffect]:
+        self.close()
+        self._phase = Ended("withdrawn")
+        return [Withdraw(refusal.code, refusal.reason)]
+
+    def _receive(self, kind: str, envelope: Envelope) -> list[SiteEffect]:
+        answer = self._answers.get(kind)
+        if answer is not None:
+            if answer.payload_digest != envelope.payload_digest:
+                raise Refusal("equivocation", f"a second, different {kind} message came")
+            return list(answer.sends)
+        effects = self._advance(kind, envelope)
+        sends = tuple(effect for effect in effects if isinstance(effect, Send))
+        self._answers[kind] = _Answer(envelope.payload_digest, sends)
+        return effects
+
+    def _advance(self, kind: str, envelope: Envelope) -> list[SiteEffect]:
+        match self._phase, self._plan:
+            case Invited(), None if kind == RoundOpen.kind:
+                return self._on_open(envelope)
+            case Advertised() as phase, Plan() as plan if kind == KeyRoster.kind:
+                return self._on_roster(plan, phase, envelope)
+            case Dealt() as phase, Plan() as plan if kind == ShareRelay.kind:
+                return self._on_relay(plan, phase, envelope)
+            case (Ready() | Uploaded()) as phase, Plan() as plan if kind == SurvivorProposal.kind:
+                return self._on_proposal(plan, phase, envelope)
+            case Voted() as phase, Plan() as plan if kind == SurvivorCertificate.kind:
+                return self._on_certificate(plan, phase, envelope)
+            case _:
+                raise Refusal("protocol", f"a {kind!r} message came in phase {self.phase!r}")
+
+    # --- one method per message ---------------------------------------------------
+
+    def _on_open(self, envelope: Envelope) -> list[SiteEffect]:
+        opened = open_envelope(
+            RoundOpen, envelope, self._roster.coordinator_key, sender=COORDINATOR, context=None
+        )
+        try:
+            plan = Plan.from_bytes(opened.manifest, roster=self._roster)
+        except ConfigError as error:
+            raise Refusal("plan", str(error)) from error
+        if plan.context != opened.context:
+            raise Refusal("plan", "the manifest belongs to another round or attempt")
+        if self._site not in plan.cohort:
+            raise Refusal("not_invited", f"site {self._site!r} is not in the cohort")
+        self._policy.check(plan)
+        secrets = dealing.make_secrets(plan.context, self._site, self._entropy)
+        advert = self._signer.seal(dealing.own_advert(plan.context, self._site, secrets))
+        self._plan, self._phase = plan, Advertised(secrets, advert)
+        return [Send(advert.to_bytes())]
+
+    def _on_roster(self, plan: Plan, phase: Advertised, envelope: Envelope) -> list[SiteEffect]:
+        message = self._open(KeyRoster, plan, envelope)
+        adverts = dict(zip(signers_of(plan, message.adverts), message.adverts, strict=True))
+        own = adverts.get(self._site)
+        if own is None or own.to_bytes() != phase.advert.to_bytes():
+            raise Refusal("keys", "the key roster does not hold this site's own advert")
+        if len(adverts) < plan.fewest_survivors:
+            raise Refusal(
+                "keys", f"{len(adverts)} sites sent keys, {plan.fewest_survivors} are needed"
+            )
+        try:
+            members = open_adverts(plan, adverts)
+            deal, boxes = dealing.deal_shares(
+                plan, self._site, members, phase.secrets, self._entropy
+            )
+        except PeerError as error:
+            raise Refusal("keys", str(error)) from error
+        self._phase = Dealt(phase.secrets, members, self._signer.seal(deal))
+        return [Send(SealedDeal(self._phase.deal, boxes).to_bytes())]
+
+    def _on_relay(self, plan: Plan, phase: Dealt, envelope: Envelope) -> list[SiteEffect]:
+        message = self._open(ShareRelay, plan, envelope)
+        headers = [deal.header for deal in message.deals]
+        relayed = dict(zip(signers_of(plan, headers), message.deals, strict=True))
+        own = relayed.get(self._site)
+        if own is None or own.header.to_bytes() != phase.deal.to_bytes():
+            raise Refusal("protocol", "the share relay does not hold this site's own deal")
+        if len(relayed) < plan.fewest_survivors:
+            raise Refusal(
+                "protocol", f"{len(relayed)} sites dealt shares, {plan.fewest_survivors} are needed"
+            )
+        secrets, members = phase.secrets, phase.members
+        t2 = shares_transcript(members, {site: deal.header for site, deal in relayed.items()})
+        try:
+            held = dealing.open_shares(plan, self._site, members, secrets, relayed)
+            masks = dealing.derive_masks(self._site, members, t2, relayed, secrets)
+        except PeerError as error:
+            # What a complaint with evidence will be built on; for now the site steps back.
+            raise Refusal("bad_share", str(error)) from error
+        secrets.wipe()
+        self._phase = Ready(t2, held, masks)
+        return [NeedUpdate()]
+
+    def _on_proposal(
+        self, plan: Plan, phase: Ready | Uploaded, envelope: Envelope
+    ) -> list[SiteEffect]:
+        message = self._open(SurvivorProposal, plan, envelope)
+        survivors = _checked_survivors(plan, phase, message)
+        own = phase.header_digest if isinstance(phase, Uploaded) else None
+        if self._site in survivors and survivors[self._site] != own:
+            raise Refusal("survivors", "the proposal holds another input of this site")
+        t3 = survivors_transcript(phase.t2, survivors)
+        # A site that is left out votes as well, so that the others reach their quorum. Leaving
+        # this phase gives up its update for good: its mask seed may be rebuilt from now on.
+        if isinstance(phase, Ready):
+            phase.masks.wipe()
+        self._phase = Voted(t3, frozenset(survivors), phase.held)
+        vote = self._signer.seal(SurvivorVote(plan.context, self._site, t3))
+        return [Send(vote.to_bytes())]
+
+    def _on_certificate(self, plan: Plan, phase: Voted, envelope: Envelope) -> list[SiteEffect]:
+        message = self._open(SurvivorCertificate, plan, envelope)
+        _check_certificate(plan, phase, message)
+        held = phase.held
+        answer = UnmaskShares(
+            plan.context,
+            self._site,
+            phase.t3,
+            self_shares=_reveal(held.self_shares, phase.survivors),
+            mask_shares=_reveal(held.mask_shares, held.mask_shares.keys() - phase.survivors),
+        )
+        sealed = self._signer.seal(answer).to_bytes()
+        phase.wipe()
+        self._phase = Ended("done")
+        return [Send(sealed), Done()]
+
+    def _open(self, kind: type[_Message], plan: Plan, envelope: Envelope) -> _Message:
+        return open_envelope(
+            kind, envelope, self._roster.coordinator_key, sender=COORDINATOR, context=plan.context
+        )
+
+
+def _checked_survivors(
+    plan: Plan, phase: Ready | Uploaded, message: SurvivorProposal
+) -> dict[str, bytes]:
+    if message.t2 != phase.t2:
+        raise Refusal(
+            "survivors", "the proposal follows other shares than this site's (T2 differs)"
+        )
+    sites = [site for site, _ in message.survivors]
+    if sites != sorted(set(sites), key=str.encode):
+        raise Refusal("survivors", "the proposal repeats a site or is not sorted")
+    strangers = sorted(set(sites) - phase.held.mask_shares.keys())
+    if strangers:
+        raise Refusal("survivors", f"the proposal names sites that dealt no shares: {strangers}")
+    if len(sites) < plan.fewest_survivors:
+        raise Refusal(
+            "survivors", f"{len(sites)} updates are in the sum, {plan.fewest_survivors} are needed"
+        )
+    return dict(message.survivors)
+
+
+def _check_certificate(plan: Plan, phase: Voted, message: SurvivorCertificate) -> None:
+    if message.t3 != phase.t3:
+        raise Refusal("votes", "the certificate is for another survivor set (T3 differs)")
+    voters = signers_of(plan, message.votes)
+    strangers = sorted(set(voters) - phase.held.mask_shares.keys())
+    if strangers:
+        raise Refusal("votes", f"the certificate has votes of sites without shares: {strangers}")
+    if len(voters) < plan.vote_quorum:
+        raise Refusal("votes", f"{len(voters)} sites voted, {plan.vote_quorum} are needed")
+    try:
+        for voter, vote in zip(voters, message.votes, strict=True):
+            check_vote(plan, voter, vote, phase.t3)
+    except PeerError as error:
+        raise Refusal("votes", str(error)) from error
+
+
+def _reveal(shares: Mapping[str, Secret], dealers: Iterable[str]) -> tuple[tuple[str, bytes], ...]:
+    """Shares on their way to the coordinator, which may know them from here on."""
+    return tuple((dealer, bytes(shares[dealer])) for dealer in sorted(dealers, key=str.encode))

@@ -1,0 +1,150 @@
+"""What both roles check in the same way, and the chain of hashes over what was agreed.
+
+    T1 = all key adverts      T2 = T1, all share deals      T3 = T2, the survivors' inputs
+
+T1 salts the keys of the share boxes and T2 the keys of the masks: two sites with
+different views derive different keys, so a split view ends in boxes that do not open
+or masks that do not cancel, never in a sum.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from veilsum.errors import DecodeError, PeerError
+from veilsum.secagg.envelope import Envelope, key_id
+from veilsum.secagg.keys import Label, public_key_fault, transcript
+from veilsum.secagg.messages import (
+    KeyAdvert,
+    ShareDeal,
+    SurvivorVote,
+    open_envelope,
+)
+from veilsum.secagg.plan import Plan
+
+
+@dataclass(frozen=True)
+class Members:
+    """The sites that advertised keys (U1), sorted, and T1 over their adverts."""
+
+    adverts: Mapping[str, KeyAdvert]
+    t1: bytes
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Names, sorted by their bytes."""
+        return tuple(self.adverts)
+
+    def index(self, site: str) -> int:
+        """Where the polynomials of dealers are evaluated for this site: 1, 2, ..."""
+        return self.sites.index(site) + 1
+
+    def mask_key(self, site: str) -> tuple[str, bytes]:
+        """(name, public mask key)."""
+        return site, self.adverts[site].mask_key
+
+    def channel_key(self, site: str) -> tuple[str, bytes]:
+        """(name, public channel key)."""
+        return site, self.adverts[site].channel_key
+
+
+def signers_of(plan: Plan, envelopes: Sequence[Envelope]) -> list[str]:
+    """Whose key each envelope claims to be signed with.
+
+    Raises:
+        DecodeError: a key of nobody in the cohort, one site twice, or not sorted by name.
+    """
+    owners = {key_id(plan.roster.signing_key(site)): site for site in plan.cohort}
+    if any(envelope.key_id not in owners for envelope in envelopes):
+        raise DecodeError("a relayed message is signed by nobody in the cohort")
+    signers = [owners[envelope.key_id] for envelope in envelopes]
+    if signers != sorted(set(signers), key=str.encode):
+        raise DecodeError("relayed messages are repeated or not sorted by site")
+    return signers
+
+
+def check_advert(advert: KeyAdvert, others: Iterable[KeyAdvert]) -> None:
+    """Raises:
+    PeerError: a public key is not canonical, of low order, or in use already.
+    """
+    own = (advert.mask_key, advert.channel_key)
+    for key in own:
+        fault = public_key_fault(key)
+        if fault is not None:
+            raise PeerError(advert.sender, f"advertised {fault}")
+    taken = {key for other in others for key in (other.mask_key, other.channel_key)}
+    if own[0] == own[1] or not taken.isdisjoint(own):
+        raise PeerError(advert.sender, "advertised a public key that is in use already")
+
+
+def open_adverts(plan: Plan, envelopes: Mapping[str, Envelope]) -> Members:
+    """Verifies the key adverts of a round. `envelopes`: signer -> its advert.
+
+    Raises:
+        DecodeError, PeerError: a wrong signature, another round, or a bad key.
+    """
+    adverts: dict[str, KeyAdvert] = {}
+    for site, envelope in envelopes.items():
+        key = plan.roster.signing_key(site)
+        advert = open_envelope(KeyAdvert, envelope, key, sender=site, context=plan.context)
+        check_advert(advert, adverts.values())
+        adverts[site] = advert
+    return members_of(plan, adverts, envelopes)
+
+
+def members_of(
+    plan: Plan, adverts: Mapping[str, KeyAdvert], envelopes: Mapping[str, Envelope]
+) -> Members:
+    """The members that follow from verified adverts and the envelopes they came in."""
+    digests = {site: envelope.payload_digest for site, envelope in envelopes.items()}
+    t1 = transcript(Label.TRANSCRIPT_KEYS, plan.context, digests)
+    return Members({site: adverts[site] for site in sorted(adverts, key=str.encode)}, t1)
+
+
+def open_deal(plan: Plan, members: Members, dealer: str, header: Envelope) -> ShareDeal:
+    """Verifies one dealer's commitments.
+
+    Raises:
+        DecodeError, PeerError: a wrong signature, another view of the keys, or not one
+            entry per site.
+    """
+    if dealer not in members.adverts:
+        raise PeerError(dealer, "dealt shares without having advertised keys")
+    key = plan.roster.signing_key(dealer)
+    deal = open_envelope(ShareDeal, header, key, sender=dealer, context=plan.context)
+    if deal.t1 != members.t1:
+        raise PeerError(dealer, "dealt shares for another set of keys (T1 differs)")
+    if len(deal.shares) != len(members.adverts):
+        raise PeerError(dealer, f"dealt {len(deal.shares)} shares to {len(members.adverts)} sites")
+    return deal
+
+
+def check_box_digests(deal: ShareDeal, boxes: Sequence[bytes]) -> None:
+    """Raises:
+    PeerError: the boxes are not the ones the dealer's signed header names.
+    """
+    if [hashlib.sha256(box).digest() for box in boxes] != [one.box_digest for one in deal.shares]:
+        raise PeerError(deal.sender, "sent boxes that its signed header does not name")
+
+
+def shares_transcript(members: Members, headers: Mapping[str, Envelope]) -> bytes:
+    """T2. `headers`: dealer -> its signed commitments."""
+    digests = {dealer: header.payload_digest for dealer, header in headers.items()}
+    return transcript(Label.TRANSCRIPT_SHARES, members.t1, digests)
+
+
+def survivors_transcript(t2: bytes, survivors: Mapping[str, bytes]) -> bytes:
+    """T3. `survivors`: site -> SHA-256 of its input header's payload."""
+    return transcript(Label.TRANSCRIPT_SURVIVORS, t2, survivors)
+
+
+def check_vote(plan: Plan, voter: str, vote: Envelope, t3: bytes) -> None:
+    """Raises:
+    DecodeError, PeerError: a wrong signature, another round, or another survivor set.
+    """
+    key = plan.roster.signing_key(voter)
+    message = open_envelope(SurvivorVote, vote, key, sender=voter, context=plan.context)
+    if message.t3 != t3:
+        raise PeerError(voter, "voted for another survivor set (T3 differs)")

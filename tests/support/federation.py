@@ -1,0 +1,400 @@
+"""A coordinator and its sites in one process: no I/O, a fake clock, seeded randomness.
+
+The driver carries out the effects of both sides by calling the other. When nobody has
+anything left to do, the clock jumps to the next deadline; so a run always ends.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from numpy.typing import NDArray
+
+from veilsum._native import Secret
+from veilsum.control import ProtocolMessage, RoundId, RunSpec, RunStatus, TaskSettings, ToSite
+from veilsum.coordinator import effects as to_do
+from veilsum.coordinator.core import Coordinator
+from veilsum.coordinator.events import (
+    DeadlinePassed,
+    Event,
+    RunSubmitted,
+    SiteJoined,
+    SiteLeft,
+    SiteSent,
+    UpdateArrived,
+)
+from veilsum.errors import DecodeError, PeerError
+from veilsum.model import ModelLayout
+from veilsum.roster import Roster, RosterEntry
+from veilsum.secagg import LocalPolicy
+from veilsum.site import effects as site_to_do
+from veilsum.site.bounds import TaskBounds
+from veilsum.site.events import (
+    CoordinatorSent,
+    Disconnected,
+    ModelFetched,
+    SiteEvent,
+    TrainingDone,
+    TrainingFailed,
+    TrainingProgressed,
+    UploadDone,
+    UploadRefused,
+)
+from veilsum.site.session import SiteCore
+from veilsum.site.trainer import (
+    Arrays,
+    EvaluationResult,
+    Report,
+    TrainingResult,
+    train_and_evaluate,
+)
+
+PLAIN_ALLOWED = TaskBounds(plain_rounds=True)
+
+
+def signing_key(name: str) -> Ed25519PrivateKey:
+    """A key that follows from a name."""
+    return Ed25519PrivateKey.from_private_bytes(hashlib.sha256(name.encode()).digest())
+
+
+def make_roster(sites: tuple[str, ...]) -> Roster:
+    """A roster of sites whose keys follow from their names."""
+    entries = tuple(
+        RosterEntry(site, signing_key(site).public_key().public_bytes_raw()) for site in sites
+    )
+    key = signing_key("coordinator").public_key().public_bytes_raw()
+    return Roster("test", 1, key, entries)
+
+
+def counting_bytes() -> Callable[[int], bytes]:
+    """Bytes that differ from call to call and are the same in every test run."""
+    calls = 0
+
+    def draw(size: int) -> bytes:
+        nonlocal calls
+        calls += 1
+        return hashlib.shake_256(calls.to_bytes(8, "little")).digest(size)
+
+    return draw
+
+
+def counting_secrets(name: str) -> Callable[[int], Secret]:
+    """The same as secrets, another sequence per name."""
+    calls = 0
+
+    def draw(size: int) -> Secret:
+        nonlocal calls
+        calls += 1
+        material = f"{name}/{calls}".encode()
+        return Secret.from_bytes(hashlib.shake_256(material).digest(size))
+
+    return draw
+
+
+def rounding_seed(site: str) -> Secret:
+    """A site's rounding seed, which follows from its name."""
+    return Secret.from_bytes(hashlib.sha256(f"rounding/{site}".encode()).digest())
+
+
+def small_model() -> dict[str, NDArray[Any]]:
+    """Five tensors: floating point of two dtypes, a counter, a 0-d and an empty one."""
+    values = np.random.default_rng(7)
+    return {
+        "conv.weight": values.normal(size=(3, 5, 7)).astype(np.float32),
+        "conv.bias": values.normal(size=9).astype(np.float16),
+        "seen": np.array(40, np.int64),
+        "gain": np.array(1.5, np.float32),
+        "empty": np.zeros((0, 4), np.float32),
+    }
+
+
+@dataclass
+class ShiftTrainer:
+    """Adds a shift that follows from the site's name and the task's seed.
+
+    Attributes:
+        weight: what the site says its number of examples is.
+        faulty: raise instead.
+    """
+
+    site: str
+    weight: int = 10
+    faulty: bool = False
+    metrics: Mapping[str, float] = field(default_factory=lambda: {"train_loss": 0.5})
+    measured: Mapping[str, float] = field(default_factory=lambda: {"auc": 0.75})
+
+    def fit(self, model: Arrays, task: TaskSettings, report: Report) -> TrainingResult:
+        """One report half-way, then the shifted model."""
+        if self.faulty:
+            raise RuntimeError("record 4711 cannot be read")
+        report(0.5)
+        return TrainingResult(self.shifted(model, task), self.weight, dict(self.metrics))
+
+    def shifted(self, model: Arrays, task: TaskSettings) -> dict[str, NDArray[Any]]:
+        """What fit returns."""
+        material = hashlib.sha256(f"{self.site}/{task.seed}".encode()).digest()
+        values = np.random.default_rng(list(material))
+        return {
+            name: np.asarray(
+                array + values.integers(0, 9, array.shape).astype(array.dtype)
+                if array.dtype.kind in "iu"
+                else (array + 0.1 * values.uniform(-1, 1, array.shape)).astype(array.dtype)
+            )
+            for name, array in model.items()
+        }
+
+    def evaluate(self, model: Arrays, task: TaskSettings) -> EvaluationResult:
+        """The same numbers for every model."""
+        del model, task
+        return EvaluationResult(dict(self.measured), 20)
+
+
+@dataclass
+class SimulatedSite:
+    """One site: its core, its trainer and whether it is connected."""
+
+    core: SiteCore
+    trainer: ShiftTrainer
+    connected: bool = False
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A site is lost in a round, when it is about to send what `phase` collects.
+
+    With `silent` the connection stays and the site just does not send. With `back_in` it
+    connects again as a new process when that round gathers.
+    """
+
+    round_number: int
+    phase: str
+    silent: bool = False
+    back_in: int | None = None
+
+
+class Federation:
+    """See the top of this file. `effects` holds everything the coordinator asked for."""
+
+    def __init__(
+        self,
+        sites: tuple[str, ...],
+        *,
+        bounds: TaskBounds = PLAIN_ALLOWED,
+        bounds_of: Mapping[str, TaskBounds] | None = None,
+        faults: Mapping[str, Fault] | None = None,
+        connect: bool = True,
+    ) -> None:
+        self.roster = make_roster(sites)
+        self.coordinator = Coordinator(
+            self.roster, signing_key("coordinator"), entropy=counting_bytes()
+        )
+        self.clock = 100.0
+        self.effects: list[to_do.Effect] = []
+        self.uploads: dict[str, UpdateArrived] = {}  # the latest of each site, sent or not
+        self._bounds = dict.fromkeys(sites, bounds) | dict(bounds_of or {})
+        self.sites = {site: SimulatedSite(self._core(site), ShiftTrainer(site)) for site in sites}
+        self._faults = dict(faults or {})
+        self._models: dict[RoundId, to_do.PublishModel] = {}
+        self._deadlines: list[tuple[float, int, to_do.SetDeadline]] = []
+        self._queue: deque[Callable[[], None]] = deque()
+        if connect:
+            for site in sites:
+                self.connect(site)
+
+    def _core(self, site: str) -> SiteCore:
+        return SiteCore(
+            site,
+            signing_key(site),
+            self.roster,
+            LocalPolicy(),
+            self._bounds[site],
+            counting_secrets(site),
+            rounding_seed(site),
+        )
+
+    # --- what a test does -----------------------------------------------------------
+
+    def connect(self, site: str) -> None:
+        """The site's process starts and joins."""
+        self.sites[site].core = self._core(site)
+        self.sites[site].connected = True
+        self.tell(SiteJoined(site))
+
+    def disconnect(self, site: str) -> None:
+        """The site's process is gone."""
+        self.sites[site].connected = False
+        self._tell_site(site, Disconnected())
+        self.tell(SiteLeft(site, "the stream ended"))
+
+    def submit(self, run_id: str, spec: RunSpec, model: Mapping[str, NDArray[Any]]) -> None:
+        """An operator submits a run."""
+        self.tell(RunSubmitted(run_id, spec, ModelLayout.from_arrays(model), model))
+
+    def run(self, run_id: str) -> RunStatus:
+        """Goes on until the run has ended."""
+        while self.coordinator.status(run_id).state in ("waiting", "running"):
+            if not self.step():
+                raise AssertionError("the federation stands still before the run has ended")
+        return self.coordinator.status(run_id)
+
+    def step(self) -> bool:
+        """Does one thing; False if there is nothing left to do."""
+        if self._queue:
+            self._queue.popleft()()
+            return True
+        while self._deadlines:
+            due, _, deadline = heapq.heappop(self._deadlines)
+            self.clock = max(self.clock, due)
+            before = len(self.effects)
+            self.tell(DeadlinePassed(deadline.round, deadline.phase))
+            if len(self.effects) > before or self._queue:
+                return True
+        return False
+
+    def settle(self) -> None:
+        """Goes on until only deadlines are left."""
+        while self._queue:
+            self._queue.popleft()()
+
+    def tell(self, event: Event) -> list[to_do.Effect]:
+        """Hands the coordinator an event and carries out what it asks for."""
+        self.clock += 0.25
+        effects = self.coordinator.handle(event, now=self.clock)
+        for effect in effects:
+            self.effects.append(effect)
+            self._carry_out(effect)
+        return effects
+
+    def saved_models(self, run_id: str) -> list[Mapping[str, NDArray[Any]]]:
+        """Models of the completed rounds, in order."""
+        return [
+            effect.model
+            for effect in self.effects
+            if isinstance(effect, to_do.SaveRound)
+            and effect.record.round.run_id == run_id
+            and effect.model is not None
+        ]
+
+    # --- the coordinator's effects ----------------------------------------------------
+
+    def _carry_out(self, effect: to_do.Effect) -> None:
+        match effect:
+            case to_do.SendToSite(site, message):
+                if self.sites[site].connected:
+                    self._queue.append(lambda: self._deliver(site, message))
+            case to_do.SetDeadline(_, _, seconds):
+                entry = (self.clock + seconds, len(self.effects), effect)
+                heapq.heappush(self._deadlines, entry)
+            case to_do.PublishModel(round_id):
+                self._models[round_id] = effect
+                self._bring_back(round_id)
+            case to_do.AnswerUpload(round_id, site, accepted, reason):
+                answer: SiteEvent = UploadDone(round_id)
+                if not accepted:
+                    answer = UploadRefused(round_id, reason)
+                self._tell_site(site, answer)
+            case _:
+                pass
+
+    def _bring_back(self, round_id: RoundId) -> None:
+        """A site that is to be back in the next round connects while this one runs."""
+        for site, fault in self._faults.items():
+            if fault.back_in == round_id.number + 1:
+                self._queue.append(lambda site=site: self._reconnect_later(site))
+
+    def _reconnect_later(self, site: str) -> None:
+        if self.sites[site].connected:  # not lost yet
+            self._queue.append(lambda: self._reconnect_later(site))
+        else:
+            self.connect(site)
+
+    def _deliver(self, site: str, message: ToSite) -> None:
+        if self.sites[site].connected:
+            self._tell_site(site, CoordinatorSent(message))
+
+    # --- the sites' effects -----------------------------------------------------------
+
+    def _tell_site(self, site: str, event: SiteEvent) -> None:
+        for effect in self.sites[site].core.handle(event):
+            self._queue.append(lambda effect=effect: self._carry_out_for(site, effect))
+
+    def _carry_out_for(self, site: str, effect: site_to_do.SiteEffect) -> None:
+        simulated = self.sites[site]
+        if isinstance(effect, site_to_do.Note):
+            simulated.notes.append(effect.text)
+            return
+        if isinstance(effect, site_to_do.Upload):
+            self.uploads[site] = UpdateArrived(site, effect.header, effect.chunks)
+        if not simulated.connected or self._strikes(site, effect):
+            return
+        match effect:
+            case site_to_do.SendToCoordinator(message):
+                self.tell(SiteSent(site, message))
+            case site_to_do.FetchModel(round_id):
+                model = self._models[round_id]
+                self._tell_site(site, ModelFetched(round_id, model.layout, model.model))
+            case site_to_do.Train(round_id, arrays, task):
+                self._train(site, round_id, arrays, task)
+            case site_to_do.Upload():
+                self._upload(site, effect)
+            case site_to_do.StopTraining():
+                pass
+
+    def _train(self, site: str, round_id: RoundId, arrays: Arrays, task: TaskSettings) -> None:
+        def report(fraction: float) -> None:
+            self._tell_site(site, TrainingProgressed(round_id, fraction))
+
+        try:
+            result, evaluation = train_and_evaluate(self.sites[site].trainer, arrays, task, report)
+        except RuntimeError as error:
+            self._tell_site(site, TrainingFailed(round_id, str(error)))
+            return
+        self._tell_site(site, TrainingDone(round_id, result, evaluation))
+
+    def _upload(self, site: str, upload: site_to_do.Upload) -> None:
+        try:
+            receiver = self.coordinator.upload_check(site, upload.header)
+            for chunk in upload.chunks:
+                receiver.add(chunk)
+            receiver.finish()
+        except (DecodeError, PeerError) as error:
+            self._tell_site(site, UploadRefused(upload.header.round, str(error)))
+            return
+        self.tell(self.uploads[site])
+
+    def _strikes(self, site: str, effect: site_to_do.SiteEffect) -> bool:
+        """Whether the site's fault happens instead of this effect."""
+        fault = self._faults.get(site)
+        if fault is None or not _sends(effect) or _round_of(effect) != fault.round_number:
+            return False
+        round_id = effect.header.round if isinstance(effect, site_to_do.Upload) else None
+        run_id = round_id.run_id if round_id else effect.message.round.run_id
+        if self.coordinator.status(run_id).phase != fault.phase:
+            return False
+        if not fault.silent:
+            self.disconnect(site)
+        return True
+
+
+def _sends(effect: site_to_do.SiteEffect) -> bool:
+    match effect:
+        case site_to_do.Upload() | site_to_do.SendToCoordinator(ProtocolMessage()):
+            return True
+    return False
+
+
+def _round_of(effect: site_to_do.SiteEffect) -> int:
+    match effect:
+        case site_to_do.Upload(header):
+            return header.round.number
+        case site_to_do.SendToCoordinator(message):
+            return message.round.number
+    return 0

@@ -1,0 +1,268 @@
+"""What a plan must hold before a round may begin, and what a site demands of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from support.secagg import NAMES, consortium, make_plan
+from veilsum import secagg
+from veilsum.control import RunSpec
+from veilsum.errors import ConfigError, DecodeError
+from veilsum.model import ModelLayout
+from veilsum.secagg.policy import Refusal
+from veilsum.secagg.thresholds import share_threshold, smallest_ring, vote_quorum
+
+H = bytes(32)
+
+
+def planned(sites: int, **settings) -> secagg.Plan:
+    layout = ModelLayout.from_arrays({"weight": np.zeros(3, np.float32)})
+    return secagg.Plan.for_round(
+        roster=consortium().roster,
+        cohort=NAMES[:sites],
+        spec=RunSpec("diagnosis", **settings),
+        run_id="run-1",
+        round_number=1,
+        attempt=0,
+        layout=layout,
+        model_hash=H,
+        previous_digest=H,
+        nonce=H,
+    )
+
+
+# (n, c, q, t available), as tabled for c = floor(n/3) and c = floor(n/5)
+THRESHOLDS = [
+    (3, 1, 3, 2),
+    (4, 1, 3, 3),
+    (5, 1, 4, 3),
+    (7, 2, 5, 4),
+    (10, 3, 7, 6),
+    (12, 4, 9, 7),
+    (20, 6, 14, 11),
+    (50, 16, 34, 26),
+    (200, 66, 134, 101),
+    (12, 2, 8, 7),
+    (50, 10, 31, 26),
+]
+
+
+@pytest.mark.parametrize(("sites", "colluders", "quorum", "available"), THRESHOLDS)
+def test_quorum_and_thresholds_are_the_tabled_ones(sites, colluders, quorum, available):
+    assert vote_quorum(sites, colluders) == quorum
+    assert share_threshold("strict", sites, colluders) == quorum
+    assert share_threshold("available", sites, colluders) == available
+
+
+@given(sites=st.integers(3, 255), data=st.data())
+def test_a_quorum_for_the_invited_is_one_for_any_subset_that_sends_keys(sites, data):
+    colluders = data.draw(st.integers(0, sites))
+    present = data.draw(st.integers(1, sites))
+
+    assert 2 * vote_quorum(sites, colluders) > present + colluders
+
+
+@given(sites=st.integers(3, 255), data=st.data())
+def test_two_certified_survivor_sets_would_need_more_honest_votes_than_there_are(sites, data):
+    """Colluders may vote twice, honest sites do not."""
+    colluders = data.draw(st.integers(0, sites - 1))
+    quorum = vote_quorum(sites, colluders)
+
+    assert 2 * (quorum - colluders) > sites - colluders
+    assert 2 * (quorum - 1 - colluders) <= sites - colluders  # and no smaller quorum does
+
+
+@pytest.mark.parametrize(
+    ("sites", "value_bits", "ring_bits"), [(12, 8, 14), (12, 16, 22), (50, 16, 24), (200, 24, 34)]
+)
+def test_the_ring_is_the_smallest_that_leaves_the_headroom(sites, value_bits, ring_bits):
+    assert smallest_ring(sites, 2 ** (value_bits - 1) - 1, 2) == ring_bits
+
+
+@given(sites=st.integers(3, 255), value_bits=st.integers(2, 32), headroom=st.integers(2, 8))
+def test_the_ring_rule_holds_at_the_bound_and_not_one_bit_below(sites, value_bits, headroom):
+    limit = 2 ** (value_bits - 1) - 1
+    bits = smallest_ring(sites, limit, headroom)
+
+    assert 2**bits >= 2**headroom * (2 * sites * limit + 1) > 2 ** (bits - 1)
+
+
+def test_a_plan_at_the_ring_bound_is_accepted_and_one_bit_less_is_not():
+    bound = smallest_ring(4, 2**15 - 1, 2)
+
+    assert make_plan(4, ring_bits=bound).ring_bits == bound
+    with pytest.raises(ConfigError, match=f"need a ring of {bound} to 64 bits, got {bound - 1}"):
+        make_plan(4, ring_bits=bound - 1)
+
+
+def test_a_plan_is_derived_from_the_settings_of_a_run():
+    plan = planned(7, value_bits=12, weight_cap=500, metrics=("auc",), clip=0.5)
+
+    assert (plan.colluders, plan.vote_quorum, plan.share_threshold) == (2, 5, 5)
+    assert (plan.step_limit, plan.scale) == (2047, 4094.0)
+    assert plan.ring_bits == smallest_ring(7, 2047, 2)
+    assert plan.metrics == ("auc",)
+
+
+def test_the_available_profile_lowers_the_share_threshold_only():
+    plan = planned(7, share_profile="available")
+
+    assert (plan.vote_quorum, plan.share_threshold) == (5, 4)
+
+
+def test_a_manifest_gives_back_the_same_plan():
+    plan = make_plan(5, metrics=("loss", "auc"), overrange="clip", attempt=3)
+
+    again = secagg.Plan.from_bytes(plan.to_bytes(), roster=plan.roster)
+
+    assert again == plan
+    assert (again.hash, again.context) == (plan.hash, plan.context)
+
+
+def test_the_order_of_the_cohort_does_not_matter():
+    plan = make_plan(4)
+
+    assert replace(plan, cohort=plan.cohort[::-1]).hash == plan.hash
+
+
+CHANGES = [
+    {"task_id": "other"},
+    {"run_id": "run-2"},
+    {"round_number": 2},
+    {"attempt": 1},
+    {"model_hash": b"\1" * 32},
+    {"previous_digest": b"\1" * 32},
+    {"task_hash": b"\1" * 32},
+    {"nonce": b"\1" * 32},
+    {"min_sites": 4},
+    {"vote_quorum": 4, "share_threshold": 3},
+    {"ring_bits": 40},
+    {"headroom": 3, "ring_bits": 40},
+    {"clip": 2.0},
+    {"overrange": "clip"},
+    {"weight_cap": 99},
+    {"integer_limit": 5},
+    {"metrics": ("auc",)},
+    {"metric_limit": 5},
+    {"chunk_coordinates": 4096 * 4},
+    {"cohort": NAMES[1:5]},
+]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids="+".join)
+def test_every_field_of_a_plan_is_bound_into_the_context(change):
+    assert make_plan(4, **change).context != make_plan(4).context
+
+
+def test_another_roster_makes_another_context():
+    plan = make_plan(4)
+    older = replace(plan.roster, epoch=plan.roster.epoch + 1)
+
+    assert replace(plan, roster=older).context != plan.context
+
+
+def test_a_manifest_for_another_roster_is_refused():
+    plan = make_plan(4)
+    older = replace(plan.roster, epoch=plan.roster.epoch + 1)
+
+    with pytest.raises(ConfigError, match="another roster"):
+        secagg.Plan.from_bytes(plan.to_bytes(), roster=older)
+
+
+@given(position=st.integers(0, 10**6), value=st.integers(1, 255))
+def test_a_changed_manifest_is_refused_or_is_another_plan(position, value):
+    plan = make_plan(4)
+    manifest = bytearray(plan.to_bytes())
+    manifest[position % len(manifest)] ^= value
+
+    try:
+        other = secagg.Plan.from_bytes(bytes(manifest), roster=plan.roster)
+    except (ConfigError, DecodeError):
+        return
+    assert other.context != plan.context
+
+
+def test_a_cut_or_lengthened_manifest_is_refused():
+    manifest = make_plan(4).to_bytes()
+
+    for data in (manifest[:-1], manifest + b"\0", b""):
+        with pytest.raises(DecodeError):
+            secagg.Plan.from_bytes(data, roster=consortium().roster)
+
+
+FAULTS = [
+    ({"cohort": NAMES[:2], "min_sites": 3, "vote_quorum": 2}, "3 sites or more"),
+    ({"min_sites": 2}, "min_sites must be 3 to 4"),
+    ({"min_sites": 5}, "min_sites must be 3 to 4"),
+    ({"vote_quorum": 2, "share_threshold": 2}, "allows two survivor sets"),
+    ({"vote_quorum": 5}, "only 4 sites are invited"),
+    ({"share_threshold": 1}, "share_threshold must be 2"),
+    ({"share_threshold": 4}, r"share_threshold must be 2 \(above the colluders\) to 3"),
+    ({"colluders": 2, "vote_quorum": 4, "share_threshold": 2}, "share_threshold must be 3"),
+    ({"colluders": 3, "vote_quorum": 4, "share_threshold": 4}, "one honest update"),
+    ({"colluders": 4}, "colluders must be"),
+    ({"cohort": (*NAMES[:3], "nobody")}, "outside the roster"),
+    ({"cohort": (*NAMES[:3], NAMES[0])}, "twice"),
+    ({"task_id": ""}, "a name must be"),
+    ({"metrics": ("a", "a")}, "different names"),
+    ({"round_number": 0}, "rounds count from 1"),
+    ({"attempt": -1}, "attempt"),
+    ({"nonce": b"short"}, "nonce must have 32 bytes"),
+    ({"value_bits": 1}, "value_bits"),
+    ({"value_bits": 33}, "value_bits"),
+    ({"headroom": 1}, "headroom"),
+    ({"ring_bits": 65}, "ring of"),
+    ({"clip": 0.0}, "clip"),
+    ({"clip": float("nan")}, "clip"),
+    ({"clip": float("inf")}, "clip"),
+    ({"overrange": "ignore"}, "overrange"),
+    ({"weight_cap": 0}, "weight_cap"),
+    ({"weight_cap": 2**31}, "weight_cap"),
+    ({"integer_limit": 2**60}, "integer tensors"),
+    ({"metric_limit": 2**40}, "sum of the metrics"),
+    ({"integer_limit": 0}, "integer_limit"),
+    ({"metric_limit": 0}, "metric_limit"),
+    ({"metric_limit": 2**62, "metrics": ()}, "metric_limit"),
+    ({"chunk_coordinates": 1000}, "chunk_coordinates"),
+]
+
+
+@pytest.mark.parametrize(("change", "reason"), FAULTS, ids=lambda value: str(value)[:40])
+def test_a_plan_that_cannot_protect_or_add_up_is_refused(change, reason):
+    with pytest.raises(ConfigError, match=reason):
+        make_plan(4, **change)
+
+
+def test_sums_of_64_bit_words_are_accepted_up_to_their_bound():
+    largest = (2**62 - 1) // (4 * 100)
+
+    assert make_plan(4, integer_limit=largest).integer_limit == largest
+    with pytest.raises(ConfigError, match="does not fit below"):
+        make_plan(4, integer_limit=largest + 1)
+
+
+POLICIES = [
+    (secagg.LocalPolicy(min_sites=4), "min_sites is 3"),
+    (secagg.LocalPolicy(min_colluders=2), "colluders is 1"),
+    (secagg.LocalPolicy(min_vote_quorum=4), "vote_quorum is 3"),
+    (secagg.LocalPolicy(max_weight_cap=99), "weight_cap is 100"),
+    (secagg.LocalPolicy(task_ids=frozenset({"triage"})), "task 'diagnosis'"),
+]
+
+
+@pytest.mark.parametrize(("policy", "reason"), POLICIES)
+def test_a_plan_outside_the_sites_own_policy_is_refused(policy, reason):
+    with pytest.raises(Refusal, match=reason) as refusal:
+        policy.check(make_plan(4))
+    assert refusal.value.code == "policy"
+
+
+def test_a_plan_at_the_limits_of_the_policy_is_accepted():
+    policy = secagg.LocalPolicy(3, 1, 3, 100, frozenset({"diagnosis"}))
+
+    assert policy.check(make_plan(4)) is None

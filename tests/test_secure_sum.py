@@ -1,0 +1,220 @@
+"""The ring sum: what it adds, what it decodes, and what it refuses to publish."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from support.secagg import make_contributions, make_plan
+from veilsum import _native, secagg
+from veilsum._native import Secret
+from veilsum.aggregate.secure_sum import (
+    METRIC_STEPS,
+    SecureSum,
+    divide_half_even,
+    round_to_bfloat16,
+)
+from veilsum.errors import ConfigError, RoundAborted
+from veilsum.model import ModelLayout
+from veilsum.secagg.masks import MaskKeys
+from veilsum.secagg.upload import encode_upload
+
+CONTRIBUTORS, WEIGHT = 3, 120
+
+
+@pytest.fixture
+def plan() -> secagg.Plan:
+    """Three sites; stream 1 is one tensor of 10 in 64 coordinates, stream 2 one of 3."""
+    return make_plan(3)
+
+
+def chunks_of(plan: secagg.Plan, words: dict[int, list[int]]) -> list[bytes]:
+    """One upload whose words are given outright; missing ones are zero."""
+    chunks: list[bytes] = []
+    for stream in plan.ring.streams:
+        given = words.get(stream.group, [])
+        padded = [word % 2**stream.bits for word in given]
+        padded += [0] * (stream.elements - len(given))
+        chunks += _native.ring_word_chunks(
+            np.array(padded, np.uint64),
+            bits=stream.bits,
+            group=stream.group,
+            keys=[],
+            signs=[],
+            plan_digest=plan.context,
+            update_id=0,
+            chunk_coordinates=plan.chunk_coordinates,
+            threads=1,
+        )
+    return chunks
+
+
+def summed(plan: secagg.Plan, words: dict[int, list[int]]) -> SecureSum:
+    total = SecureSum(plan.ring)
+    total.fold(chunks_of(plan, {0: [WEIGHT, CONTRIBUTORS, 0, 0], **words}))
+    return total
+
+
+def test_words_decode_to_the_weighted_mean(plan):
+    mean = summed(plan, {1: [0, plan.step_limit, -plan.step_limit], 2: [360, -121, 60]}).finish(3)
+
+    share = plan.weight_cap / WEIGHT
+    expected = np.array([0, share, -share] + [0] * 7, np.float32)
+    np.testing.assert_array_equal(mean.arrays[0], expected)
+    assert mean.arrays[1].tolist() == [3, -1, 0]
+    assert (mean.total_weight, mean.metrics) == (WEIGHT, {})
+
+
+def test_masks_that_were_added_can_be_taken_away(plan):
+    keys = [Secret.from_bytes(bytes([number]) * 32) for number in (1, 2, 3)]
+    total = summed(plan, {1: [5, 6]})
+    plain = summed(plan, {1: [5, 6]}).finish(3)
+
+    total.add_masks(keys, [1, -1, 1])
+    total.add_masks(keys, [-1, 1, -1])
+
+    np.testing.assert_array_equal(total.finish(3).arrays[0], plain.arrays[0])
+
+
+def test_one_mask_left_over_trips_the_range_check(plan):
+    total = summed(plan, {})
+
+    total.add_masks([Secret.from_bytes(b"\1" * 32)], [1])
+
+    with pytest.raises(RoundAborted, match="not one that honest updates can have"):
+        total.finish(3)
+
+
+@pytest.mark.parametrize("group", [1, 2])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_sum_at_the_bound_is_published_and_one_step_beyond_is_not(plan, group, sign):
+    bound = {1: CONTRIBUTORS * plan.step_limit, 2: plan.integer_limit * WEIGHT}[group]
+
+    summed(plan, {group: [0, sign * bound]}).finish(3)
+    with pytest.raises(RoundAborted, match="is out of range"):
+        summed(plan, {group: [0, sign * (bound + 1)]}).finish(3)
+
+
+STEP = METRIC_STEPS
+SCALARS = [
+    ([WEIGHT, 2, 0, 0], "counts 2 updates instead of 3"),
+    ([301, 3, 0, 0], "sum of the weights"),
+    ([-1, 3, 0, 0], "sum of the weights"),
+    ([0, 3, 0, 0], "all weights are 0"),
+    ([WEIGHT, 3, 0, 121], "metric 'loss'"),
+    ([WEIGHT, 3, 0, -1], "metric 'loss'"),
+    ([WEIGHT, 3, 1, 0], "metric 'loss'"),
+    ([WEIGHT, 3, 7 * 2**16 * STEP + 1, 7], "metric 'loss'"),
+]
+
+
+@pytest.mark.parametrize(("scalars", "reason"), SCALARS)
+def test_scalars_that_honest_sites_cannot_have_sent_abort_the_round(plan, scalars, reason):
+    with pytest.raises(RoundAborted, match=reason):
+        summed(plan, {0: scalars}).finish(3)
+
+
+def test_scalars_at_their_bounds_are_fine(plan):
+    mean = summed(plan, {0: [300, 3, 300 * 2**16 * STEP, 300]}).finish(3)
+
+    assert (mean.total_weight, mean.metrics) == (300, {"loss": 2.0**16})
+
+
+@pytest.mark.parametrize("group", [1, 2])
+def test_anything_in_a_gap_between_tensors_aborts_the_round(plan, group):
+    with pytest.raises(RoundAborted, match="a gap between tensors is not zero"):
+        summed(plan, {group: [0] * 20 + [1]}).finish(3)
+
+
+def test_an_upload_with_a_chunk_too_few_is_not_folded(plan):
+    total = summed(plan, {1: [5]})
+    chunks = chunks_of(plan, {0: [1, 1], 1: [7]})
+
+    with pytest.raises(ConfigError, match="an upload has 3 chunks, got 2"):
+        total.fold(chunks[:2])
+
+    assert total.finish(3).arrays[0][0] == summed(plan, {1: [5]}).finish(3).arrays[0][0]
+
+
+def test_the_order_of_folding_does_not_matter(plan):
+    contributions = make_contributions(plan)
+    uploads = [
+        encode_upload(plan, one, MaskKeys(), update_id=0, threads=1).chunks
+        for one in contributions.values()
+    ]
+
+    digests = set()
+    for order in ((0, 1, 2), (2, 0, 1), (1, 2, 0)):
+        total = SecureSum(plan.ring)
+        for number in order:
+            total.fold(uploads[number])
+        digests.add(b"".join(array.tobytes() for array in total.finish(3).arrays))
+    assert len(digests) == 1
+
+
+def test_a_mean_that_does_not_fit_half_precision_aborts_instead_of_turning_infinite():
+    layout = ModelLayout.from_arrays({"half": np.zeros(3, np.float16)})
+    plan = make_plan(3, layout=layout, clip=1e6, value_bits=4)
+
+    with pytest.raises(RoundAborted, match="does not fit f16"):
+        summed(plan, {1: [0, 3 * plan.step_limit]}).finish(3)
+
+
+def test_an_integer_mean_that_does_not_fit_its_dtype_aborts():
+    layout = ModelLayout.from_arrays({"small": np.zeros(3, np.int8)})
+    plan = make_plan(3, layout=layout)
+
+    assert summed(plan, {2: [127 * WEIGHT]}).finish(3).arrays[0][0] == 127
+    with pytest.raises(RoundAborted, match="does not fit i8"):
+        summed(plan, {2: [128 * WEIGHT]}).finish(3)
+
+
+@given(
+    sums=st.lists(st.integers(-(2**62), 2**62), min_size=1, max_size=8),
+    divisor=st.integers(1, 2**62 - 1),
+)
+def test_integers_are_divided_half_to_even(sums, divisor):
+    quotients = divide_half_even(np.array(sums, np.int64), divisor)
+
+    assert quotients.tolist() == [round(Fraction(one, divisor)) for one in sums]
+
+
+@pytest.mark.parametrize(
+    ("total", "mean"), [(1, 0), (3, 2), (5, 2), (7, 4), (-1, 0), (-3, -2), (-5, -2)]
+)
+def test_halves_go_to_the_even_neighbour(total, mean):
+    assert divide_half_even(np.array([total], np.int64), 2).tolist() == [mean]
+
+
+def bfloat16_value(pattern: int) -> Fraction:
+    (value,) = np.array([pattern << 16], np.uint32).view(np.float32).tolist()
+    return Fraction(value)
+
+
+def nearest_bfloat16(value: float) -> int:
+    """Pattern of the nearest of the two neighbours, the even one on a tie."""
+    (bits,) = np.array([abs(value)], np.float32).view(np.uint32).tolist()
+    around = {
+        pattern for pattern in ((bits >> 16) - 1, bits >> 16, (bits >> 16) + 1) if pattern >= 0
+    }
+    exact = Fraction(abs(value))
+    best = min(around, key=lambda pattern: (abs(bfloat16_value(pattern) - exact), pattern & 1))
+    return best | (0x8000 if math.copysign(1.0, value) < 0 else 0)
+
+
+@given(st.floats(-1e30, 1e30) | st.floats(-2.0, 2.0))
+def test_doubles_are_rounded_to_bfloat16_once(value):
+    assert round_to_bfloat16(np.array([value])).tolist() == [nearest_bfloat16(value)]
+
+
+@pytest.mark.parametrize("bit", [2.0**-40, -(2.0**-40), 0.0])
+@pytest.mark.parametrize("base", [1.0, -1.0, 1.0 + 2**-7])
+def test_a_value_next_to_a_tie_is_not_rounded_twice(base, bit):
+    value = base * (1 + 2**-8) + bit
+
+    assert round_to_bfloat16(np.array([value])).tolist() == [nearest_bfloat16(value)]
