@@ -793,6 +793,8 @@ def test_chunks_that_are_not_what_the_header_signed_are_refused_and_nothing_is_f
         accept(federation, KYOTO, upload, chunks=damaged)
     with pytest.raises(PeerError, match="sent 2 of 3 chunks"):
         accept(federation, KYOTO, upload, chunks=upload.chunks[:2])
+    with pytest.raises(PeerError, match="sent 4 of 3 chunks"):
+        accept(federation, KYOTO, upload, chunks=(*upload.chunks, upload.chunks[0]))
     with pytest.raises(PeerError, match="sent chunk 2 where chunk 1 is next"):
         accept(federation, KYOTO, upload, chunks=(upload.chunks[0], *upload.chunks[:0:-1]))
     federation.deliver(KYOTO, "", upload)

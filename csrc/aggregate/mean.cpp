@@ -66,6 +66,10 @@ int streaming_exponent(const MeanSettings& settings) {
       exponent_above(settings.streaming_max_abs) + static_cast<int>(std::bit_width(weight)), 1);
 }
 
+void require_updates(std::uint64_t total_weight) {
+  if (total_weight == 0) throw ConfigError("there is no mean of no updates", "add one first");
+}
+
 std::span<const std::int64_t> as_signed(const std::uint64_t* sums, std::size_t count) {
   return {reinterpret_cast<const std::int64_t*>(sums), count};
 }
@@ -286,9 +290,7 @@ void MeanAggregator::remove(const std::string& site) {
 
 std::vector<std::string> MeanAggregator::sites() const {
   const std::lock_guard lock(mutex_);
-  std::vector<std::string> names;
-  for (const auto& [site, weight] : weights_) names.push_back(site);
-  return names;
+  return counted().sites;
 }
 
 std::uint64_t MeanAggregator::total_weight() const {
@@ -354,8 +356,16 @@ void MeanAggregator::finish_integers(const Set& set, std::uint64_t total,
   });
 }
 
-void MeanAggregator::finish_streamed(MutableTensorData tensors) const {
+// With the mutex held.
+MeanAggregator::Finished MeanAggregator::counted() const {
+  Finished finished{{}, total_weight_};
+  for (const auto& [site, weight] : weights_) finished.sites.push_back(site);
+  return finished;
+}
+
+MeanAggregator::Finished MeanAggregator::finish_streamed(MutableTensorData tensors) const {
   const std::lock_guard lock(mutex_);
+  require_updates(total_weight_);
   for_each_tile(kFloatGroup, [&](std::size_t, const Tile& tile) {
     write_floats(tile, float_sums_.data() + tile.first, streaming_exponent_, total_weight_,
                  tensors);
@@ -363,21 +373,23 @@ void MeanAggregator::finish_streamed(MutableTensorData tensors) const {
   for_each_tile(kIntegerGroup, [&](std::size_t, const Tile& tile) {
     write_integers(tile, integer_sums_.data() + tile.first, total_weight_, tensors);
   });
+  return counted();
 }
 
-void MeanAggregator::finish(MutableTensorData tensors) const {
+MeanAggregator::Finished MeanAggregator::finish(MutableTensorData tensors) const {
   const FloatEnvironment exact;
+  if (streaming()) return finish_streamed(tensors);
   Set set;
-  std::uint64_t total = 0;
+  Finished finished;
   {
     const std::lock_guard lock(mutex_);
+    finished = counted();
     for (const auto& [site, update] : updates_) set.push_back(update);
-    total = total_weight_;
   }
-  if (total == 0) throw ConfigError("there is no mean of no updates", "add one first");
-  if (streaming()) return finish_streamed(tensors);
-  finish_floats(set, total, tensors);
-  finish_integers(set, total, tensors);
+  require_updates(finished.total_weight);
+  finish_floats(set, finished.total_weight, tensors);
+  finish_integers(set, finished.total_weight, tensors);
+  return finished;
 }
 
 }  // namespace veilsum

@@ -51,9 +51,15 @@ class MeanAggregator {
   std::uint64_t total_weight() const;
   const Layout& layout() const { return layout_; }
 
+  // Whose mean it is.
+  struct Finished {
+    std::vector<std::string> sites;  // sorted bytewise
+    std::uint64_t total_weight;
+  };
+
   // Writes the mean of each tensor, rounded once to its dtype. Throws ConfigError if nothing
   // was added.
-  void finish(MutableTensorData tensors) const;
+  Finished finish(MutableTensorData tensors) const;
 
  private:
   struct Committed {
@@ -79,7 +85,8 @@ class MeanAggregator {
   void require_bounds(const std::string& site, const std::vector<double>& tile_max) const;
   void finish_floats(const Set& set, std::uint64_t total, MutableTensorData tensors) const;
   void finish_integers(const Set& set, std::uint64_t total, MutableTensorData tensors) const;
-  void finish_streamed(MutableTensorData tensors) const;
+  Finished finish_streamed(MutableTensorData tensors) const;
+  Finished counted() const;
   void write_floats(const Tile& tile, const std::uint64_t* sums, int exponent,
                     std::uint64_t total, MutableTensorData tensors) const;
   void write_integers(const Tile& tile, const __int128* sums, std::uint64_t total,

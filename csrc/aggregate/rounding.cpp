@@ -7,6 +7,7 @@
 #include <cstring>
 #include <limits>
 
+#include "base/float_environment.h"
 #include "element/half.h"
 
 namespace veilsum {
@@ -131,6 +132,12 @@ void write_means(std::span<const std::int64_t> sums, const MeanDivisor& divisor,
       default: store(mean, out, i);
     }
   }
+}
+
+void scale_sums(std::span<const std::int64_t> sums, double factor, std::span<double> values) {
+  const FloatEnvironment exact;
+  for (std::size_t i = 0; i < values.size(); ++i)
+    values[i] = static_cast<double>(sums[i]) * factor;
 }
 
 __int128 round_integer_mean(__int128 sum, std::uint64_t total_weight) {

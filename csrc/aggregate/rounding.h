@@ -22,6 +22,9 @@ double round_mean(std::int64_t sum, const MeanDivisor& divisor, DType dtype);
 void write_means(std::span<const std::int64_t> sums, const MeanDivisor& divisor, DType dtype,
                  std::byte* out);
 
+// values[i] = sums[i] * factor in double.
+void scale_sums(std::span<const std::int64_t> sums, double factor, std::span<double> values);
+
 // sum / total_weight to the nearest integer, ties to even.
 __int128 round_integer_mean(__int128 sum, std::uint64_t total_weight);
 

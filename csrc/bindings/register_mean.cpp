@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "aggregate/mean.h"
+#include "aggregate/rounding.h"
 #include "bindings/arrays.h"
 #include "bindings/register.h"
 #include "bindings/tensors.h"
@@ -55,7 +56,7 @@ void add_chunks(MeanAggregator& mean, const std::string& site, py::object weight
   mean.add_chunks(site, factor, spans_of(views), form);
 }
 
-py::list finish(const MeanAggregator& mean) {
+py::tuple finish_with_sites(const MeanAggregator& mean) {
   py::list arrays;
   std::vector<std::byte*> places;
   for (const Tensor& tensor : mean.layout().tensors()) {
@@ -64,13 +65,35 @@ py::list finish(const MeanAggregator& mean) {
     places.push_back(static_cast<std::byte*>(array.mutable_data()));
     arrays.append(std::move(array));
   }
-  py::gil_scoped_release release;
-  mean.finish(places);
-  return arrays;
+  MeanAggregator::Finished finished;
+  {
+    py::gil_scoped_release release;
+    finished = mean.finish(places);
+  }
+  return py::make_tuple(arrays, py::tuple(py::cast(finished.sites)), finished.total_weight);
 }
 
+py::object finish(const MeanAggregator& mean) { return finish_with_sites(mean)[0]; }
+
 py::tuple sites(const MeanAggregator& mean) {
-  return py::tuple(py::cast(mean.sites()));
+  std::vector<std::string> names;
+  {
+    py::gil_scoped_release release;
+    names = mean.sites();
+  }
+  return py::tuple(py::cast(names));
+}
+
+py::array decode_ring_sum(py::object total, double factor, py::object count) {
+  const auto sums = flat_span<const std::int64_t>("total", total);
+  const auto wanted = to_integer<std::size_t>("count", count, 0, sums.size());
+  py::array_t<double> values(static_cast<py::ssize_t>(wanted));
+  const std::span<double> out(values.mutable_data(), wanted);
+  {
+    py::gil_scoped_release release;
+    scale_sums(sums, factor, out);
+  }
+  return values;
 }
 
 }  // namespace
@@ -96,7 +119,10 @@ void register_mean(py::module_& module) {
                                py::gil_scoped_release release;
                                return mean.total_weight();
                              })
-      .def("finish", &finish);
+      .def("finish", &finish)
+      .def("finish_with_sites", &finish_with_sites);
+  module.def("decode_ring_sum", &decode_ring_sum, py::arg("total"), py::kw_only(),
+             py::arg("factor"), py::arg("count"));
 }
 
 }  // namespace veilsum

@@ -98,9 +98,8 @@ std::size_t dtype_size(DType dtype) { return entry(dtype).size; }
 bool is_floating(DType dtype) { return dtype <= DType::f64; }
 
 Layout::Layout(std::vector<Tensor> tensors) : tensors_(std::move(tensors)) {
-  if (tensors_.size() > kMaxTensors)
-    throw ConfigError("a layout has at most 65536 tensors, got " +
-                      std::to_string(tensors_.size()));
+  if (tensors_.empty() || tensors_.size() > kMaxTensors)
+    throw ConfigError("a layout has 1 to 65536 tensors, got " + std::to_string(tensors_.size()));
   std::unordered_set<std::string_view> names;
   for (std::size_t number = 0; number < tensors_.size(); ++number) {
     Tensor& tensor = tensors_[number];

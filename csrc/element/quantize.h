@@ -8,25 +8,33 @@
 
 namespace veilsum {
 
-// floor without libm: the base level has no rounding instruction. |y| < 2^63.
-VS_FN std::int64_t floor_to_step(double y) {
-  const std::int64_t truncated = static_cast<std::int64_t>(y);
+// Steps are std::int64_t, or std::int32_t where they are known to fit: vector units below
+// AVX-512 convert to 32 bits only.
+
+// floor without libm: the base level has no rounding instruction. The result must fit.
+template <class Step = std::int64_t>
+VS_FN Step floor_to_step(double y) {
+  const Step truncated = static_cast<Step>(y);
   return truncated - (static_cast<double>(truncated) > y ? 1 : 0);
 }
 
 // Goes up with probability equal to the distance from the lower step, so the
 // expected step is y. `u24` is uniform on 0 .. 2^24-1.
-VS_FN std::int64_t round_stochastic(double y, std::uint32_t u24) {
-  return floor_to_step(y + static_cast<double>(static_cast<std::int32_t>(u24)) * 0x1p-24);
+template <class Step = std::int64_t>
+VS_FN Step round_stochastic(double y, std::uint32_t u24) {
+  return floor_to_step<Step>(y + static_cast<double>(static_cast<std::int32_t>(u24)) * 0x1p-24);
 }
 
-// Nearest step, ties to even. |y| < 2^63.
-VS_FN std::int64_t round_nearest(double y) {
+// Nearest step, ties to even. The result must fit.
+template <class Step = std::int64_t>
+VS_FN Step round_nearest(double y) {
+  if constexpr (sizeof(Step) == 4) return static_cast<Step>((y + 0x1.8p52) - 0x1.8p52);
   // Between 2^52 and 2^53 a double has no fraction, so adding 2^52 with y's sign
   // makes the adder itself round to an integer. Larger values are integers already.
   const double magic = y < 0 ? -0x1p52 : 0x1p52;
+  const double rounded = (y + magic) - magic;
   const bool has_fraction = y > -0x1p52 && y < 0x1p52;
-  return static_cast<std::int64_t>(has_fraction ? (y + magic) - magic : y);
+  return static_cast<Step>(has_fraction ? rounded : y);
 }
 
 }  // namespace veilsum

@@ -4,9 +4,10 @@
 
 #include "element/fixed_point.h"
 #include "element/half.h"
-#include "element/philox.h"
+#include "element/quantize.h"
 #include "kernels/checksum.inl"
 #include "kernels/codec_kernels.h"
+#include "kernels/uniforms.inl"
 
 namespace veilsum {
 namespace {
@@ -67,26 +68,11 @@ VS_FN float block_scale(float max_abs) {
   return scale < kSmallestNormal ? 0 : scale;
 }
 
+static_assert(kUniformBlock == kInt8Block);
+
 // |y| <= 127.0001. Rounding of the scale and of the dither can reach 128, which is no code.
 VS_FN std::int8_t to_code(std::int32_t step) {
   return static_cast<std::int8_t>(step > 127 ? 127 : step < -127 ? -127 : step);
-}
-
-VS_FN std::int32_t nearest_step(double y) {
-  return static_cast<std::int32_t>((y + 0x1.8p52) - 0x1.8p52);
-}
-
-VS_FN std::int32_t dithered_step(double y, std::uint32_t u24) {
-  const double sum = y + static_cast<double>(static_cast<std::int32_t>(u24)) * 0x1p-24;
-  const std::int32_t truncated = static_cast<std::int32_t>(sum);
-  return truncated - (static_cast<double>(truncated) > sum ? 1 : 0);
-}
-
-VS_FN void block_uniforms(const CodeRule& rule, std::uint64_t first, std::uint32_t* uniforms) {
-  for (std::size_t quad = 0; quad < kInt8Block / 4; ++quad) {
-    const PhiloxBlock block = rounding_words(rule.key, first / 4 + quad, rule.group);
-    for (std::size_t i = 0; i < 4; ++i) uniforms[4 * quad + i] = uniform24(block.word[i]);
-  }
 }
 
 VS_FN void encode_block(const float* values, std::size_t count, std::uint64_t first, float scale,
@@ -97,13 +83,13 @@ VS_FN void encode_block(const float* values, std::size_t count, std::uint64_t fi
   }
   const double divisor = scale;
   if (!rule.stochastic) {
-    for (std::size_t i = 0; i < count; ++i) codes[i] = to_code(nearest_step(values[i] / divisor));
+    for (std::size_t i = 0; i < count; ++i) codes[i] = to_code(round_nearest<std::int32_t>(values[i] / divisor));
     return;
   }
-  std::uint32_t uniforms[kInt8Block];
-  block_uniforms(rule, first, uniforms);
+  std::uint32_t uniforms[kUniformBlock];
+  write_uniforms(rule.key, rule.group, first, uniforms);
   for (std::size_t i = 0; i < count; ++i)
-    codes[i] = to_code(dithered_step(values[i] / divisor, uniforms[i]));
+    codes[i] = to_code(round_stochastic<std::int32_t>(values[i] / divisor, uniforms[i]));
 }
 
 void encode_int8(const float* values, std::size_t count, std::uint64_t first, const CodeRule& rule,

@@ -1,4 +1,9 @@
 // Packed fields to words and back, one CPU level's version. Included by ring_loops.inl.
+//
+// A vector of n fields of b bits is n*b/8 bytes, so it starts on a byte and fits into one
+// register of n words. Unpacking, each lane fetches the word its field starts in and the
+// next one, and shifts the two together. Packing, each lane fetches every field that
+// reaches into its word. Where to fetch and how far to shift follows from the width alone.
 #pragma once
 
 #include "element/bits.h"
@@ -8,17 +13,82 @@
 namespace veilsum {
 namespace {
 
-template <bool kSubtract, class Word>
-VS_FN void accumulate(Word& sum, Word term) {
-  sum = kSubtract ? sum - term : sum + term;
+// What unpacking and packing need beyond operators: fetching any lane, and shifts by a
+// count per lane that give 0 from the word's width on (C++ leaves those undefined).
+template <class Word>
+struct FieldUnit {
+  // No such shift (base, v2), or no such fetch of 64-bit lanes (v3).
+  static constexpr bool kAvailable = false;
+};
+
+#if defined(__AVX512F__)
+template <>
+struct FieldUnit<std::uint32_t> {
+  static constexpr bool kAvailable = true;
+  typedef Lanes Vector;
+  VS_FN Vector fetch(Vector x, Vector lane) {
+    return (Vector)_mm512_permutexvar_epi32((__m512i)lane, (__m512i)x);
+  }
+  VS_FN Vector right(Vector x, Vector n) {
+    return (Vector)_mm512_srlv_epi32((__m512i)x, (__m512i)n);
+  }
+  VS_FN Vector left(Vector x, Vector n) {
+    return (Vector)_mm512_sllv_epi32((__m512i)x, (__m512i)n);
+  }
+};
+
+template <>
+struct FieldUnit<std::uint64_t> {
+  static constexpr bool kAvailable = true;
+  typedef WideLanes Vector;
+  VS_FN Vector fetch(Vector x, Vector lane) {
+    return (Vector)_mm512_permutexvar_epi64((__m512i)lane, (__m512i)x);
+  }
+  VS_FN Vector right(Vector x, Vector n) {
+    return (Vector)_mm512_srlv_epi64((__m512i)x, (__m512i)n);
+  }
+  VS_FN Vector left(Vector x, Vector n) {
+    return (Vector)_mm512_sllv_epi64((__m512i)x, (__m512i)n);
+  }
+};
+#elif defined(__AVX2__)
+template <>
+struct FieldUnit<std::uint32_t> {
+  static constexpr bool kAvailable = true;
+  typedef Lanes Vector;
+  VS_FN Vector fetch(Vector x, Vector lane) {
+    return (Vector)_mm256_permutevar8x32_epi32((__m256i)x, (__m256i)lane);
+  }
+  VS_FN Vector right(Vector x, Vector n) {
+    return (Vector)_mm256_srlv_epi32((__m256i)x, (__m256i)n);
+  }
+  VS_FN Vector left(Vector x, Vector n) {
+    return (Vector)_mm256_sllv_epi32((__m256i)x, (__m256i)n);
+  }
+};
+#endif
+
+template <class Vector>
+VS_FN Vector load_vector(const void* from) {
+  Vector vector;
+  __builtin_memcpy(&vector, from, sizeof vector);
+  return vector;
 }
+
+template <bool kSubtract, class Word>
+VS_FN Word accumulated(Word sum, Word term) {
+  return kSubtract ? sum - term : sum + term;
+}
+
+// --- unpacking -------------------------------------------------------------------
 
 // sums[i] +-= field first + i, one by one, any width.
 template <bool kSubtract, class Word>
 VS_FN void add_fields_singly(const unsigned char* fields, std::size_t first, std::size_t count,
                              unsigned bits, Word* sums) {
   for (std::size_t i = 0; i < count; ++i)
-    accumulate<kSubtract>(sums[i], static_cast<Word>(read_field_unmasked(fields, first + i, bits)));
+    sums[i] = accumulated<kSubtract>(
+        sums[i], static_cast<Word>(read_field_unmasked(fields, first + i, bits)));
 }
 
 // Fields that are whole words of the accumulator need no unpacking.
@@ -27,122 +97,34 @@ VS_FN void add_words(const unsigned char* fields, std::size_t count, Word* sums)
   for (std::size_t i = 0; i < count; ++i) {
     Word field;
     __builtin_memcpy(&field, fields + i * sizeof field, sizeof field);
-    accumulate<kSubtract>(sums[i], field);
+    sums[i] = accumulated<kSubtract>(sums[i], field);
   }
 }
-
-// Vector unpacking: a vector of n fields of b bits is n*b/8 bytes, starts on a byte, and
-// fits in one register of words if b is at most the word's width. Each lane fetches the
-// word its field starts in and the next one, and shifts the two together. Shift counts
-// of a whole word give 0, which C++ operators do not promise: hence intrinsics.
-template <class Word>
-struct FieldLanes {
-  // No shift with a count per lane (base, v2), or no shuffle of 64-bit lanes (v3).
-  static constexpr bool kAvailable = false;
-};
-
-#if defined(__AVX512F__)
-template <>
-struct FieldLanes<std::uint32_t> {
-  static constexpr bool kAvailable = true;
-  static constexpr std::size_t kCount = 16;
-  typedef __m512i Vector;
-  Vector low, high, right, left;
-
-  VS_FN FieldLanes for_width(unsigned bits) {
-    const Vector bit =
-        _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
-                           _mm512_set1_epi32(static_cast<int>(bits)));
-    const Vector low = _mm512_srli_epi32(bit, 5);
-    const Vector right = _mm512_and_si512(bit, _mm512_set1_epi32(31));
-    return {low, _mm512_add_epi32(low, _mm512_set1_epi32(1)), right,
-            _mm512_sub_epi32(_mm512_set1_epi32(32), right)};
-  }
-  VS_FN Vector unpack(const FieldLanes& lanes, const unsigned char* bytes) {
-    const Vector words = _mm512_loadu_si512(bytes);
-    return _mm512_or_si512(
-        _mm512_srlv_epi32(_mm512_permutexvar_epi32(lanes.low, words), lanes.right),
-        _mm512_sllv_epi32(_mm512_permutexvar_epi32(lanes.high, words), lanes.left));
-  }
-  template <bool kSubtract>
-  VS_FN void accumulate(std::uint32_t* sums, Vector fields) {
-    const Vector old = _mm512_loadu_si512(sums);
-    _mm512_storeu_si512(sums,
-                        kSubtract ? _mm512_sub_epi32(old, fields) : _mm512_add_epi32(old, fields));
-  }
-};
-
-template <>
-struct FieldLanes<std::uint64_t> {
-  static constexpr bool kAvailable = true;
-  static constexpr std::size_t kCount = 8;
-  typedef __m512i Vector;
-  Vector low, high, right, left;
-
-  VS_FN FieldLanes for_width(unsigned bits) {
-    const Vector bit = _mm512_mullo_epi64(_mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7),
-                                          _mm512_set1_epi64(static_cast<int>(bits)));
-    const Vector low = _mm512_srli_epi64(bit, 6);
-    const Vector right = _mm512_and_si512(bit, _mm512_set1_epi64(63));
-    return {low, _mm512_add_epi64(low, _mm512_set1_epi64(1)), right,
-            _mm512_sub_epi64(_mm512_set1_epi64(64), right)};
-  }
-  VS_FN Vector unpack(const FieldLanes& lanes, const unsigned char* bytes) {
-    const Vector words = _mm512_loadu_si512(bytes);
-    return _mm512_or_si512(
-        _mm512_srlv_epi64(_mm512_permutexvar_epi64(lanes.low, words), lanes.right),
-        _mm512_sllv_epi64(_mm512_permutexvar_epi64(lanes.high, words), lanes.left));
-  }
-  template <bool kSubtract>
-  VS_FN void accumulate(std::uint64_t* sums, Vector fields) {
-    const Vector old = _mm512_loadu_si512(sums);
-    _mm512_storeu_si512(sums,
-                        kSubtract ? _mm512_sub_epi64(old, fields) : _mm512_add_epi64(old, fields));
-  }
-};
-#elif defined(__AVX2__)
-template <>
-struct FieldLanes<std::uint32_t> {
-  static constexpr bool kAvailable = true;
-  static constexpr std::size_t kCount = 8;
-  typedef __m256i Vector;
-  Vector low, high, right, left;
-
-  VS_FN FieldLanes for_width(unsigned bits) {
-    const Vector bit = _mm256_mullo_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7),
-                                          _mm256_set1_epi32(static_cast<int>(bits)));
-    const Vector low = _mm256_srli_epi32(bit, 5);
-    const Vector right = _mm256_and_si256(bit, _mm256_set1_epi32(31));
-    return {low, _mm256_add_epi32(low, _mm256_set1_epi32(1)), right,
-            _mm256_sub_epi32(_mm256_set1_epi32(32), right)};
-  }
-  VS_FN Vector unpack(const FieldLanes& lanes, const unsigned char* bytes) {
-    const Vector words = _mm256_loadu_si256(reinterpret_cast<const Vector*>(bytes));
-    return _mm256_or_si256(
-        _mm256_srlv_epi32(_mm256_permutevar8x32_epi32(words, lanes.low), lanes.right),
-        _mm256_sllv_epi32(_mm256_permutevar8x32_epi32(words, lanes.high), lanes.left));
-  }
-  template <bool kSubtract>
-  VS_FN void accumulate(std::uint32_t* sums, Vector fields) {
-    Vector* const place = reinterpret_cast<Vector*>(sums);
-    const Vector old = _mm256_loadu_si256(place);
-    _mm256_storeu_si256(place,
-                        kSubtract ? _mm256_sub_epi32(old, fields) : _mm256_add_epi32(old, fields));
-  }
-};
-#endif
 
 // Adds whole vectors of fields, the first of which starts on a byte; returns how many
 // fields that were.
 template <bool kSubtract, class Word>
 VS_FN std::size_t add_field_vectors(const unsigned char* fields, std::size_t count, unsigned bits,
                                     Word* sums) {
-  typedef FieldLanes<Word> Fields;
-  const Fields lanes = Fields::for_width(bits);
+  typedef FieldUnit<Word> Unit;
+  typedef typename Unit::Vector Vector;
+  constexpr std::size_t kLanes = sizeof(Vector) / sizeof(Word);
+  constexpr unsigned kWordBits = 8 * sizeof(Word);
+  Vector start, right;
+  for (std::size_t lane = 0; lane < kLanes; ++lane) {
+    start[lane] = static_cast<Word>(lane * bits / kWordBits);
+    right[lane] = static_cast<Word>(lane * bits % kWordBits);
+  }
+  const Vector next = start + 1;
+  const Vector left = kWordBits - right;
   std::size_t done = 0;
-  for (; done + Fields::kCount <= count; done += Fields::kCount)
-    Fields::template accumulate<kSubtract>(sums + done,
-                                           Fields::unpack(lanes, fields + done / 8 * bits));
+  for (; done + kLanes <= count; done += kLanes) {
+    const Vector packed = load_vector<Vector>(fields + done / 8 * bits);
+    const Vector unpacked = Unit::right(Unit::fetch(packed, start), right) |
+                            Unit::left(Unit::fetch(packed, next), left);
+    const Vector sum = accumulated<kSubtract>(load_vector<Vector>(sums + done), unpacked);
+    __builtin_memcpy(sums + done, &sum, sizeof sum);
+  }
   return done;
 }
 
@@ -153,7 +135,7 @@ void add_fields(const unsigned char* fields, std::size_t first, std::size_t coun
   if (bits == 8 * sizeof(Word))
     return add_words<kSubtract>(fields + first * sizeof(Word), count, sums);
   std::size_t done = 0;
-  if constexpr (FieldLanes<Word>::kAvailable) {
+  if constexpr (FieldUnit<Word>::kAvailable) {
     const std::size_t to_byte = (8 - first % 8) % 8;  // every eighth field starts on a byte
     done = to_byte < count ? to_byte : count;
     add_fields_singly<kSubtract>(fields, first, done, bits, sums);
@@ -168,12 +150,12 @@ void add_packed(const unsigned char* fields, std::size_t count, unsigned bits, W
   add_fields<false>(fields, 0, count, bits, sums);
 }
 
+// --- packing ---------------------------------------------------------------------
+
+// Appends the low bits of words[0..count) to a byte string, any width.
 template <class Word>
-void pack(const Word* words, std::size_t count, unsigned bits, unsigned char* packed) {
-  if (bits == 8 * sizeof(Word)) {
-    __builtin_memcpy(packed, words, count * sizeof(Word));
-    return;
-  }
+VS_FN void pack_singly(const Word* words, std::size_t count, unsigned bits,
+                       unsigned char* packed) {
   const std::uint64_t mask = low_bits(bits);
   std::uint64_t window = 0;
   unsigned filled = 0;
@@ -189,6 +171,78 @@ void pack(const Word* words, std::size_t count, unsigned bits, unsigned char* pa
   }
   for (unsigned bit = 0; bit < filled; bit += 8)
     *packed++ = static_cast<unsigned char>(window >> bit);
+}
+
+// Most fields that may reach into one word for packing by vector: 8-bit fields into 32 bits,
+// and one more that starts in the word before.
+constexpr unsigned kMaxFieldsPerWord = 5;
+
+VS_FN unsigned fields_per_word(unsigned bits, unsigned word_bits) {
+  return (word_bits - 1) / bits + 2;
+}
+
+// Which field each lane fetches for its word, and how far it is shifted: right for the
+// first, which may start in an earlier word, left for all others.
+template <class Word>
+struct PackPlan {
+  typedef typename FieldUnit<Word>::Vector Vector;
+  static constexpr unsigned kLanes = sizeof(Vector) / sizeof(Word);
+  static constexpr unsigned kWordBits = 8 * sizeof(Word);
+  Vector field[kMaxFieldsPerWord];
+  Vector shift[kMaxFieldsPerWord];
+
+  VS_FN void fill(PackPlan& plan, unsigned bits) {
+    for (unsigned lane = 0; lane < kLanes; ++lane) {
+      const unsigned word_start = lane * kWordBits;
+      for (unsigned k = 0; k < kMaxFieldsPerWord; ++k) {
+        const unsigned field = word_start / bits + k;
+        const unsigned start = field * bits;
+        const unsigned distance = k == 0 ? word_start - start : start - word_start;
+        const bool reaches = field < kLanes && distance < kWordBits;
+        plan.field[k][lane] = reaches ? field : 0;
+        plan.shift[k][lane] = reaches ? distance : kWordBits;  // shifts to nothing
+      }
+    }
+  }
+};
+
+// Packs whole vectors as long as a full register can be stored; returns how many words
+// that were.
+template <class Word>
+VS_FN std::size_t pack_vectors(const Word* words, std::size_t count, unsigned bits,
+                               unsigned char* packed) {
+  typedef FieldUnit<Word> Unit;
+  typedef PackPlan<Word> Plan;
+  typedef typename Plan::Vector Vector;
+  Plan plan;
+  Plan::fill(plan, bits);
+  const unsigned fields = fields_per_word(bits, Plan::kWordBits);
+  const Vector mask = Vector{} + static_cast<Word>(low_bits(bits));
+  const std::size_t room = packed_size(count, bits);
+  std::size_t done = 0;
+  for (; done + Plan::kLanes <= count && done / 8 * bits + sizeof(Vector) <= room;
+       done += Plan::kLanes) {
+    const Vector low = load_vector<Vector>(words + done) & mask;
+    Vector out = Unit::right(Unit::fetch(low, plan.field[0]), plan.shift[0]);
+    for (unsigned k = 1; k < fields; ++k)
+      out |= Unit::left(Unit::fetch(low, plan.field[k]), plan.shift[k]);
+    // Bytes behind the fields are zeros, which the next store overwrites.
+    __builtin_memcpy(packed + done / 8 * bits, &out, sizeof out);
+  }
+  return done;
+}
+
+template <class Word>
+void pack(const Word* words, std::size_t count, unsigned bits, unsigned char* packed) {
+  if (bits == 8 * sizeof(Word)) {
+    __builtin_memcpy(packed, words, count * sizeof(Word));
+    return;
+  }
+  std::size_t done = 0;
+  if constexpr (FieldUnit<Word>::kAvailable)
+    if (fields_per_word(bits, 8 * sizeof(Word)) <= kMaxFieldsPerWord)
+      done = pack_vectors(words, count, bits, packed);
+  pack_singly(words + done, count - done, bits, packed + done / 8 * bits);
 }
 
 }  // namespace

@@ -5,7 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#if defined(__AVX2__)
+#if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 
@@ -16,6 +16,8 @@ namespace veilsum {
 namespace {
 
 typedef std::uint32_t Lanes __attribute__((vector_size(4 * VS_LANES)));
+typedef std::uint64_t WideLanes __attribute__((vector_size(4 * VS_LANES)));
+constexpr std::size_t kWideLanes = VS_LANES / 2;
 
 // Two-operand shuffle with constant indices; indices from VS_LANES on pick from `b`.
 #if defined(__clang__)

@@ -7,7 +7,6 @@
 
 #include "element/philox.h"
 #include "element/ring.h"
-#include "kernels/codec_kernels.h"
 
 namespace veilsum {
 
@@ -44,7 +43,8 @@ struct StepRule {
   std::uint32_t group;
 };
 
-// What the values were like. Non-finite ones make their step meaningless.
+// What the values were like. The step of one that is not finite is meaningless; an infinity
+// is beyond the limit as well.
 struct StepCount {
   std::size_t not_finite;
   std::size_t beyond_limit;
@@ -71,15 +71,15 @@ struct RingKernels {
   void (*pack64)(const std::uint64_t* words, std::size_t count, unsigned bits,
                  unsigned char* packed);
 
-  // words[i] = step of the value at coordinate first + i, two's complement. `first` is a
-  // multiple of 4: uniforms come in fours.
-  StepCount (*steps32_f32)(const WireFloat* values, std::size_t count, std::uint64_t first,
+  // words[i] = step of the value at coordinate first + i, two's complement. `values` are
+  // floats or doubles at any address. `first` is a multiple of 4: uniforms come in fours.
+  StepCount (*steps32_f32)(const void* values, std::size_t count, std::uint64_t first,
                            const StepRule& rule, std::uint32_t* words);
-  StepCount (*steps64_f32)(const WireFloat* values, std::size_t count, std::uint64_t first,
+  StepCount (*steps64_f32)(const void* values, std::size_t count, std::uint64_t first,
                            const StepRule& rule, std::uint64_t* words);
-  StepCount (*steps32_f64)(const WireDouble* values, std::size_t count, std::uint64_t first,
+  StepCount (*steps32_f64)(const void* values, std::size_t count, std::uint64_t first,
                            const StepRule& rule, std::uint32_t* words);
-  StepCount (*steps64_f64)(const WireDouble* values, std::size_t count, std::uint64_t first,
+  StepCount (*steps64_f64)(const void* values, std::size_t count, std::uint64_t first,
                            const StepRule& rule, std::uint64_t* words);
 };
 

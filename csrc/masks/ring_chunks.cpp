@@ -64,21 +64,18 @@ void write_chunks_of_width(const RingChunkPlan& plan, std::span<std::byte* const
 
 // --- values to steps -------------------------------------------------------------
 
-StepCount write_steps(const WireFloat* values, std::size_t count, std::uint64_t first,
-                      const StepRule& rule, std::uint32_t* words) {
-  return kernels().ring.steps32_f32(values, count, first, rule, words);
+StepCount write_steps(bool wide, const void* values, std::uint64_t first, const StepRule& rule,
+                      std::span<std::uint32_t> words) {
+  const RingKernels& ring = kernels().ring;
+  return (wide ? ring.steps32_f64 : ring.steps32_f32)(values, words.size(), first, rule,
+                                                      words.data());
 }
-StepCount write_steps(const WireFloat* values, std::size_t count, std::uint64_t first,
-                      const StepRule& rule, std::uint64_t* words) {
-  return kernels().ring.steps64_f32(values, count, first, rule, words);
-}
-StepCount write_steps(const WireDouble* values, std::size_t count, std::uint64_t first,
-                      const StepRule& rule, std::uint32_t* words) {
-  return kernels().ring.steps32_f64(values, count, first, rule, words);
-}
-StepCount write_steps(const WireDouble* values, std::size_t count, std::uint64_t first,
-                      const StepRule& rule, std::uint64_t* words) {
-  return kernels().ring.steps64_f64(values, count, first, rule, words);
+
+StepCount write_steps(bool wide, const void* values, std::uint64_t first, const StepRule& rule,
+                      std::span<std::uint64_t> words) {
+  const RingKernels& ring = kernels().ring;
+  return (wide ? ring.steps64_f64 : ring.steps64_f32)(values, words.size(), first, rule,
+                                                      words.data());
 }
 
 // Widens 16-bit floats a piece at a time, so that the pieces stay in the cache.
@@ -94,7 +91,7 @@ StepCount write_half_steps(bool brain, const WireHalf* values, std::uint64_t fir
     const std::size_t count = std::min(kPiece, words.size() - begin);
     widen(values + begin, count, widened.data());
     const StepCount piece =
-        write_steps(widened.data(), count, first + begin, rule, words.data() + begin);
+        write_steps(false, widened.data(), first + begin, rule, words.subspan(begin, count));
     total = {total.not_finite + piece.not_finite, total.beyond_limit + piece.beyond_limit};
   }
   return total;
@@ -104,17 +101,10 @@ StepCount write_half_steps(bool brain, const WireHalf* values, std::uint64_t fir
 template <class Word>
 StepCount write_tensor_steps(DType dtype, const std::byte* values, std::uint64_t first,
                              const StepRule& rule, std::span<Word> words) {
-  switch (dtype) {
-    case DType::f64:
-      return write_steps(reinterpret_cast<const WireDouble*>(values), words.size(), first, rule,
-                         words.data());
-    case DType::f32:
-      return write_steps(reinterpret_cast<const WireFloat*>(values), words.size(), first, rule,
-                         words.data());
-    default:
-      return write_half_steps(dtype == DType::bf16, reinterpret_cast<const WireHalf*>(values),
-                              first, rule, words);
-  }
+  if (dtype == DType::f32 || dtype == DType::f64)
+    return write_steps(dtype == DType::f64, values, first, rule, words);
+  return write_half_steps(dtype == DType::bf16, reinterpret_cast<const WireHalf*>(values), first,
+                          rule, words);
 }
 
 std::string to_text(double value) {

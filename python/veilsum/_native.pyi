@@ -397,6 +397,9 @@ class MeanAggregator:
             ConfigError: nothing was added.
         """
 
+    def finish_with_sites(self) -> tuple[list[NDArray[Any]], tuple[str, ...], int]:
+        """finish(), and the sites and total weight of exactly the updates it took."""
+
 def decode_ring_sum(total: NDArray[np.int64], *, factor: float, count: int) -> NDArray[np.float64]:
     """total[:count] * factor in double, one rounding per element."""
 

@@ -6,6 +6,8 @@ the messages of secure aggregation itself are opaque bytes here (secagg/).
 
 from __future__ import annotations
 
+import hashlib
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -50,6 +52,16 @@ class TaskSettings:
         )
         _require(0.0 <= self.proximal < 1e6, f"proximal must be 0 or more, got {self.proximal}")
         _require(0 <= self.seed < 2**63, f"seed must be 0 to 2**63-1, got {self.seed}")
+
+
+def task_hash(task: TaskSettings) -> bytes:
+    """SHA-256 over the settings in a fixed encoding, 32 bytes. A masked round's plan binds it."""
+    return hashlib.sha256(
+        b"veilsum/task\0"
+        + struct.pack(
+            "<IIddQ", task.epochs, task.batch_size, task.learning_rate, task.proximal, task.seed
+        )
+    ).digest()
 
 
 @dataclass(frozen=True, slots=True)

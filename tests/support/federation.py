@@ -234,9 +234,15 @@ class Federation:
         self._tell_site(site, Disconnected())
         self.tell(SiteLeft(site, "the stream ended"))
 
-    def submit(self, run_id: str, spec: RunSpec, model: Mapping[str, NDArray[Any]]) -> None:
-        """An operator submits a run."""
-        self.tell(RunSubmitted(run_id, spec, ModelLayout.from_arrays(model), model))
+    def submit(
+        self,
+        run_id: str,
+        spec: RunSpec,
+        model: Mapping[str, NDArray[Any]],
+        layout: ModelLayout | None = None,
+    ) -> None:
+        """An operator submits a run. Without a layout it is the one of the arrays."""
+        self.tell(RunSubmitted(run_id, spec, layout or ModelLayout.from_arrays(model), model))
 
     def run(self, run_id: str) -> RunStatus:
         """Goes on until the run has ended."""

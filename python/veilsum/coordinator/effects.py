@@ -49,9 +49,26 @@ class OpenUploads:
 
 @dataclass(frozen=True, slots=True)
 class CloseUploads:
-    """Refuse further uploads of this round with the reason, and free its spool."""
+    """Refuse further uploads of this round with the reason, and free its spool.
+
+    Comes when the round takes no more updates and again when it ends; a repeat, or one for a
+    round whose uploads were never opened, changes nothing.
+    """
 
     round: RoundId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerUpload:
+    """Answer the upload that UpdateArrived brought: it counts, or it is refused with the reason.
+
+    Exactly one follows every UpdateArrived; the site's call stays open until then.
+    """
+
+    round: RoundId
+    site: str
+    accepted: bool
     reason: str
 
 
@@ -84,6 +101,7 @@ Effect = (
     | PublishModel
     | OpenUploads
     | CloseUploads
+    | AnswerUpload
     | SaveRound
     | SaveRun
     | Announce

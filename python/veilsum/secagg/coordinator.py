@@ -67,9 +67,9 @@ _Message = TypeVar("_Message", bound=Message)
 class CoordinatorSession:
     """The coordinator in one attempt.
 
-    It holds no secret before the sites return their unmask shares, and wipes what it
-    rebuilt from them before it reports the result. What a site may not send, or not now, costs that
-    site the round (Excluded) and never the others theirs.
+    It holds no secret before the sites return their unmask shares, and wipes what it rebuilt
+    from them before it reports the result. A message that breaks the protocol costs its
+    sender the round (Excluded) and never the others theirs.
 
     Args:
         plan: of the attempt.
@@ -153,6 +153,8 @@ class CoordinatorSession:
         """
         phase, message = self._checked_header(site, header, update_id)
         receiver = InputReceiver(self._plan, site, message, update_id)
+        if len(chunks) != receiver.chunk_count:
+            raise PeerError(site, f"sent {len(chunks)} of {receiver.chunk_count} chunks")
         for chunk in chunks:
             receiver.add(chunk)
         receiver.finish()

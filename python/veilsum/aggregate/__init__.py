@@ -1,0 +1,5 @@
+"""Aggregation: the exact weighted mean, and the sum of masked rounds."""
+
+from veilsum.aggregate.mean import AggregateResult, Aggregator, Streaming
+
+__all__ = ["AggregateResult", "Aggregator", "Streaming"]

@@ -1,0 +1,231 @@
+"""The exact weighted mean of updates that may be read (docs/numerics.md)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+from typing_extensions import Buffer
+
+from veilsum import _native
+from veilsum.arrays import widen_bfloat16
+from veilsum.codecs import EncodedUpdate
+from veilsum.devices import available_threads
+from veilsum.errors import ConfigError, DeviceError, PeerError
+from veilsum.model import ModelLayout, fit_arrays, result_digest
+
+_RULES = ("mean",)
+_BACKENDS = ("cpu",)
+
+
+@dataclass(frozen=True, slots=True)
+class Streaming:
+    """Declared bounds that let updates be summed on arrival and forgotten.
+
+    Attributes:
+        max_abs: largest |value| of floating-point tensors, model units.
+        max_total_weight: largest sum of weights.
+    """
+
+    max_abs: float
+    max_total_weight: int
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.max_abs < math.inf:
+            raise ConfigError(f"max_abs must be positive and finite, got {self.max_abs}")
+        if not 1 <= self.max_total_weight < 2**53:
+            raise ConfigError(f"max_total_weight must be 1 to 2**53-1, got {self.max_total_weight}")
+
+
+@dataclass(frozen=True, slots=True)
+class AggregateResult:
+    """A mean, and what it is the mean of.
+
+    Attributes:
+        arrays: name -> array in layout order, shapes and dtypes of the layout; bfloat16
+            tensors as float32, which holds them exactly.
+        digest: hex SHA-256 that names the values to the last bit, as of model.result_digest.
+        total_weight: sum of the weights.
+        sites: who took part, sorted.
+    """
+
+    arrays: dict[str, NDArray[Any]]
+    digest: str
+    total_weight: int
+    sites: tuple[str, ...]
+
+
+class Aggregator:
+    """Averages updates by weight; the result does not depend on the order of arrival.
+
+    The sum is computed in integers: order, threads, chunk size and instruction set do not
+    change a bit of the mean, which is rounded once to each tensor's dtype. Every call
+    releases the GIL; several threads may add at once.
+    """
+
+    def __init__(
+        self,
+        layout: ModelLayout,
+        *,
+        rule: str = "mean",
+        backend: str = "cpu",
+        threads: int | None = None,
+        streaming: Streaming | None = None,
+        spool: str | Path | None = None,
+    ) -> None:
+        """Prepares an empty sum.
+
+        Args:
+            layout: what every update must look like.
+            rule: "mean".
+            backend: "cpu".
+            threads: most threads one call may use; by default one per processor.
+            streaming: sums on arrival and keeps nothing; remove() is then impossible.
+            spool: a directory. Committed updates are kept there, in files that only this
+                user can read and that are removed with the aggregator, instead of in memory.
+
+        Raises:
+            ConfigError: an unknown rule or backend, or settings that exclude each other.
+            DeviceError: a CUDA backend; this version aggregates on the CPU.
+        """
+        _check_choice("rule", rule, _RULES)
+        _check_backend(backend)
+        if streaming is not None and spool is not None:
+            raise ConfigError(
+                "streaming keeps no updates, so there is nothing to spool",
+                hint="give either streaming= or spool=",
+            )
+        if spool is not None and not Path(spool).is_dir():
+            raise ConfigError(f"spool {str(spool)!r} is not a directory", hint="create it first")
+        self._layout = layout
+        self._native = _native.MeanAggregator(
+            layout.native,
+            threads=available_threads() if threads is None else threads,
+            spool="" if spool is None else str(spool),
+            streaming_max_abs=float(streaming.max_abs) if streaming else 0.0,
+            streaming_max_total_weight=streaming.max_total_weight if streaming else 0,
+        )
+
+    @property
+    def layout(self) -> ModelLayout:
+        """What every update must look like."""
+        return self._layout
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Sites whose updates are in the sum, sorted."""
+        return self._native.sites
+
+    @property
+    def total_weight(self) -> int:
+        """Sum of their weights."""
+        return self._native.total_weight
+
+    def add(
+        self, update: Mapping[str, Any] | EncodedUpdate | Buffer, *, weight: int, site: str
+    ) -> None:
+        """Adds one site's update. A call that raises has changed nothing.
+
+        Args:
+            update: arrays by name, as encode() takes them; an encoded update; or the bytes of
+                one.
+            weight: how much it counts, 1 to 2**31-1; often the number of training samples.
+            site: whose it is. A site has one update; remove() it to add another.
+
+        Raises:
+            PeerError: the update does not fit the layout, holds a value that is not finite or
+                beyond a declared bound, the weight is not allowed, or the site is there already.
+            DecodeError: encoded bytes are not as they must be.
+            ConfigError: there is no room to keep the update.
+        """
+        number = _weight(site, weight)
+        if isinstance(update, Mapping):
+            self._native.add_arrays(site, number, self._fit(update, site))
+            return
+        parsed = _parsed(update)
+        if parsed.layout != self._layout:
+            raise PeerError(site, "sent an update of another layout")
+        form = parsed.form
+        self._native.add_chunks(
+            site,
+            number,
+            parsed.body,
+            codec=form.number,
+            scale=form.scale,
+            plan_digest=form.plan_digest,
+            update_id=form.update_id,
+            chunk_coordinates=form.chunk_coordinates,
+        )
+
+    def remove(self, site: str) -> None:
+        """Takes a site's update out again.
+
+        Raises:
+            ConfigError: the site has none, or the aggregator is streaming.
+        """
+        self._native.remove(site)
+
+    def finish(self) -> AggregateResult:
+        """The weighted mean of what is in the sum now; more may be added afterwards.
+
+        Raises:
+            ConfigError: nothing was added.
+        """
+        # The mean, its sites and its weight must be of one moment, although other threads
+        # may be adding: the native core takes all three together.
+        arrays, sites, total_weight = self._native.finish_with_sites()
+        named = dict(zip(self._layout.names, arrays, strict=True))
+        digest = result_digest(self._layout, named)
+        for name, dtype, _ in self._layout.native.tensors:
+            if dtype == "bf16":
+                named[name] = widen_bfloat16(named[name])
+        return AggregateResult(named, digest, total_weight, sites)
+
+    def _fit(self, arrays: Mapping[str, Any], site: str) -> list[NDArray[Any]]:
+        try:
+            return fit_arrays(self._layout, arrays)
+        except ConfigError as error:
+            raise PeerError(site, f"sent a bad update: {error}", hint=error.hint) from error
+
+
+def _check_choice(what: str, name: str, known: tuple[str, ...]) -> None:
+    if name not in known:
+        raise ConfigError(f"unknown {what} {name!r}", hint=f"known: {', '.join(known)}")
+
+
+def _check_backend(backend: str) -> None:
+    if backend.partition(":")[0] == "cuda":
+        _, devices, why_none = _native.cuda_status()
+        found = f"{len(devices)} CUDA devices found" if devices else why_none
+        raise DeviceError(
+            f"backend {backend!r}: this version aggregates on the CPU only ({found})",
+            hint='use backend="cpu"',
+        )
+    _check_choice("backend", backend, _BACKENDS)
+
+
+def _parsed(update: Any) -> EncodedUpdate:
+    if isinstance(update, EncodedUpdate):
+        return update
+    try:
+        return EncodedUpdate.from_bytes(update)
+    except TypeError as error:
+        raise ConfigError(
+            f"an update cannot be a {type(update).__name__}",
+            hint="give arrays by name, an EncodedUpdate, or its bytes",
+        ) from error
+
+
+def _weight(site: str, weight: object) -> int:
+    """An integer of any library, or a float that is one; booleans are a mistake."""
+    if getattr(weight, "ndim", None) == 0 and hasattr(weight, "item"):  # of NumPy or torch
+        weight = weight.item()
+    if isinstance(weight, float) and weight.is_integer():
+        weight = int(weight)
+    if not isinstance(weight, int) or isinstance(weight, bool):
+        raise PeerError(site, f"has weight {weight!r}, which is not a whole number")
+    return weight

@@ -1,0 +1,185 @@
+"""encode() and decode(): a model's arrays to an EncodedUpdate and back."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+from typing_extensions import Buffer
+
+from veilsum import _native
+from veilsum.codecs.update import EncodedUpdate, UpdateForm, is_chunk_size
+from veilsum.devices import available_threads
+from veilsum.errors import ConfigError
+from veilsum.model import ModelLayout, fit_arrays
+
+DEFAULT_CHUNK_COORDINATES = 65_536
+
+_UNSCALED = ("f32", "f16", "bf16", "int8")
+# From 2 bits on there is a step besides 0; beyond 32 bits steps are finer than any f32.
+_RING_BITS = range(2, 33)
+_COMMON_OPTIONS = ("chunk_coordinates", "update_id")
+_RING_OPTIONS = ("clip", "steps")
+
+
+def codecs() -> tuple[str, ...]:
+    """The codecs encode() knows. Integer tensors always travel exactly, as i64.
+
+    f32, f16, bf16 round to the format. int8 keeps one byte per value and a scale per 64.
+    ring2 to ring32 round to steps of a fixed size, as masked rounds do.
+    """
+    return (*_UNSCALED, *(f"ring{bits}" for bits in _RING_BITS))
+
+
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    """What a codec and its options come to: scale in steps per unit, limit in units."""
+
+    number: int
+    scale: float
+    limit: float
+    rounding: _native.Secret | None
+
+
+def encode(
+    arrays: Mapping[str, Any],
+    codec: str = "int8",
+    *,
+    layout: ModelLayout | None = None,
+    seed: int | bytes | None = None,
+    **options: Any,
+) -> EncodedUpdate:
+    """Encodes a model's arrays.
+
+    Args:
+        arrays: name -> anything with __dlpack__ or __array_interface__.
+        codec: one of codecs().
+        layout: what the update must look like; by default what the arrays look like.
+        seed: of stochastic rounding, for int8 and ring codecs. The same seed rounds the same
+            values alike, so use one for a single update only. Without a seed int8 rounds to
+            nearest, and ring codecs take one from the operating system. Other codecs always
+            round to nearest.
+        **options: for ring codecs `clip`, the largest |value| (required), and `steps`, how
+            many of them reach from 0 to clip (by default as many as fit). For every codec
+            `chunk_coordinates` (65536) and `update_id` (0), which is in every chunk.
+
+    Raises:
+        ConfigError: unknown codec or option, arrays that do not fit the layout, values that are
+            not finite, beyond the clip or too large for the codec.
+    """
+    _check_options(codec, options)
+    layout = layout or ModelLayout.from_arrays(arrays)
+    settings = _settings(codec, seed, options)
+    form = UpdateForm(
+        layout=layout,
+        number=settings.number,
+        scale=settings.scale,
+        update_id=_update_id(options.get("update_id", 0)),
+        chunk_coordinates=_chunk_coordinates(
+            options.get("chunk_coordinates", DEFAULT_CHUNK_COORDINATES)
+        ),
+    )
+    chunks = _native.encode_chunks(
+        layout.native,
+        fit_arrays(layout, arrays),
+        codec=settings.number,
+        scale=settings.scale,
+        limit=settings.limit,
+        rounding=settings.rounding,
+        plan_digest=form.plan_digest,
+        update_id=form.update_id,
+        chunk_coordinates=form.chunk_coordinates,
+        threads=available_threads(),
+    )
+    return EncodedUpdate(form, chunks)
+
+
+def decode(update: EncodedUpdate | Buffer) -> dict[str, NDArray[Any]]:
+    """Decodes an update, or the bytes of one.
+
+    Returns:
+        Name -> array, shapes and dtypes of the layout; bfloat16 tensors as float32.
+
+    Raises:
+        DecodeError: the bytes are not an update, or a value does not fit its tensor.
+    """
+    if not isinstance(update, EncodedUpdate):
+        update = EncodedUpdate.from_bytes(update)
+    form = update.form
+    arrays = _native.decode_chunks(
+        form.layout.native,
+        update.body,
+        codec=form.number,
+        scale=form.scale,
+        plan_digest=form.plan_digest,
+        update_id=form.update_id,
+        chunk_coordinates=form.chunk_coordinates,
+    )
+    return dict(zip(form.layout.names, arrays, strict=True))
+
+
+def _check_options(codec: str, options: Mapping[str, Any]) -> None:
+    if codec not in codecs():
+        raise ConfigError(
+            f"unknown codec {codec!r}",
+            hint=f"use one of {', '.join(_UNSCALED)}, ring2 to ring32",
+        )
+    known = _COMMON_OPTIONS if codec in _UNSCALED else _COMMON_OPTIONS + _RING_OPTIONS
+    for option in options:
+        if option not in known:
+            raise ConfigError(
+                f"codec {codec} has no option {option!r}", hint=f"it has {', '.join(known)}"
+            )
+
+
+def _settings(codec: str, seed: int | bytes | None, options: Mapping[str, Any]) -> _Settings:
+    number = _native.codec_number(codec)
+    if codec in _UNSCALED:
+        return _Settings(number, 0.0, 0.0, None if seed is None else _rounding(seed))
+    clip = options.get("clip")
+    if not isinstance(clip, int | float) or not 0.0 < clip < math.inf:
+        raise ConfigError(
+            f"codec {codec} needs a positive, finite clip, got {clip!r}",
+            hint="give clip=, the largest |value| of the update",
+        )
+    most = 2 ** (int(codec.removeprefix("ring")) - 1) - 1
+    steps = options.get("steps", most)
+    if not isinstance(steps, int) or isinstance(steps, bool) or not 1 <= steps <= most:
+        raise ConfigError(f"codec {codec} has 1 to {most} steps, got {steps!r}")
+    rounding = _native.Secret.from_os(32) if seed is None else _rounding(seed)
+    return _Settings(number, _scale(steps, float(clip)), float(clip), rounding)
+
+
+def _scale(steps: int, clip: float) -> float:
+    scale = steps / clip
+    while scale * clip > steps:  # the division may have rounded up
+        scale = math.nextafter(scale, 0.0)
+    return scale
+
+
+def _rounding(seed: int | bytes) -> _native.Secret:
+    if isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**256:
+        seed = b"integer\0" + seed.to_bytes(32, "little")
+    elif isinstance(seed, bytes):
+        seed = b"bytes\0" + seed
+    else:
+        raise ConfigError(f"seed must be bytes or an integer from 0, got {type(seed).__name__}")
+    return _native.Secret.from_bytes(hashlib.sha256(b"veilsum/rounding\0" + seed).digest())
+
+
+def _update_id(number: Any) -> int:
+    if not isinstance(number, int) or not 0 <= number < 2**64:
+        raise ConfigError(f"update_id must be 0 to 2**64-1, got {number!r}")
+    return number
+
+
+def _chunk_coordinates(number: Any) -> int:
+    if not isinstance(number, int) or not is_chunk_size(number):
+        raise ConfigError(
+            f"chunk_coordinates must be a multiple of 4096 up to 1048576, got {number!r}"
+        )
+    return number

@@ -1,0 +1,305 @@
+"""One encoded update, and the container in which it travels by itself (docs/format.md)."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+import struct
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from typing_extensions import Buffer
+
+from veilsum import _native
+from veilsum.errors import ConfigError, DecodeError
+from veilsum.model import ModelLayout
+
+_HEADER = struct.Struct("<4sBBHIIQdII")
+_MAGIC = b"VLU1"
+_VERSION = (1, 0)
+_ALIGNMENT = 16
+_DIGEST_BYTES = 32
+_RING = 0x100  # the bit of ring codecs' numbers
+_CHUNK_STEP = 4096
+_CHUNK_LIMIT = 2**20
+
+
+def plan_digest(layout: ModelLayout, codec: int, scale: float) -> bytes:
+    """What the chunks of an update outside any round are bound to, 32 bytes."""
+    settings = struct.pack("<Hd", codec, scale)
+    return hashlib.sha256(b"veilsum/update\0" + layout.digest + settings).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkGroup:
+    """The chunks of one tensor group: group number, codec number, coordinates, step."""
+
+    number: int
+    codec: int
+    coordinates: int
+    chunk_coordinates: int
+
+    @property
+    def count(self) -> int:
+        """Chunks of the group."""
+        return -(-self.coordinates // self.chunk_coordinates)
+
+    @property
+    def full_size(self) -> int:
+        """Bytes of every chunk but the last."""
+        return _native.chunk_size(self.codec, self.chunk_coordinates)
+
+    @property
+    def last_size(self) -> int:
+        """Bytes of the last chunk."""
+        last = self.coordinates - (self.count - 1) * self.chunk_coordinates
+        return _native.chunk_size(self.codec, last)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all chunks. Computed, never counted: the layout may be a stranger's."""
+        return (self.count - 1) * self.full_size + self.last_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateForm:
+    """How the chunks of an update are cut and what their codes mean.
+
+    Attributes:
+        layout: tensors of the model.
+        number: codec number of the floating-point tensors; integer ones travel as i64.
+        scale: steps per model unit for ring codecs, else 0.
+        update_id: in the header of every chunk; tells updates apart.
+        chunk_coordinates: of every chunk but the last of a group.
+    """
+
+    layout: ModelLayout
+    number: int
+    scale: float
+    update_id: int
+    chunk_coordinates: int
+
+    @cached_property
+    def plan_digest(self) -> bytes:
+        """See plan_digest()."""
+        return plan_digest(self.layout, self.number, self.scale)
+
+    def groups(self) -> list[ChunkGroup]:
+        """The groups that are not empty, in order."""
+        found = []
+        for group, codec in ((1, self.number), (2, _native.codec_number("i64"))):
+            size = self.layout.native.group_size(group)
+            if size:
+                found.append(ChunkGroup(group, codec, size, self.chunk_coordinates))
+        return found
+
+    @property
+    def count(self) -> int:
+        """Chunks of the update."""
+        return sum(group.count for group in self.groups())
+
+    def check(self, chunks: Sequence[Buffer]) -> None:
+        """Checks every chunk and that all are there, in order.
+
+        Raises:
+            DecodeError: says which chunk and what is wrong with it.
+        """
+        if len(chunks) != self.count:
+            raise DecodeError(f"the update has {len(chunks)} chunks, its layout needs {self.count}")
+        left = iter(chunks)
+        for group in self.groups():
+            for index in range(group.count):
+                self._check_chunk(next(left), group, index)
+
+    def _check_chunk(self, chunk: Buffer, group: ChunkGroup, index: int) -> None:
+        found = _native.check_chunk(
+            chunk,
+            codec=group.codec,
+            group=group.number,
+            group_size=group.coordinates,
+            masked=False,
+            plan_digest=self.plan_digest,
+            update_id=self.update_id,
+            chunk_coordinates=self.chunk_coordinates,
+        )
+        if found != index:
+            raise DecodeError(
+                f"chunk {index} of group {group.number} is missing or out of order: "
+                f"chunk {found} is in its place"
+            )
+
+
+class EncodedUpdate:
+    """An update in its wire form: made by encode(), or parsed from foreign bytes.
+
+    Every chunk of it has been checked, so using it again does not fail over its format.
+    """
+
+    def __init__(self, form: UpdateForm, chunks: Sequence[bytes | memoryview]) -> None:
+        """Takes checked chunks; see from_bytes, from_chunks and encode()."""
+        self.form = form
+        self._chunks = tuple(chunks)
+
+    @property
+    def layout(self) -> ModelLayout:
+        """Tensors of the model."""
+        return self.form.layout
+
+    @property
+    def codec(self) -> str:
+        """Name of the codec of the floating-point tensors."""
+        return _native.codec_name(self.form.number)
+
+    @property
+    def nbytes(self) -> int:
+        """Length of to_bytes()."""
+        return len(self._head()) + sum(map(len, self._chunks)) + _DIGEST_BYTES
+
+    @property
+    def body(self) -> tuple[bytes | memoryview, ...]:
+        """The chunks as the native core takes them, in (group, index) order."""
+        return self._chunks
+
+    def chunks(self) -> tuple[bytes | memoryview, ...]:
+        """The pieces to send one by one: a head that names layout and codec, then the chunks.
+
+        Every piece but the head carries a checksum of its own; from_chunks() puts them
+        together again.
+        """
+        return (self._head(), *self._chunks)
+
+    def to_bytes(self) -> bytes:
+        """The pieces of chunks() and the SHA-256 of them all."""
+        joined = b"".join(self.chunks())
+        return joined + hashlib.sha256(joined).digest()
+
+    @classmethod
+    def from_chunks(cls, chunks: Iterable[Buffer]) -> EncodedUpdate:
+        """Parses the pieces of chunks(), in order.
+
+        Raises:
+            DecodeError: a piece is missing, repeated, out of order or not as it must be.
+        """
+        pieces = iter(chunks)
+        head = next(pieces, None)
+        if head is None:
+            raise DecodeError("the update has no pieces")
+        view = memoryview(_as_bytes(head))
+        form, end = _parse_head(view)
+        if end != len(view):
+            raise DecodeError(f"the head has {len(view)} bytes, expected {end}")
+        # One piece too many is enough to refuse the update; those behind it are not kept.
+        body = [_as_bytes(piece) for piece in itertools.islice(pieces, form.count + 1)]
+        form.check(body)
+        return cls(form, body)
+
+    @classmethod
+    def from_bytes(cls, data: Buffer) -> EncodedUpdate:
+        """Parses to_bytes().
+
+        Raises:
+            DecodeError: says which field, what was found and what was expected.
+        """
+        # Bytes that nobody can change any more; the chunks are views into them.
+        view = memoryview(_as_bytes(data))
+        form, end = _parse_head(view)
+        expected = end + sum(group.size for group in form.groups()) + _DIGEST_BYTES
+        if len(view) != expected:
+            raise DecodeError(f"the update has {len(view)} bytes, its head asks for {expected}")
+        if hashlib.sha256(view[:-_DIGEST_BYTES]).digest() != view[-_DIGEST_BYTES:]:
+            raise DecodeError("the update's digest does not match its bytes")
+        body = _split(view[end:-_DIGEST_BYTES], form)
+        form.check(body)
+        return cls(form, body)
+
+    def _head(self) -> bytes:
+        form = self.form
+        layout = form.layout.to_bytes()
+        fields = _HEADER.pack(
+            _MAGIC,
+            *_VERSION,
+            form.number,
+            len(layout),
+            len(self._chunks),
+            form.update_id,
+            form.scale,
+            form.chunk_coordinates,
+            0,
+        )
+        return fields + layout + bytes(-(len(fields) + len(layout)) % _ALIGNMENT)
+
+    def __repr__(self) -> str:
+        return f"<EncodedUpdate {self.codec}, {self.layout.size} elements, {self.nbytes} bytes>"
+
+
+def _as_bytes(data: Buffer) -> bytes:
+    # bytes() of a number would be so many zeros; a memoryview of one is a TypeError.
+    return data if isinstance(data, bytes) else bytes(memoryview(data))
+
+
+def _split(body: memoryview, form: UpdateForm) -> list[memoryview]:
+    chunks = []
+    for group in form.groups():
+        for _ in range(group.count - 1):
+            chunks.append(body[: group.full_size])
+            body = body[group.full_size :]
+        chunks.append(body[: group.last_size])
+        body = body[group.last_size :]
+    return chunks
+
+
+def _parse_head(view: memoryview) -> tuple[UpdateForm, int]:
+    """The form, and where the head ends."""
+    if len(view) < _HEADER.size:
+        raise DecodeError(f"an update's head has at least {_HEADER.size} bytes, got {len(view)}")
+    magic, major, minor, number, layout_bytes, count, update_id, scale, coordinates, zero = (
+        _HEADER.unpack_from(view)
+    )
+    if magic != _MAGIC:
+        raise DecodeError(f"an update starts with {_MAGIC!r}, got {magic!r}")
+    if (major, minor) != _VERSION:
+        raise DecodeError(f"format version is {major}.{minor}, this is a reader of 1.0")
+    if zero != 0:
+        raise DecodeError(f"reserved field is {zero}, expected 0")
+    end = _HEADER.size + layout_bytes
+    padded = end + -end % _ALIGNMENT
+    if padded > len(view):
+        raise DecodeError(f"a layout of {layout_bytes} bytes goes beyond the {len(view)} there are")
+    if any(view[end:padded]):
+        raise DecodeError("padding after the layout is not zero")
+    form = UpdateForm(
+        layout=ModelLayout.from_bytes(bytes(view[_HEADER.size : end])),
+        number=number,
+        scale=scale,
+        update_id=update_id,
+        chunk_coordinates=coordinates,
+    )
+    _check_form(form)
+    if count != form.count:
+        raise DecodeError(f"chunk count is {count}, the layout needs {form.count}")
+    return form, padded
+
+
+def _check_form(form: UpdateForm) -> None:
+    try:
+        name = _native.codec_name(form.number)
+    except ConfigError as error:
+        raise DecodeError(str(error)) from error
+    is_ring = form.number & _RING != 0
+    if form.number == _native.codec_number("i64"):
+        raise DecodeError(f"codec {name} carries integer tensors only")
+    if not (sys.float_info.min <= form.scale < math.inf if is_ring else form.scale == 0):
+        raise DecodeError(f"scale {form.scale} does not go with codec {name}")
+    if not is_chunk_size(form.chunk_coordinates):
+        raise DecodeError(
+            f"{form.chunk_coordinates} coordinates per chunk: expected a multiple of "
+            f"{_CHUNK_STEP} up to {_CHUNK_LIMIT}"
+        )
+
+
+def is_chunk_size(coordinates: int) -> bool:
+    """Whether a chunk may cover so many coordinates."""
+    return 0 < coordinates <= _CHUNK_LIMIT and coordinates % _CHUNK_STEP == 0

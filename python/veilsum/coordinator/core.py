@@ -1,0 +1,177 @@
+"""The coordinator without I/O: takes events, returns effects.
+
+It reads no clock and draws no randomness of its own, so a run can be replayed from its
+events. One run is active at a time; others wait their turn in the order they came.
+"""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from veilsum.control import RunStatus, UpdateHeader
+from veilsum.coordinator.effects import AnswerUpload, Effect, SaveRun
+from veilsum.coordinator.events import (
+    DeadlinePassed,
+    Event,
+    RunAbortRequested,
+    RunSubmitted,
+    SiteJoined,
+    SiteLeft,
+    SiteSent,
+    UpdateArrived,
+)
+from veilsum.coordinator.job import Job
+from veilsum.coordinator.policy import check_run, cohort_of
+from veilsum.coordinator.round import Receiver
+from veilsum.coordinator.rounds import Entropy, RoundFactory
+from veilsum.difference import check_fits
+from veilsum.errors import ConfigError, PeerError
+from veilsum.roster import Roster
+
+_RECONNECTED = "its connection was replaced by a new one"
+
+
+class Coordinator:
+    """All runs of one coordinator. Not thread-safe: one event at a time.
+
+    Args:
+        signing_key: for protocol messages; its public half is in the roster.
+        entropy: source of public nonces.
+        threads: for sums and masks.
+        spool: a directory for the updates of plain rounds, "" to keep them in memory.
+
+    Raises:
+        ConfigError: the key is not the one the roster lists for the coordinator.
+    """
+
+    def __init__(
+        self,
+        roster: Roster,
+        signing_key: Ed25519PrivateKey,
+        *,
+        entropy: Entropy,
+        threads: int = 1,
+        spool: str = "",
+    ) -> None:
+        if signing_key.public_key().public_bytes_raw() != roster.coordinator_key:
+            raise ConfigError(
+                "the signing key is not the one the roster lists for the coordinator",
+                hint="point the coordinator at the key its roster was made with",
+            )
+        self._roster = roster
+        self._factory = RoundFactory(roster, signing_key, entropy, threads, spool)
+        self._present: set[str] = set()
+        self._jobs: dict[str, Job] = {}  # in the order they came
+
+    def status(self, run_id: str) -> RunStatus:
+        """One run.
+
+        Raises:
+            ConfigError: there is no such run.
+        """
+        return self._job(run_id).status()
+
+    def runs(self) -> tuple[RunStatus, ...]:
+        """All runs, oldest first."""
+        return tuple(job.status() for job in self._jobs.values())
+
+    def upload_check(self, site: str, header: UpdateHeader) -> Receiver:
+        """Opens an upload; the receiver checks its chunks, and may do so in another thread.
+
+        Raises:
+            DecodeError, PeerError: why it is refused.
+        """
+        job = self._jobs.get(header.round.run_id)
+        if job is None:
+            raise PeerError(site, f"sent an update for run {header.round.run_id!r}, unknown here")
+        return job.receiver(site, header)
+
+    def handle(self, event: Event, *, now: float) -> list[Effect]:
+        """Takes one event and returns what the caller must do because of it.
+
+        Nothing a site sends makes this raise.
+
+        Args:
+            now: seconds on any clock that does not go back.
+
+        Raises:
+            ConfigError: an operator's request cannot be met; nothing has changed.
+        """
+        effects = self._dispatch(event, now)
+        return effects + self._start_next(now)
+
+    def _dispatch(self, event: Event, now: float) -> list[Effect]:
+        match event:
+            case SiteJoined(site):
+                return self._on_joined(site, now)
+            case SiteLeft(site, reason):
+                return self._on_left(site, f"lost its connection: {reason}", now)
+            case SiteSent(_, message):
+                job = self._jobs.get(message.round.run_id)
+                return job.sent(event, now) if job else []
+            case UpdateArrived(site, header):
+                job = self._jobs.get(header.round.run_id)
+                refused = AnswerUpload(header.round, site, False, "the run is unknown here")
+                return job.update(event, now) if job else [refused]
+            case DeadlinePassed(round_id):
+                job = self._jobs.get(round_id.run_id)
+                return job.deadline(event, now) if job else []
+            case RunSubmitted():
+                return self._on_submitted(event)
+            case RunAbortRequested(run_id, reason):
+                return self._on_abort(run_id, reason, now)
+            case _:
+                assert_never(event)
+
+    def _on_joined(self, site: str, now: float) -> list[Effect]:
+        if site not in self._roster.sites:
+            return []
+        # A new connection while the old one still seems open: the site's process began anew
+        # or noticed the break first. Either way what it held for the round is gone.
+        effects = self._on_left(site, _RECONNECTED, now) if site in self._present else []
+        self._present.add(site)
+        for job in self._jobs.values():
+            effects += job.joined(site, now)
+        return effects
+
+    def _on_left(self, site: str, reason: str, now: float) -> list[Effect]:
+        self._present.discard(site)
+        effects: list[Effect] = []
+        for job in self._jobs.values():
+            effects += job.left(site, reason, now)
+        return effects
+
+    def _on_submitted(self, event: RunSubmitted) -> list[Effect]:
+        if event.run_id in self._jobs:
+            raise ConfigError(f"there is a run {event.run_id!r} already")
+        check_fits(event.layout, event.model, "the initial model")
+        check_run(event.spec, event.layout, self._roster)
+        cohort = cohort_of(event.spec, self._roster)
+        job = Job(event, cohort, self._present, self._factory)
+        self._jobs[event.run_id] = job
+        return [SaveRun(job.status())]
+
+    def _on_abort(self, run_id: str, reason: str, now: float) -> list[Effect]:
+        job = self._job(run_id)
+        if job.ended:
+            raise ConfigError(f"run {run_id!r} has ended already")
+        return job.abort(reason, now)
+
+    def _job(self, run_id: str) -> Job:
+        job = self._jobs.get(run_id)
+        if job is None:
+            raise ConfigError(f"there is no run {run_id!r}", hint="see `veilsum run list`")
+        return job
+
+    def _start_next(self, now: float) -> list[Effect]:
+        """Starts the oldest waiting run if none is active; one that ends at once (nobody can
+        join it, say) makes room for the one after it."""
+        effects: list[Effect] = []
+        for job in self._jobs.values():
+            if job.waiting:
+                effects += job.start(now)
+            if not job.ended:
+                break
+        return effects

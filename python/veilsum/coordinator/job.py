@@ -1,0 +1,358 @@
+"""One run: a sequence of rounds, each with whoever is there.
+
+A round waits for the cohort to join, opens, and ends with a mean or without one. A mean
+moves the model one step and the next round begins; a round without one ends the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, assert_never
+
+from numpy.typing import NDArray
+
+from veilsum.control import (
+    Decline,
+    Progress,
+    ProtocolMessage,
+    RoundClosed,
+    RoundId,
+    RoundRecord,
+    RunClosed,
+    RunState,
+    RunStatus,
+    UpdateHeader,
+)
+from veilsum.coordinator import announce
+from veilsum.coordinator.effects import (
+    AnswerUpload,
+    CloseUploads,
+    Effect,
+    PublishModel,
+    SaveRound,
+    SaveRun,
+    SendToSite,
+    SetDeadline,
+)
+from veilsum.coordinator.events import (
+    DeadlinePassed,
+    RunSubmitted,
+    SiteSent,
+    UpdateArrived,
+)
+from veilsum.coordinator.journal import Invitation, Journal
+from veilsum.coordinator.outcome import Failed, Finished, Outcome
+from veilsum.coordinator.policy import missing_sites, shortfall
+from veilsum.coordinator.round import Receiver, Round
+from veilsum.coordinator.rounds import ModelRef, RoundFactory
+from veilsum.coordinator.server_step import apply_mean
+from veilsum.errors import ConfigError, PeerError, RoundAborted
+from veilsum.model import result_digest
+
+JOIN = "join"
+
+
+@dataclass(frozen=True, slots=True)
+class CurrentModel:
+    """The model as the finished rounds left it."""
+
+    arrays: Mapping[str, NDArray[Any]] = field(repr=False)
+    ref: ModelRef
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Another run is in the way."""
+
+    model: CurrentModel
+
+
+@dataclass(frozen=True, slots=True)
+class Gathering:
+    """A round waits for sites to join."""
+
+    model: CurrentModel
+    round: RoundId
+    began: float
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A round is open."""
+
+    model: CurrentModel
+    invitation: Invitation
+    round: Round
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """No more rounds. The model is with whoever carried out SaveRound."""
+
+    state: RunState
+    reason: str
+
+
+JobPhase: TypeAlias = Waiting | Gathering | Running | Ended
+
+
+class Job:
+    """Drives one run. Every call returns effects; the caller looks at `ended` afterwards.
+
+    Args:
+        cohort: sites to invite, sorted.
+        present: live view of the connected sites, kept by the caller.
+    """
+
+    def __init__(
+        self,
+        submitted: RunSubmitted,
+        cohort: tuple[str, ...],
+        present: Set[str],
+        factory: RoundFactory,
+    ) -> None:
+        self._run_id = submitted.run_id
+        self._spec = submitted.spec
+        self._cohort = cohort
+        self._present = present
+        self._factory = factory
+        # Sites for which a whole join time was spent in vain: not waited for again until
+        # they are back, or one broken site would cost every round that time.
+        self._given_up: set[str] = set()
+        self._records: list[RoundRecord] = []
+        model_hash = bytes.fromhex(result_digest(submitted.layout, submitted.model))
+        start = ModelRef(submitted.layout, model_hash, previous_digest=bytes(32))
+        self._phase: JobPhase = Waiting(CurrentModel(submitted.model, start))
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run is over."""
+        return isinstance(self._phase, Ended)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the run's turn has not come yet."""
+        return isinstance(self._phase, Waiting)
+
+    def status(self) -> RunStatus:
+        """The run as operators see it."""
+        phase = self._phase
+        state: RunState = "running"
+        number, name, reason, waiting = len(self._records), "", "", tuple[str, ...]()
+        match phase:
+            case Waiting():
+                state = "waiting"
+            case Gathering():
+                number, name, waiting = phase.round.number, JOIN, self._missing()
+            case Running():
+                journal = phase.round.journal
+                number, name = phase.invitation.round.number, journal.phase
+                waiting = journal.waiting
+            case Ended():
+                state, reason = phase.state, phase.reason
+        return RunStatus(
+            run_id=self._run_id,
+            spec=self._spec,
+            state=state,
+            reason=reason,
+            current_round=number,
+            phase=name,
+            sites_waiting=waiting,
+            rounds=tuple(self._records),
+        )
+
+    # --- what happens -----------------------------------------------------------
+
+    def start(self, now: float) -> list[Effect]:
+        """The run's turn has come."""
+        phase = self._phase
+        if not isinstance(phase, Waiting):
+            raise ConfigError(f"run {self._run_id!r} has begun already")
+        effects = self._gather(phase.model, now)
+        return [SaveRun(self.status()), *effects] if not self.ended else effects
+
+    def joined(self, site: str, now: float) -> list[Effect]:
+        """A site of the cohort connected; it takes part from the next round on."""
+        self._given_up.discard(site)
+        phase = self._phase
+        if site not in self._cohort or not isinstance(phase, Gathering):
+            return []
+        present, expected = len(self._invited()), len(self._cohort)
+        announced = announce.joining(phase.round, JOIN, present, expected, site=site)
+        return [announced, *(self._open(phase, now) if not self._missing() else [])]
+
+    def left(self, site: str, reason: str, now: float) -> list[Effect]:
+        """A site's connection is gone."""
+        phase = self._phase
+        if not isinstance(phase, Running) or site not in phase.invitation.cohort:
+            return []
+        return self._in_round(phase, lambda round_: round_.lost(site, reason, now), now)
+
+    def sent(self, event: SiteSent, now: float) -> list[Effect]:
+        """A site sent a message. One about another round, or of a site that was not invited
+        or was dropped, is stale and changes nothing."""
+        phase, site = self._phase, event.site
+        if not isinstance(phase, Running) or not _takes_part(phase, site, event.message.round):
+            return []
+        match event.message:
+            case ProtocolMessage(_, payload):
+                return self._in_round(phase, lambda at: at.message(site, payload, now), now)
+            case Decline(_, code, reason):
+                why = f"declined ({code}): {reason}"
+                return self._in_round(phase, lambda at: at.lost(site, why, now), now)
+            case Progress(_, fraction):
+                known = 0.0 <= fraction <= 1.0
+                return phase.round.journal.progress(site, fraction) if known else []
+            case _:
+                assert_never(event.message)
+
+    def receiver(self, site: str, header: UpdateHeader) -> Receiver:
+        """Opens an upload.
+
+        Raises:
+            DecodeError, PeerError: why it is refused.
+        """
+        return self._round_of(site, header.round).receiver(site, header)
+
+    def update(self, arrived: UpdateArrived, now: float) -> list[Effect]:
+        """A complete upload arrived."""
+        phase = self._phase
+        try:
+            self._round_of(arrived.site, arrived.header.round)
+        except PeerError as error:
+            return [AnswerUpload(arrived.header.round, arrived.site, False, str(error))]
+        assert isinstance(phase, Running)
+        return self._in_round(phase, lambda at: at.update(arrived, now), now)
+
+    def deadline(self, event: DeadlinePassed, now: float) -> list[Effect]:
+        """A phase's time is over; if the phase is over as well, nothing happens."""
+        match self._phase:
+            case Gathering(round=round_id) as phase if (round_id, JOIN) == (
+                event.round,
+                event.phase,
+            ):
+                self._given_up.update(self._missing())
+                return self._open(phase, now)
+            case Running() as phase if (
+                phase.invitation.round,
+                phase.round.journal.phase,
+            ) == (event.round, event.phase):
+                return self._in_round(phase, lambda at: at.deadline(now), now)
+        return []
+
+    def abort(self, reason: str, now: float) -> list[Effect]:
+        """An operator stops the run."""
+        phase = self._phase
+        if isinstance(phase, Running):
+            return self._finish_round(phase, Failed(reason), now)
+        return self._end("aborted", reason)
+
+    # --- joining ------------------------------------------------------------------
+
+    def _missing(self) -> tuple[str, ...]:
+        return missing_sites(self._cohort, self._present, self._given_up)
+
+    def _gather(self, model: CurrentModel, now: float) -> list[Effect]:
+        round_id = RoundId(self._run_id, len(self._records) + 1)
+        phase = Gathering(model, round_id, now)
+        self._phase = phase
+        if not self._missing():
+            return self._open(phase, now)
+        announced = announce.joining(round_id, JOIN, len(self._invited()), len(self._cohort))
+        return [SetDeadline(round_id, JOIN, self._spec.deadlines.join_s), announced]
+
+    def _invited(self) -> tuple[str, ...]:
+        return tuple(site for site in self._cohort if site in self._present)
+
+    def _open(self, phase: Gathering, now: float) -> list[Effect]:
+        invited, needed = self._invited(), self._spec.min_sites
+        reason = shortfall("joined", len(invited), len(self._cohort), needed)
+        if reason is not None:
+            return self._end("aborted", f"round {phase.round.number}: {reason}")
+        invitation = Invitation(phase.round, invited)
+        journal = Journal(invitation, joined_s=now - phase.began)
+        try:
+            opened = self._factory.make(self._spec, invitation, phase.model.ref, journal)
+        except ConfigError as error:
+            return self._end("aborted", f"round {phase.round.number}: {error}")
+        running = Running(phase.model, invitation, opened)
+        self._phase = running
+        ref = phase.model.ref
+        publish = PublishModel(phase.round, ref.layout, phase.model.arrays, ref.model_hash)
+        return [publish, *self._in_round(running, lambda at: at.begin(now), now)]
+
+    # --- rounds -------------------------------------------------------------------
+
+    def _round_of(self, site: str, round_id: RoundId) -> Round:
+        phase = self._phase
+        if not isinstance(phase, Running) or phase.invitation.round != round_id:
+            raise PeerError(
+                site,
+                f"sent an update for round {round_id.number} of run {round_id.run_id!r}, "
+                "which is not open",
+            )
+        if site not in phase.invitation.cohort:
+            raise PeerError(site, "is not in this round's cohort")
+        return phase.round
+
+    def _in_round(
+        self, phase: Running, step: Callable[[Round], list[Effect]], now: float
+    ) -> list[Effect]:
+        effects = step(phase.round)
+        outcome = phase.round.outcome
+        return effects if outcome is None else effects + self._finish_round(phase, outcome, now)
+
+    def _finish_round(self, phase: Running, outcome: Outcome, now: float) -> list[Effect]:
+        phase.round.close()
+        model = phase.model
+        if isinstance(outcome, Finished):
+            try:
+                model = self._stepped(model, outcome)
+            except RoundAborted as error:
+                outcome = Failed(str(error))
+        record = phase.round.journal.record(outcome, model.ref.model_hash.hex(), now)
+        self._records.append(record)
+        effects = self._round_ended(phase, record, model)
+        if isinstance(outcome, Failed):
+            return effects + self._end("aborted", f"round {record.round.number}: {outcome.reason}")
+        if len(self._records) == self._spec.rounds:
+            return effects + self._end("completed", "")
+        return effects + self._gather(model, now)
+
+    def _stepped(self, model: CurrentModel, result: Finished) -> CurrentModel:
+        layout = model.ref.layout
+        arrays = apply_mean(layout, model.arrays, result.mean, self._spec.server_learning_rate)
+        model_hash = bytes.fromhex(result_digest(layout, arrays))
+        return CurrentModel(arrays, ModelRef(layout, model_hash, bytes.fromhex(result.digest)))
+
+    def _round_ended(
+        self, phase: Running, record: RoundRecord, model: CurrentModel
+    ) -> list[Effect]:
+        round_id = record.round
+        reason = record.reason or "the round is complete"
+        closed = RoundClosed(round_id, record.completed, record.reason, record.digest)
+        saved = model.arrays if record.completed else None
+        return [
+            CloseUploads(round_id, reason),
+            SaveRound(record, model.ref.layout, saved),
+            *(SendToSite(site, closed) for site in phase.invitation.cohort),
+            announce.round_ended(record, len(phase.invitation.cohort)),
+        ]
+
+    def _end(self, state: RunState, reason: str) -> list[Effect]:
+        self._phase = Ended(state, reason)
+        closed = RunClosed(self._run_id, state == "completed", reason)
+        return [
+            SaveRun(self.status()),
+            *(SendToSite(site, closed) for site in self._invited()),
+            announce.run_ended(self._run_id, len(self._records), state, reason),
+        ]
+
+
+def _takes_part(phase: Running, site: str, round_id: RoundId) -> bool:
+    return (
+        round_id == phase.invitation.round
+        and site in phase.invitation.cohort
+        and site not in phase.round.journal.dropped
+    )

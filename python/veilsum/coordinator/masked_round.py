@@ -1,0 +1,143 @@
+"""A round of secure aggregation: carries the protocol session's effects into the job."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import assert_never
+
+from veilsum import secagg
+from veilsum.control import ProtocolMessage, RoundOpened, RunSpec, UpdateHeader
+from veilsum.coordinator.effects import AnswerUpload, CloseUploads, Effect, OpenUploads, SendToSite
+from veilsum.coordinator.events import UpdateArrived
+from veilsum.coordinator.journal import Invitation, Journal, size_bytes
+from veilsum.coordinator.outcome import Failed, Finished, Outcome
+from veilsum.errors import DecodeError, PeerError
+
+_INPUTS = "inputs"
+
+
+class MaskedRound:
+    """See round.Round. The session decides who is in the sum; this class only translates.
+
+    Args:
+        session: not opened yet.
+        spec: the run's, with the task of this round.
+    """
+
+    def __init__(
+        self,
+        session: secagg.CoordinatorSession,
+        invitation: Invitation,
+        journal: Journal,
+        spec: RunSpec,
+    ) -> None:
+        self._session = session
+        self._invitation = invitation
+        self._spec = spec
+        deadlines = spec.deadlines
+        self._seconds = {
+            "keys": deadlines.keys_s,
+            "shares": deadlines.shares_s,
+            _INPUTS: deadlines.inputs_s,
+            "votes": deadlines.votes_s,
+            "unmask": deadlines.unmask_s,
+        }
+        self._opened = False
+        self.journal = journal
+        self.outcome: Outcome | None = None
+
+    def begin(self, now: float) -> list[Effect]:
+        """Sends every invited site the signed plan."""
+        effects = self._carry_out(self._session.open(), now)
+        self._opened = True
+        return effects
+
+    def message(self, site: str, payload: bytes, now: float) -> list[Effect]:
+        """A message that breaks the protocol costs its sender the round, and nobody else."""
+        if self.journal.phase != _INPUTS:  # there an upload is the answer
+            self.journal.answered(site)
+        return self._carry_out(self._session.handle(site, payload), now)
+
+    def lost(self, site: str, reason: str, now: float) -> list[Effect]:
+        """Stops waiting for the site. An update that is in the sum already stays there."""
+        return self._carry_out(self._session.lost(site, reason), now)
+
+    def receiver(self, site: str, header: UpdateHeader) -> secagg.InputReceiver:
+        """Checks the signed header before the first chunk is taken."""
+        receiver = self._session.input_receiver(site, header.masked_header, header.update_id)
+        if header.chunk_count != receiver.chunk_count:
+            raise PeerError(
+                site, f"announced {header.chunk_count} chunks, an update has {receiver.chunk_count}"
+            )
+        return receiver
+
+    def update(self, arrived: UpdateArrived, now: float) -> list[Effect]:
+        """Folds a complete upload into the sum."""
+        site, header = arrived.site, arrived.header
+        try:
+            folded = self._session.accept_input(
+                site, header.masked_header, header.update_id, arrived.chunks
+            )
+        except (DecodeError, PeerError) as error:
+            return [AnswerUpload(header.round, site, False, str(error))]
+        answer = AnswerUpload(header.round, site, True, "")
+        delivered = self.journal.delivered(site, size_bytes(arrived.chunks), now)
+        return [answer, *delivered, *self._carry_out(folded, now)]
+
+    def deadline(self, now: float) -> list[Effect]:
+        """Goes on without the silent sites, or aborts, as the protocol says."""
+        return self._carry_out(self._session.close_phase(), now)
+
+    def close(self) -> None:
+        """Wipes the session if the round is cut short."""
+        self._session.abort("the round was closed")
+
+    def _carry_out(self, steps: Sequence[secagg.CoordinatorEffect], now: float) -> list[Effect]:
+        # A site may upload as soon as its invitation to do so is out, so uploads are open
+        # before the messages of the same step are sent.
+        effects = [
+            OpenUploads(self._invitation.round, step.expected)
+            for step in steps
+            if isinstance(step, secagg.PhaseBegan) and step.name == _INPUTS
+        ]
+        return [*effects, *(effect for step in steps for effect in self._translated(step, now))]
+
+    def _translated(self, step: secagg.CoordinatorEffect, now: float) -> list[Effect]:
+        match step:
+            case secagg.SendTo(site, message):
+                return [SendToSite(site, self._wrapped(message))]
+            case secagg.PhaseBegan(name, expected):
+                return self._begin_phase(name, expected, now)
+            case secagg.Excluded(site, reason):
+                return self.journal.drop(site, reason)
+            case secagg.Aborted(reason):
+                self.outcome = Failed(reason)
+            case secagg.Completed(result):
+                self.outcome = _finished(result)
+            case _:
+                assert_never(step)
+        return []
+
+    def _begin_phase(self, name: str, expected: tuple[str, ...], now: float) -> list[Effect]:
+        began = self.journal.phase
+        effects = self.journal.begin_phase(name, expected, self._seconds[name], now)
+        if began == _INPUTS:
+            reason = "the round no longer takes updates"
+            effects = [CloseUploads(self._invitation.round, reason), *effects]
+        return effects
+
+    def _wrapped(self, message: bytes) -> RoundOpened | ProtocolMessage:
+        round_id = self._invitation.round
+        if self._opened:
+            return ProtocolMessage(round_id, message)
+        return RoundOpened(round_id, self._spec.task_id, self._spec.task, message, None)
+
+
+def _finished(result: secagg.SecureResult) -> Finished:
+    return Finished(
+        mean=result.arrays,
+        digest=result.digest,
+        total_weight=result.total_weight,
+        sites=result.sites,
+        metrics=result.metrics,
+    )

@@ -1,0 +1,97 @@
+"""Who takes part, and whether that is enough. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from dataclasses import replace
+
+from veilsum import plain, secagg
+from veilsum.control import RunSpec, TaskSettings
+from veilsum.errors import ConfigError
+from veilsum.model import ModelLayout
+from veilsum.roster import Roster
+
+_DIGEST_BYTES = 32
+
+
+def cohort_of(spec: RunSpec, roster: Roster) -> tuple[str, ...]:
+    """The sites a run invites to each round, sorted by the bytes of their names.
+
+    Raises:
+        ConfigError: a site is not in the roster.
+    """
+    strangers = sorted(set(spec.cohort) - set(roster.sites))
+    if strangers:
+        raise ConfigError(
+            f"the cohort names {strangers[0]!r}, which is not in the roster of "
+            f"{roster.consortium!r}"
+        )
+    return tuple(site for site in roster.sites if not spec.cohort or site in spec.cohort)
+
+
+def missing_sites(
+    cohort: tuple[str, ...], present: Set[str], given_up: Set[str]
+) -> tuple[str, ...]:
+    """Whom a round waits for before it opens: absent, and not yet waited for in vain."""
+    return tuple(site for site in cohort if site not in present and site not in given_up)
+
+
+def shortfall(verb: str, count: int, invited: int, needed: int) -> str | None:
+    """Why a round cannot go on, or None if it can."""
+    if count >= needed:
+        return None
+    return f"{count} of {invited} sites {verb}, {needed} are needed"
+
+
+def task_of_round(task: TaskSettings, number: int) -> TaskSettings:
+    """The task of one round: the run's, with another seed in every round, so that sites do
+    not see their data in the same order each time. Round 1 has the run's own seed."""
+    return replace(task, seed=(task.seed + number - 1) % 2**63)
+
+
+def check_run(spec: RunSpec, layout: ModelLayout, roster: Roster) -> None:
+    """Refuses a run that could not complete a round even with every site present.
+
+    Raises:
+        ConfigError: says which setting, and what it would have to be.
+    """
+    cohort = cohort_of(spec, roster)
+    if spec.min_sites > len(cohort):
+        raise ConfigError(f"min_sites is {spec.min_sites}, the cohort has {len(cohort)} sites")
+    if spec.masked:
+        _check_masked(spec, layout, roster, cohort)
+    else:
+        _check_plain(spec)
+
+
+def _check_plain(spec: RunSpec) -> None:
+    bits = plain.ring_bits(spec.codec)
+    if bits is not None and bits != spec.value_bits:
+        raise ConfigError(
+            f"codec {spec.codec!r} holds steps of {bits} bits, value_bits is {spec.value_bits}",
+            hint="in a plain run both must be equal",
+        )
+    plain.codec_settings(spec.codec, spec.clip)
+    if spec.overrange != "refuse":
+        raise ConfigError(
+            f"overrange {spec.overrange!r} is for masked runs",
+            hint='a plain run refuses values beyond the clip: use overrange "refuse"',
+        )
+
+
+def _check_masked(
+    spec: RunSpec, layout: ModelLayout, roster: Roster, cohort: tuple[str, ...]
+) -> None:
+    """A plan checks itself completely, so one is made and dropped."""
+    secagg.Plan.for_round(
+        roster=roster,
+        cohort=cohort,
+        spec=spec,
+        run_id="check",
+        round_number=1,
+        attempt=0,
+        layout=layout,
+        model_hash=bytes(_DIGEST_BYTES),
+        previous_digest=bytes(_DIGEST_BYTES),
+        nonce=bytes(_DIGEST_BYTES),
+    )

@@ -1,0 +1,75 @@
+"""What a job needs of a round, masked or plain."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from typing_extensions import Buffer
+
+from veilsum.control import UpdateHeader
+from veilsum.coordinator.effects import Effect
+from veilsum.coordinator.events import UpdateArrived
+from veilsum.coordinator.journal import Journal
+from veilsum.coordinator.outcome import Outcome
+
+
+class Receiver(Protocol):
+    """Checks the chunks of one upload as they arrive, and keeps none of them.
+
+    Attributes:
+        chunk_count: chunks of a complete upload.
+        max_chunk_bytes: no chunk is larger.
+        next_index: position of the first chunk that has not been accepted.
+    """
+
+    @property
+    def chunk_count(self) -> int: ...
+    @property
+    def max_chunk_bytes(self) -> int: ...
+    @property
+    def next_index(self) -> int: ...
+
+    def add(self, chunk: Buffer) -> None:
+        """Accepts the chunk at `next_index`; one that was accepted before changes nothing.
+
+        Raises:
+            DecodeError, PeerError: the chunk is not one of this upload, or skips another.
+        """
+
+    def finish(self) -> None:
+        """Raises:
+        DecodeError, PeerError: chunks are missing, or they are not what the header announced.
+        """
+
+
+class Round(Protocol):
+    """One attempt at one round. Every call returns effects; afterwards `outcome` says whether
+    the round is over."""
+
+    journal: Journal
+    outcome: Outcome | None
+
+    def begin(self, now: float) -> list[Effect]:
+        """Invites the cohort."""
+
+    def message(self, site: str, payload: bytes, now: float) -> list[Effect]:
+        """Takes a protocol message of an invited site."""
+
+    def lost(self, site: str, reason: str, now: float) -> list[Effect]:
+        """An invited site declined or its connection is gone."""
+
+    def receiver(self, site: str, header: UpdateHeader) -> Receiver:
+        """Opens an upload.
+
+        Raises:
+            DecodeError, PeerError: why it is refused.
+        """
+
+    def update(self, arrived: UpdateArrived, now: float) -> list[Effect]:
+        """Takes a complete upload, and answers it."""
+
+    def deadline(self, now: float) -> list[Effect]:
+        """The current phase's time is over."""
+
+    def close(self) -> None:
+        """Wipes what must not outlive the round. Idempotent."""

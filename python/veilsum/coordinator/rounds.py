@@ -1,0 +1,99 @@
+"""Makes the rounds of a run: the one place that knows both kinds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from veilsum import _native, plain, secagg
+from veilsum.control import RunSpec
+from veilsum.coordinator.journal import Invitation, Journal
+from veilsum.coordinator.masked_round import MaskedRound
+from veilsum.coordinator.plain_round import PlainRound
+from veilsum.coordinator.policy import task_of_round
+from veilsum.coordinator.round import Round
+from veilsum.model import ModelLayout
+from veilsum.roster import Roster
+
+Entropy: TypeAlias = Callable[[int], bytes]
+"""size -> that many fresh random bytes. They become public nonces."""
+
+_NONCE_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRef:
+    """Which model a round starts from.
+
+    Attributes:
+        model_hash: of its arrays, 32 bytes.
+        previous_digest: of the mean that led to it; 32 zero bytes in the first round.
+    """
+
+    layout: ModelLayout
+    model_hash: bytes
+    previous_digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RoundFactory:
+    """What every round needs from the coordinator.
+
+    Attributes:
+        spool: a directory for the updates of plain rounds, "" to keep them in memory.
+    """
+
+    roster: Roster
+    signing_key: Ed25519PrivateKey
+    entropy: Entropy
+    threads: int
+    spool: str
+
+    def make(
+        self, spec: RunSpec, invitation: Invitation, start: ModelRef, journal: Journal
+    ) -> Round:
+        """A round that has not begun.
+
+        Raises:
+            ConfigError: the settings cannot work for this cohort.
+        """
+        task = task_of_round(spec.task, invitation.round.number)
+        spec = replace(spec, task=task)
+        make = self._masked if spec.masked else self._plain
+        return make(spec, invitation, start, journal)
+
+    def _masked(
+        self, spec: RunSpec, invitation: Invitation, start: ModelRef, journal: Journal
+    ) -> Round:
+        plan = secagg.Plan.for_round(
+            roster=self.roster,
+            cohort=invitation.cohort,
+            spec=spec,
+            run_id=invitation.round.run_id,
+            round_number=invitation.round.number,
+            attempt=invitation.round.attempt,
+            layout=start.layout,
+            model_hash=start.model_hash,
+            previous_digest=start.previous_digest,
+            nonce=self.entropy(_NONCE_BYTES),
+        )
+        session = secagg.CoordinatorSession(
+            plan, signing_key=self.signing_key, threads=self.threads
+        )
+        return MaskedRound(session, invitation, journal, spec)
+
+    def _plain(
+        self, spec: RunSpec, invitation: Invitation, start: ModelRef, journal: Journal
+    ) -> Round:
+        aggregator = _native.MeanAggregator(
+            start.layout.native,
+            threads=self.threads,
+            spool=self.spool,
+            streaming_max_abs=0.0,
+            streaming_max_total_weight=0,
+        )
+        plan = plain.make_plan(spec, start.layout, start.model_hash)
+        return PlainRound(plan, start.layout, aggregator, invitation, journal, spec)

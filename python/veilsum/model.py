@@ -1,0 +1,168 @@
+"""What a model looks like: names, dtypes and shapes of its tensors, and digests of values."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from veilsum import _native
+from veilsum.arrays import as_native, round_to_bfloat16
+from veilsum.errors import ConfigError
+
+NUMPY_DTYPES: Mapping[str, np.dtype[Any]] = {
+    name: np.dtype(code)
+    for name, code in {
+        "f16": "<f2",
+        "bf16": "<u2",  # NumPy has no bfloat16: bit patterns
+        "f32": "<f4",
+        "f64": "<f8",
+        "i8": "<i1",
+        "i16": "<i2",
+        "i32": "<i4",
+        "i64": "<i8",
+        "u8": "<u1",
+        "u16": "<u2",
+        "u32": "<u4",
+        "u64": "<u8",
+    }.items()
+}
+"""Layout dtype -> dtype of the NumPy arrays that hold its values."""
+
+
+class ModelLayout:
+    """The tensors of a model, in order: what every update of it must look like.
+
+    Two layouts are equal when their canonical bytes are (docs/format.md).
+    """
+
+    def __init__(self, native: _native.Layout) -> None:
+        """Wraps a native layout; see from_arrays and from_bytes."""
+        self.native = native
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, Any]) -> ModelLayout:
+        """The layout of a model's arrays, in the order of the mapping.
+
+        Args:
+            arrays: name -> anything with __dlpack__ or __array_interface__.
+
+        Raises:
+            ConfigError: a dtype that cannot be averaged, or a limit of the format is passed.
+        """
+        tensors = []
+        for name, array in arrays.items():
+            values, dtype = as_native(array, name)
+            tensors.append((name, dtype, values.shape))
+        return cls(_native.Layout(tensors))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> ModelLayout:
+        """Parses canonical bytes.
+
+        Raises:
+            DecodeError: they are not what to_bytes() writes.
+        """
+        return cls(_native.Layout.from_bytes(data))
+
+    def to_bytes(self) -> bytes:
+        """Canonical bytes: equal layouts have equal ones."""
+        return self.native.to_bytes()
+
+    @property
+    def size(self) -> int:
+        """Elements of all tensors."""
+        return self.native.size
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the tensors, in order."""
+        return tuple(name for name, _, _ in self.native.tensors)
+
+    @cached_property
+    def digest(self) -> bytes:
+        """SHA-256 of the canonical bytes, 32 bytes."""
+        return hashlib.sha256(self.to_bytes()).digest()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ModelLayout) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __repr__(self) -> str:
+        return f"<ModelLayout of {len(self.names)} tensors, {self.size} elements>"
+
+
+def fit_arrays(layout: ModelLayout, arrays: Mapping[str, Any]) -> list[NDArray[Any]]:
+    """One array per tensor, as the native core takes them: in layout order, C-contiguous.
+
+    Nothing is copied that need not be. For a bfloat16 tensor an array may hold bfloat16
+    (torch, ml_dtypes), bit patterns (uint16) or float32, which is rounded to the nearest
+    bfloat16.
+
+    Args:
+        arrays: name -> anything with __dlpack__ or __array_interface__; any order.
+
+    Raises:
+        ConfigError: a tensor is missing, unknown, or of another shape or dtype.
+    """
+    names = set(layout.names)
+    if set(arrays) != names:
+        missing, unknown = names - set(arrays), set(arrays) - names
+        raise ConfigError(
+            f"the arrays are not the layout's: {_some(missing)} missing, {_some(unknown)} unknown"
+        )
+    return [_fit(arrays[name], name, dtype, shape) for name, dtype, shape in layout.native.tensors]
+
+
+def _some(names: set[str]) -> str:
+    shown = ", ".join(repr(name) for name in sorted(map(str, names))[:3])
+    return f"{len(names)} ({shown}{', ...' if len(names) > 3 else ''})" if names else "none"
+
+
+def _fit(array: Any, name: str, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
+    values, found = as_native(array, name)
+    if values.shape != shape:
+        raise ConfigError(f"tensor {name!r} has shape {values.shape}, the layout has {shape}")
+    if found == dtype or (found, dtype) == ("u16", "bf16"):
+        return values
+    if (found, dtype) == ("f32", "bf16"):
+        return round_to_bfloat16(values)
+    raise ConfigError(
+        f"tensor {name!r} is {found}, the layout has {dtype}",
+        hint="convert it first, so that a loss of precision is your decision",
+    )
+
+
+def result_digest(
+    layout: ModelLayout, arrays: Mapping[str, NDArray[Any]] | Sequence[NDArray[Any]]
+) -> str:
+    """Hex SHA-256 that names a set of values for a layout, down to the last bit.
+
+    SHA-256(layout digest || each tensor's little-endian bytes in layout order).
+
+    Args:
+        arrays: one per tensor, by name or in layout order; dtypes and shapes of the layout,
+            bfloat16 as uint16 bit patterns.
+
+    Raises:
+        ConfigError: a tensor is missing or has another shape or dtype.
+    """
+    state = hashlib.sha256(layout.digest)
+    for index, (name, dtype, shape) in enumerate(layout.native.tensors):
+        try:
+            array = arrays[name] if isinstance(arrays, Mapping) else arrays[index]
+        except (KeyError, IndexError) as error:
+            raise ConfigError(f"tensor {name!r} is missing") from error
+        expected = NUMPY_DTYPES[dtype]
+        if array.shape != shape or array.dtype.newbyteorder("<") != expected:
+            raise ConfigError(
+                f"tensor {name!r} is {array.dtype} {array.shape}, the layout has {dtype} {shape}"
+            )
+        state.update(np.ascontiguousarray(array, dtype=expected).reshape(-1).view(np.uint8).data)
+    return state.hexdigest()

@@ -1,0 +1,168 @@
+"""What both sides of a plain round agree on: the plan, how its codec is set, update ids.
+
+In a plain round the coordinator reads the updates. The plan's digest is in the header of
+every chunk, so a chunk made for other settings is refused by itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import struct
+from dataclasses import dataclass
+
+from veilsum import _native
+from veilsum.control import PlainPlan, RoundId, RunSpec
+from veilsum.errors import ConfigError
+from veilsum.model import ModelLayout
+
+CHUNK_COORDINATES = 65_536
+"""Coordinates of every chunk but the last of a group."""
+
+METRIC_LIMIT = 2**16
+"""Largest |metric|; the same as in a masked round."""
+
+_INTEGER_CODEC = "i64"
+_UNSCALED = ("f32", "f16", "bf16", "int8")
+_RING = "ring"
+_RING_BITS = range(2, 33)
+
+
+@dataclass(frozen=True, slots=True)
+class CodecSettings:
+    """A codec as the native core takes it.
+
+    Attributes:
+        number: codec number of group 1.
+        scale: steps per model unit; 0 for codecs without steps.
+        limit: largest |value| accepted, model units; 0 for codecs without a limit.
+    """
+
+    number: int
+    scale: float
+    limit: float
+
+
+def codec_settings(name: str, clip: float) -> CodecSettings:
+    """Settings of a plain round's codec.
+
+    A ring codec of b bits spans [-clip, clip] with its 2**b - 1 symmetric steps.
+
+    Raises:
+        ConfigError: the codec is unknown, or is not one for plain rounds.
+    """
+    number = _native.codec_number(name)
+    if name in _UNSCALED:
+        return CodecSettings(number, 0.0, 0.0)
+    bits = ring_bits(name)
+    if bits is None or bits not in _RING_BITS:
+        raise ConfigError(
+            f"codec {name!r} is not for the updates of a plain round",
+            hint=f"use one of {', '.join(_UNSCALED)}, ring2 to ring32",
+        )
+    if not 0.0 < clip < math.inf:
+        raise ConfigError(f"codec {name!r} needs a positive, finite clip, got {clip}")
+    largest = 2 ** (bits - 1) - 1
+    scale = largest / clip
+    while scale * clip > largest:  # the division may have rounded up
+        scale = math.nextafter(scale, 0.0)
+    return CodecSettings(number, scale, clip)
+
+
+def ring_bits(codec: str) -> int | None:
+    """Bits of a ring codec's words; None for other codecs."""
+    digits = codec.removeprefix(_RING)
+    return int(digits) if codec.startswith(_RING) and digits.isdecimal() else None
+
+
+def make_plan(spec: RunSpec, layout: ModelLayout, model_hash: bytes) -> PlainPlan:
+    """The plan of one plain round.
+
+    Raises:
+        ConfigError: the codec cannot be used with these settings.
+    """
+    codec_settings(spec.codec, spec.clip)
+    plan = PlainPlan(
+        layout=layout.to_bytes(),
+        codec=spec.codec,
+        weight_cap=spec.weight_cap,
+        chunk_coordinates=CHUNK_COORDINATES,
+        metrics=spec.metrics,
+        model_hash=model_hash,
+        clip=float(spec.clip),
+        digest=b"",
+    )
+    return _with_digest(plan)
+
+
+def _with_digest(plan: PlainPlan) -> PlainPlan:
+    return PlainPlan(
+        layout=plan.layout,
+        codec=plan.codec,
+        weight_cap=plan.weight_cap,
+        chunk_coordinates=plan.chunk_coordinates,
+        metrics=plan.metrics,
+        model_hash=plan.model_hash,
+        clip=plan.clip,
+        digest=plan_digest(plan),
+    )
+
+
+def plan_digest(plan: PlainPlan) -> bytes:
+    """SHA-256 over all fields but the digest itself, 32 bytes."""
+    state = hashlib.sha256(b"veilsum/plain-plan\0")
+    for part in (plan.layout, plan.codec.encode(), plan.model_hash):
+        state.update(struct.pack("<I", len(part)) + part)
+    state.update(struct.pack("<QId", plan.weight_cap, plan.chunk_coordinates, plan.clip))
+    state.update(struct.pack("<I", len(plan.metrics)))
+    for name in plan.metrics:
+        state.update(struct.pack("<I", len(name.encode())) + name.encode())
+    return state.digest()
+
+
+def check_plan(plan: PlainPlan) -> None:
+    """What a site checks before it works for a plan.
+
+    Raises:
+        ConfigError: the digest is not the plan's, or a field cannot work.
+    """
+    if plan_digest(plan) != plan.digest:
+        raise ConfigError("the plan's digest is not the one of its fields")
+    if not 1 <= plan.weight_cap < 2**31:
+        raise ConfigError(f"weight_cap must be 1 to 2**31-1, got {plan.weight_cap}")
+    if plan.chunk_coordinates != CHUNK_COORDINATES:
+        raise ConfigError(
+            f"chunks of a plain round hold {CHUNK_COORDINATES} coordinates, "
+            f"the plan says {plan.chunk_coordinates}"
+        )
+    codec_settings(plan.codec, plan.clip)
+
+
+def update_id(plan: PlainPlan, round_id: RoundId, site: str) -> int:
+    """The number in the headers of a site's chunks: follows from plan, round and site, so
+    that chunks of another round or site are refused one by one."""
+    state = hashlib.sha256(b"veilsum/plain-update\0" + plan.digest)
+    for name in (round_id.run_id, site):
+        state.update(struct.pack("<I", len(name.encode())) + name.encode())
+    state.update(struct.pack("<QI", round_id.number, round_id.attempt))
+    return int.from_bytes(state.digest()[:8], "little")
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkGroup:
+    """The chunks of one tensor group: group number, codec number, coordinates, chunks."""
+
+    group: int
+    codec: int
+    size: int
+    chunks: int
+
+
+def chunk_groups(layout: ModelLayout, codec: int) -> tuple[ChunkGroup, ...]:
+    """The groups of an update in order; a group without tensors has none."""
+    groups = []
+    for group, number in ((1, codec), (2, _native.codec_number(_INTEGER_CODEC))):
+        size = layout.native.group_size(group)
+        if size:
+            groups.append(ChunkGroup(group, number, size, -(-size // CHUNK_COORDINATES)))
+    return tuple(groups)

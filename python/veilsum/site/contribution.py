@@ -1,0 +1,246 @@
+"""How a site turns its update into an upload, masked or plain.
+
+Both kinds have the same few methods, so that the session's flow is written once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, assert_never
+
+from numpy.typing import NDArray
+
+from veilsum import _native, plain, secagg
+from veilsum._native import Secret
+from veilsum.control import (
+    Decline,
+    PlainPlan,
+    ProtocolMessage,
+    RoundId,
+    RoundOpened,
+    UpdateHeader,
+    task_hash,
+)
+from veilsum.errors import ConfigError
+from veilsum.model import ModelLayout
+from veilsum.site.effects import Note, SendToCoordinator, SiteEffect, Upload
+
+
+@dataclass(frozen=True)
+class LocalUpdate:
+    """What a site contributes to one round.
+
+    Attributes:
+        arrays: trained minus received, one array per tensor.
+        weight: number of examples.
+        metrics: those the round asks for, finite.
+        rounding: 32 secret bytes for stochastic rounding.
+    """
+
+    arrays: Mapping[str, NDArray[Any]] = field(repr=False)
+    weight: int
+    metrics: Mapping[str, float] = field(repr=False)
+    rounding: Secret
+
+
+@dataclass(frozen=True, slots=True)
+class ModelTerms:
+    """What a plan says about the model to train from, and which metrics it asks for."""
+
+    layout: bytes
+    model_hash: bytes
+    metrics: tuple[str, ...]
+
+
+class Contribution(Protocol):
+    """One site's part in one round, from the invitation to the upload.
+
+    Attributes:
+        ready: whether contribute() may be called.
+        over: whether the site has left the round by itself.
+    """
+
+    ready: bool
+    over: bool
+
+    @property
+    def terms(self) -> ModelTerms: ...
+
+    def message(self, payload: bytes) -> list[SiteEffect]:
+        """Takes a protocol message of the coordinator."""
+
+    def contribute(self, update: LocalUpdate) -> list[SiteEffect]:
+        """Encodes the update, once.
+
+        Raises:
+            ConfigError: it does not fit the plan; nothing was encoded.
+        """
+
+    def close(self) -> None:
+        """Wipes every secret. Idempotent."""
+
+
+class PlainContribution:
+    """See Contribution.
+
+    Raises:
+        ConfigError: the plan cannot work.
+    """
+
+    def __init__(self, plan: PlainPlan, round_id: RoundId, site: str, *, threads: int) -> None:
+        plain.check_plan(plan)
+        self._plan = plan
+        self._layout = ModelLayout.from_bytes(plan.layout)
+        self._round = round_id
+        self._site = site
+        self._threads = threads
+        self.ready = True
+        self.over = False
+
+    @property
+    def terms(self) -> ModelTerms:
+        """Of the plan."""
+        return ModelTerms(self._plan.layout, self._plan.model_hash, self._plan.metrics)
+
+    def message(self, payload: bytes) -> list[SiteEffect]:
+        """There are none in a plain round."""
+        del payload
+        self.over = True
+        reason = "a protocol message came in a plain round"
+        return [SendToCoordinator(Decline(self._round, "protocol", reason)), Note(reason)]
+
+    def contribute(self, update: LocalUpdate) -> list[SiteEffect]:
+        """Encodes with the plan's codec."""
+        self._check(update)
+        settings = plain.codec_settings(self._plan.codec, self._plan.clip)
+        update_id = plain.update_id(self._plan, self._round, self._site)
+        chunks = _native.encode_chunks(
+            self._layout.native,
+            [update.arrays[name] for name, _, _ in self._layout.native.tensors],
+            codec=settings.number,
+            scale=settings.scale,
+            limit=settings.limit,
+            rounding=update.rounding,
+            plan_digest=self._plan.digest,
+            update_id=update_id,
+            chunk_coordinates=self._plan.chunk_coordinates,
+            threads=self._threads,
+        )
+        self.ready = False
+        metrics = dict(update.metrics)
+        header = UpdateHeader(self._round, update_id, len(chunks), update.weight, metrics, b"")
+        return [Upload(header, tuple(chunks))]
+
+    def _check(self, update: LocalUpdate) -> None:
+        if not 1 <= update.weight <= self._plan.weight_cap:
+            raise ConfigError(
+                f"this site's weight {update.weight} is outside 1 to {self._plan.weight_cap}, "
+                "the round's weight_cap",
+                hint="have the coordinator plan rounds with a higher weight_cap",
+            )
+        for name, value in update.metrics.items():
+            if abs(value) > plain.METRIC_LIMIT:
+                raise ConfigError(f"metric {name!r} is {value}, beyond ±{plain.METRIC_LIMIT}")
+
+    def close(self) -> None:
+        """Holds no secret."""
+
+
+class MaskedContribution:
+    """See Contribution. The protocol session decides; this class only translates."""
+
+    def __init__(self, session: secagg.SiteSession, round_id: RoundId, *, threads: int) -> None:
+        self._session = session
+        self._round = round_id
+        self._threads = threads
+        self.ready = False
+        self.over = False
+
+    def open(self, opened: RoundOpened) -> list[SiteEffect]:
+        """Takes the signed plan, and checks that what came around it is what it says.
+
+        Raises:
+            ConfigError: the invitation is not the one that was signed.
+        """
+        effects = self._carry_out(self._session.handle(opened.open_message))
+        if not self.over:
+            _check_signed(opened, self._plan)
+        return effects
+
+    @property
+    def _plan(self) -> secagg.Plan:
+        plan = self._session.plan
+        if plan is None:
+            raise ConfigError("the round was not opened")
+        return plan
+
+    @property
+    def terms(self) -> ModelTerms:
+        """Of the signed plan."""
+        plan = self._plan
+        return ModelTerms(plan.layout.to_bytes(), plan.model_hash, plan.metrics)
+
+    def message(self, payload: bytes) -> list[SiteEffect]:
+        """Takes a protocol message of the coordinator."""
+        return self._carry_out(self._session.handle(payload))
+
+    def contribute(self, update: LocalUpdate) -> list[SiteEffect]:
+        """Encodes and masks."""
+        effects = self._session.contribute(
+            update.arrays,
+            weight=update.weight,
+            metrics=update.metrics,
+            rounding=update.rounding,
+            threads=self._threads,
+        )
+        self.ready = False
+        return self._carry_out(effects)
+
+    def close(self) -> None:
+        """Wipes the session."""
+        self._session.close()
+
+    def _carry_out(self, effects: list[secagg.SiteEffect]) -> list[SiteEffect]:
+        return [out for effect in effects for out in self._translated(effect)]
+
+    def _translated(self, effect: secagg.SiteEffect) -> list[SiteEffect]:
+        match effect:
+            case secagg.Send(message):
+                return [SendToCoordinator(ProtocolMessage(self._round, message))]
+            case secagg.NeedUpdate():
+                self.ready = True
+                return []
+            case secagg.UploadInput():
+                return self._upload(effect)
+            case secagg.Withdraw(code, reason):
+                self.over = True
+                decline = Decline(self._round, code, reason)
+                return [SendToCoordinator(decline), Note(f"left the round ({code}): {reason}")]
+            case secagg.Done():
+                return [Note("sent the unmask shares")]
+            case _:
+                assert_never(effect)
+
+    def _upload(self, made: secagg.UploadInput) -> list[SiteEffect]:
+        count = len(made.chunks)
+        header = UpdateHeader(self._round, made.update_id, count, 0, {}, made.header)
+        upload = Upload(header, made.chunks)
+        if made.clipped:
+            return [Note(f"{made.clipped} values were clipped to the round's range"), upload]
+        return [upload]
+
+
+def _check_signed(opened: RoundOpened, plan: secagg.Plan) -> None:
+    """The envelope around a signed plan is not signed, so it must say the same."""
+    signed = (
+        ("run", opened.round.run_id, plan.run_id),
+        ("round", opened.round.number, plan.round_number),
+        ("attempt", opened.round.attempt, plan.attempt),
+        ("task id", opened.task_id, plan.task_id),
+    )
+    for what, told, planned in signed:
+        if told != planned:
+            raise ConfigError(f"the invitation names {what} {told!r}, the signed plan {planned!r}")
+    if task_hash(opened.task) != plan.task_hash:
+        raise ConfigError("the task settings are not those of the signed plan")

@@ -1,0 +1,64 @@
+"""What a site's core asks of whoever runs it. Carried out in order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from numpy.typing import NDArray
+from typing_extensions import Buffer
+
+from veilsum.control import RoundId, TaskSettings, ToCoordinator, UpdateHeader
+
+
+@dataclass(frozen=True, slots=True)
+class SendToCoordinator:
+    """Put one message on the Join stream; if the stream is gone, drop it."""
+
+    message: ToCoordinator
+
+
+@dataclass(frozen=True, slots=True)
+class FetchModel:
+    """Get the model of this round; answer with ModelFetched or ModelFetchFailed."""
+
+    round: RoundId
+
+
+@dataclass(frozen=True, slots=True)
+class Train:
+    """Run `trainer.train_and_evaluate` on these arrays, off the thread that runs the core;
+    answer with TrainingDone or TrainingFailed."""
+
+    round: RoundId
+    arrays: Mapping[str, NDArray[Any]] = field(repr=False)
+    task: TaskSettings
+
+
+@dataclass(frozen=True, slots=True)
+class StopTraining:
+    """The result of this round's training is no longer wanted; a late one is ignored."""
+
+    round: RoundId
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """Push the update; answer with UploadDone or UploadRefused.
+
+    After a broken connection the same bytes are sent again, never newly made ones.
+    """
+
+    header: UpdateHeader
+    chunks: Sequence[Buffer] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A line for this site's own log. It stays on the site."""
+
+    text: str
+
+
+SiteEffect = SendToCoordinator | FetchModel | Train | StopTraining | Upload | Note

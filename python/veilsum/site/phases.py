@@ -1,0 +1,61 @@
+"""What a site knows in each phase of a round: a type per phase, with only what exists in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from numpy.typing import NDArray
+
+from veilsum.control import RoundId, TaskSettings
+from veilsum.model import ModelLayout
+from veilsum.site.contribution import Contribution, LocalUpdate, ModelTerms
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """This site's part in the current round."""
+
+    round: RoundId
+    task: TaskSettings
+    contribution: Contribution
+    terms: ModelTerms
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """No round."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetching:
+    """The model is on its way."""
+
+    part: Part
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """The trainer runs."""
+
+    part: Part
+    layout: ModelLayout
+    received: dict[str, NDArray[Any]] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """The update is ready; the round is not yet ready for it."""
+
+    part: Part
+    update: LocalUpdate
+
+
+@dataclass(frozen=True, slots=True)
+class Delivering:
+    """The update was handed to the transport, once and for all."""
+
+    part: Part
+
+
+SitePhase: TypeAlias = Idle | Fetching | Training | Holding | Delivering

@@ -1,0 +1,371 @@
+"""A site's side without I/O: takes events, returns effects.
+
+One round at a time. In a masked round the protocol's messages go back and forth while
+training runs; the update is masked when both are through. Whatever goes wrong costs this
+site the round and nothing else: it declines with a reason and may join the next.
+
+Reasons that go to the coordinator speak of settings it knows already. What an exception or
+an update says about this site's data stays here, as a Note.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import assert_never
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from veilsum import secagg
+from veilsum._native import Secret
+from veilsum.control import (
+    Decline,
+    Progress,
+    ProtocolMessage,
+    RoundClosed,
+    RoundId,
+    RoundOpened,
+    RunClosed,
+    SiteDropped,
+    ToSite,
+    Welcome,
+)
+from veilsum.difference import check_fits, model_difference
+from veilsum.errors import ConfigError, DecodeError
+from veilsum.model import result_digest
+from veilsum.roster import Roster
+from veilsum.site.bounds import TaskBounds
+from veilsum.site.contribution import (
+    Contribution,
+    LocalUpdate,
+    MaskedContribution,
+    ModelTerms,
+    PlainContribution,
+)
+from veilsum.site.effects import (
+    FetchModel,
+    Note,
+    SendToCoordinator,
+    SiteEffect,
+    StopTraining,
+    Train,
+)
+from veilsum.site.events import (
+    CoordinatorSent,
+    Disconnected,
+    ModelFetched,
+    ModelFetchFailed,
+    SiteEvent,
+    TrainingDone,
+    TrainingFailed,
+    TrainingProgressed,
+    UploadDone,
+    UploadRefused,
+)
+from veilsum.site.phases import Delivering, Fetching, Holding, Idle, Part, SitePhase, Training
+from veilsum.site.rounding import SECRET_BYTES, rounding_secret
+from veilsum.site.trainer import merged_metrics
+
+_SEE_LOG = "this site's log says why"
+
+
+class SiteCore:
+    """One site. Not thread-safe: one event at a time.
+
+    Args:
+        site: own name in the roster.
+        signing_key: for protocol messages; its public half is in the roster.
+        roster: the site's own copy.
+        policy: what it demands of a masked round's plan.
+        bounds: what it is willing to do at all.
+        entropy: source of fresh secret bytes.
+        rounding_seed: 32 bytes that stay with the site; see rounding.py.
+        threads: to encode and mask with.
+
+    Raises:
+        ConfigError: the key is not the one the roster lists for this site.
+    """
+
+    def __init__(
+        self,
+        site: str,
+        signing_key: Ed25519PrivateKey,
+        roster: Roster,
+        policy: secagg.LocalPolicy,
+        bounds: TaskBounds,
+        entropy: secagg.Entropy,
+        rounding_seed: Secret,
+        *,
+        threads: int = 1,
+    ) -> None:
+        if signing_key.public_key().public_bytes_raw() != roster.signing_key(site):
+            raise ConfigError(
+                f"the signing key is not the one the roster lists for site {site!r}",
+                hint="point the site at the key its roster entry was made from",
+            )
+        if len(rounding_seed) != SECRET_BYTES:
+            raise ConfigError(f"the rounding seed must have {SECRET_BYTES} bytes")
+        self._site = site
+        self._signing_key = signing_key
+        self._roster = roster
+        self._policy = policy
+        self._bounds = bounds
+        self._entropy = entropy
+        self._rounding_seed = rounding_seed
+        self._threads = threads
+        self._phase: SitePhase = Idle()
+        self._latest: dict[str, tuple[int, int]] = {}  # run -> round and attempt last taken part in
+
+    @property
+    def phase(self) -> str:
+        """One of idle, fetching, training, holding, delivering."""
+        return type(self._phase).__name__.lower()
+
+    def handle(self, event: SiteEvent) -> list[SiteEffect]:
+        """Takes one event and returns what the caller must do because of it. Events about
+        another round than the current one are stale and change nothing.
+
+        Raises:
+            ConfigError: coordinator and site do not have the same roster; a person must act.
+        """
+        match event:
+            case CoordinatorSent(message):
+                return self._on_message(message)
+            case ModelFetched():
+                return self._on_model(event)
+            case ModelFetchFailed(round_id, reason):
+                return self._give_up(round_id, "model", "the model could not be fetched", reason)
+            case TrainingProgressed(round_id, fraction):
+                return self._on_progress(round_id, fraction)
+            case TrainingDone():
+                return self._on_trained(event)
+            case TrainingFailed(round_id, reason):
+                return self._give_up(round_id, "training_failed", "training failed", reason)
+            case UploadDone(round_id):
+                return self._noted(round_id, "the coordinator holds the update")
+            case UploadRefused(round_id, reason):
+                return self._give_up(round_id, "upload_refused", "its update was refused", reason)
+            case Disconnected():
+                return self._leave("the connection is gone")
+            case _:
+                assert_never(event)
+
+    def close(self) -> None:
+        """Wipes what is left of a round. Idempotent."""
+        self._leave("the site stops")
+
+    # --- messages of the coordinator ----------------------------------------------
+
+    def _on_message(self, message: ToSite) -> list[SiteEffect]:
+        match message:
+            case Welcome():
+                return self._on_welcome(message)
+            case RoundOpened():
+                return self._on_opened(message)
+            case ProtocolMessage(round_id, payload):
+                return self._on_protocol(round_id, payload)
+            case RoundClosed(round_id, completed, reason, digest):
+                ended = f"completed, digest {digest}" if completed else f"aborted: {reason}"
+                return self._leave_round(round_id, f"round {round_id.number} {ended}")
+            case SiteDropped(round_id, reason):
+                return self._leave_round(round_id, f"dropped by the coordinator: {reason}")
+            case RunClosed(run_id, completed, reason):
+                ended = "completed" if completed else f"aborted: {reason}"
+                return self._on_run_closed(run_id, ended)
+            case _:
+                assert_never(message)
+
+    def _on_welcome(self, message: Welcome) -> list[SiteEffect]:
+        theirs = (message.consortium, message.roster_hash)
+        if theirs != (self._roster.consortium, self._roster.hash):
+            raise ConfigError(
+                f"the coordinator of {message.consortium!r} has another roster than this site",
+                hint="give every member the same bytes of one roster file",
+            )
+        return [Note(f"joined {message.consortium}")]
+
+    def _on_run_closed(self, run_id: str, ended: str) -> list[SiteEffect]:
+        part = self._part()
+        left = self._leave("the run ended") if part and part.round.run_id == run_id else []
+        return [*left, Note(f"run {run_id} {ended}")]
+
+    def _on_opened(self, opened: RoundOpened) -> list[SiteEffect]:
+        left = self._leave("another round was opened")
+        refusal = self._refusal(opened)
+        if refusal is not None:
+            return left + _declined(opened.round, *refusal)
+        try:
+            contribution, effects = self._take_part(opened)
+        except (ConfigError, DecodeError) as error:
+            return left + _declined(opened.round, "plan", str(error))
+        if contribution.over:
+            return left + effects
+        self._latest[opened.round.run_id] = (opened.round.number, opened.round.attempt)
+        part = Part(opened.round, opened.task, contribution, contribution.terms)
+        self._phase = Fetching(part)
+        return [*left, *effects, FetchModel(opened.round)]
+
+    def _refusal(self, opened: RoundOpened) -> tuple[str, str] | None:
+        """Why this site will not take part, as code and reason; None if it will."""
+        masked = opened.plain is None
+        if masked != bool(opened.open_message):
+            return "malformed", "a round is either masked or plain"
+        if not masked and not self._bounds.plain_rounds:
+            return "policy", "this site takes part in masked rounds only"
+        allowed = self._policy.task_ids
+        if allowed is not None and opened.task_id not in allowed:
+            return "policy", f"task {opened.task_id!r} is not allowed at this site"
+        latest = self._latest.get(opened.round.run_id)
+        if latest is not None and (opened.round.number, opened.round.attempt) <= latest:
+            # Two sums over different sites of one update would show the difference.
+            return "replay", "this site took part in that round, or in a later one, already"
+        try:
+            self._bounds.check(opened.task)
+        except ConfigError as error:
+            return "task_bounds", str(error)
+        return None
+
+    def _take_part(self, opened: RoundOpened) -> tuple[Contribution, list[SiteEffect]]:
+        if opened.plain is not None:
+            plain = PlainContribution(opened.plain, opened.round, self._site, threads=self._threads)
+            return plain, []
+        session = secagg.SiteSession(
+            site=self._site,
+            signing_key=self._signing_key,
+            roster=self._roster,
+            policy=self._policy,
+            entropy=self._entropy,
+        )
+        masked = MaskedContribution(session, opened.round, threads=self._threads)
+        try:
+            return masked, masked.open(opened)
+        except ConfigError:
+            masked.close()
+            raise
+
+    def _on_protocol(self, round_id: RoundId, payload: bytes) -> list[SiteEffect]:
+        part = self._part()
+        if part is None or part.round != round_id:
+            return []
+        effects = part.contribution.message(payload)
+        if part.contribution.over:
+            return effects + self._leave("withdrew")
+        return effects + self._contribute_if_ready()
+
+    # --- model, training, update ----------------------------------------------------
+
+    def _on_model(self, event: ModelFetched) -> list[SiteEffect]:
+        phase = self._phase
+        if not isinstance(phase, Fetching) or phase.part.round != event.round:
+            return []
+        try:
+            _check_model(event, phase.part.terms)
+        except ConfigError as error:
+            return self._give_up(event.round, "model", str(error), "")
+        received = dict(event.arrays)
+        self._phase = Training(phase.part, event.layout, received)
+        return [Train(event.round, received, phase.part.task)]
+
+    def _on_progress(self, round_id: RoundId, fraction: float) -> list[SiteEffect]:
+        phase = self._phase
+        if not isinstance(phase, Training) or phase.part.round != round_id:
+            return []
+        return [SendToCoordinator(Progress(round_id, min(max(fraction, 0.0), 1.0)))]
+
+    def _on_trained(self, event: TrainingDone) -> list[SiteEffect]:
+        phase = self._phase
+        if not isinstance(phase, Training) or phase.part.round != event.round:
+            return []
+        try:
+            update, notes = self._local_update(phase, event)
+        except ConfigError as error:
+            return self._give_up(event.round, "update", "the update cannot be used", str(error))
+        self._phase = Holding(phase.part, update)
+        return notes + self._contribute_if_ready()
+
+    def _local_update(
+        self, phase: Training, event: TrainingDone
+    ) -> tuple[LocalUpdate, list[SiteEffect]]:
+        metrics = merged_metrics(event.result, event.evaluation)
+        asked = {name: metrics[name] for name in phase.part.terms.metrics if name in metrics}
+        finite = {name: value for name, value in asked.items() if math.isfinite(value)}
+        notes: list[SiteEffect] = [
+            Note(f"metric {name!r} is {value} and is not sent")
+            for name, value in asked.items()
+            if name not in finite
+        ]
+        update = LocalUpdate(
+            model_difference(phase.layout, event.result.arrays, phase.received),
+            event.result.weight,
+            finite,
+            rounding_secret(self._rounding_seed, event.round, self._site),
+        )
+        return update, notes
+
+    def _contribute_if_ready(self) -> list[SiteEffect]:
+        phase = self._phase
+        if not isinstance(phase, Holding) or not phase.part.contribution.ready:
+            return []
+        try:
+            effects = phase.part.contribution.contribute(phase.update)
+        except ConfigError as error:
+            reason = "the update does not fit the round"
+            return self._give_up(phase.part.round, "update", reason, str(error))
+        phase.update.rounding.wipe()
+        self._phase = Delivering(phase.part)
+        return effects
+
+    # --- leaving a round ------------------------------------------------------------
+
+    def _part(self) -> Part | None:
+        return None if isinstance(self._phase, Idle) else self._phase.part
+
+    def _leave(self, why: str) -> list[SiteEffect]:
+        """Ends this site's part in whatever round is current, and wipes what it held."""
+        phase = self._phase
+        if isinstance(phase, Idle):
+            return []
+        self._phase = Idle()
+        phase.part.contribution.close()
+        if isinstance(phase, Holding):
+            phase.update.rounding.wipe()
+        note = Note(why)
+        return [StopTraining(phase.part.round), note] if isinstance(phase, Training) else [note]
+
+    def _leave_round(self, round_id: RoundId, why: str) -> list[SiteEffect]:
+        part = self._part()
+        return self._leave(why) if part is not None and part.round == round_id else []
+
+    def _give_up(
+        self, round_id: RoundId, code: str, reason: str, local_reason: str
+    ) -> list[SiteEffect]:
+        """Declines the current round. `local_reason` stays on this site."""
+        part = self._part()
+        if part is None or part.round != round_id:
+            return []
+        told = f"{reason}; {_SEE_LOG}" if local_reason else reason
+        decline = SendToCoordinator(Decline(round_id, code, told))
+        return [decline, *self._leave(f"declined ({code}): {reason} {local_reason}".rstrip())]
+
+    def _noted(self, round_id: RoundId, text: str) -> list[SiteEffect]:
+        part = self._part()
+        return [Note(text)] if part is not None and part.round == round_id else []
+
+
+def _declined(round_id: RoundId, code: str, reason: str) -> list[SiteEffect]:
+    return [
+        SendToCoordinator(Decline(round_id, code, reason)),
+        Note(f"declined ({code}): {reason}"),
+    ]
+
+
+def _check_model(fetched: ModelFetched, terms: ModelTerms) -> None:
+    """The coordinator may hand out any bytes; only the planned model is trained from.
+
+    Raises:
+        ConfigError: what came is another model.
+    """
+    if fetched.layout.to_bytes() != terms.layout:
+        raise ConfigError("the model handed out has another layout than the plan")
+    check_fits(fetched.layout, fetched.arrays, "the model handed out")
+    if bytes.fromhex(result_digest(fetched.layout, fetched.arrays)) != terms.model_hash:
+        raise ConfigError("the model handed out is not the one of the plan (hash differs)")

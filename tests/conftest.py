@@ -1,0 +1,16 @@
+"""What every test may rely on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _every_test_leaves_the_default_kernels() -> Iterator[None]:
+    """A test may switch the instruction set; the next one starts with the default again."""
+    from veilsum import _native
+
+    yield
+    _native.use_isa("")

@@ -1,0 +1,70 @@
+"""`veilsum doctor` tests every kernel table, and notices a wrong one."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import veilsum
+from veilsum import _native
+from veilsum.cli import main, selftest
+
+
+def test_doctor_passes_on_every_instruction_set_of_this_machine(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main.exit_code(["doctor", "--json"]) == 0
+
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["passed"] is True
+    assert facts["version"] == veilsum.__version__
+    tested = {(check["name"], check["on"]) for check in facts["checks"]}
+    for isa in _native.supported_isas():
+        assert {(name, isa) for name in ("masks", "shares", "codecs", "exact mean")} <= tested
+    assert facts["cuda"]["devices"] or facts["cuda"]["reason"]
+
+
+def test_doctor_leaves_the_default_instruction_set() -> None:
+    before = _native.active_isa()
+
+    selftest.cpu_checks()
+
+    assert _native.active_isa() == before
+
+
+def test_for_people_doctor_prints_one_line_per_self_test(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main.exit_code(["doctor"]) == 0
+
+    shown = capsys.readouterr().out
+    assert shown.count(" ok") == 4 * len(_native.supported_isas())
+    assert veilsum.backends()[0].detail in shown
+
+
+@pytest.mark.parametrize(
+    ("constant", "wrong", "name"),
+    [
+        ("_KEY", bytes(32), "masks"),
+        ("_SHARES", ("00" * 32,) * 5, "shares"),
+        ("_ENCODED", {"int8": (0.0, 0.0, "0" * 16)}, "codecs"),
+        ("_is_nearest", lambda value, exact: False, "exact mean"),
+    ],
+)
+def test_a_kernel_that_gives_another_answer_is_found_and_the_exit_code_is_1(
+    constant: str,
+    wrong: object,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(selftest, constant, wrong)
+
+    assert main.exit_code(["doctor", "--json"]) == 1
+
+    shown = capsys.readouterr()
+    failed = {check["name"] for check in json.loads(shown.out)["checks"] if not check["passed"]}
+    assert failed == {name}
+    assert shown.err.startswith("error: ")
+    assert "\nhint: " in shown.err

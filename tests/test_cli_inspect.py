@@ -1,0 +1,162 @@
+"""`veilsum inspect` says what a file is, never what is in it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import veilsum
+from veilsum import _native
+from veilsum.cli import main
+from veilsum.cli.inspect import examine
+from veilsum.errors import ConfigError, DecodeError
+
+SECRET_VALUE = np.float32(1234.5678)
+
+
+@pytest.fixture
+def arrays() -> dict[str, np.ndarray]:
+    return {"w": np.full((100, 50), SECRET_VALUE), "n": np.arange(3)}
+
+
+def _ring_chunks(count: int) -> list[bytes]:
+    return _native.ring_word_chunks(
+        np.arange(count, dtype=np.uint64),
+        bits=22,
+        group=0,
+        keys=[_native.Secret.from_bytes(bytes(range(32)))],
+        signs=[1],
+        plan_digest=bytes(range(32)),
+        update_id=0xABC,
+        chunk_coordinates=4096,
+        threads=1,
+    )
+
+
+@pytest.mark.parametrize("count", [1, 4096, 4097, 20_000])
+def test_a_spool_of_chunks_is_checked_and_summed_up(tmp_path: Path, count: int) -> None:
+    file = tmp_path / "spool"
+    chunks = _ring_chunks(count)
+    file.write_bytes(b"".join(chunks))
+
+    assert examine(file) == {
+        "file": str(file),
+        "kind": "chunks",
+        "bytes": sum(map(len, chunks)),
+        "chunks": len(chunks),
+        "codecs": ["ring22"],
+        "groups": [0],
+        "coordinates": count,
+        "masked": True,
+        "plan": "0001020304050607",
+        "update_id": "0000000000000abc",
+    }
+
+
+@pytest.mark.parametrize("position", [0, 5, 8, 20, 41, 60, 80, -1])
+def test_a_damaged_chunk_is_an_error(tmp_path: Path, position: int) -> None:
+    file = tmp_path / "spool"
+    data = bytearray(b"".join(_ring_chunks(5000)))
+    data[position] ^= 0x10
+    file.write_bytes(data)
+
+    with pytest.raises((DecodeError, ConfigError)):
+        examine(file)
+
+
+def test_a_cut_off_chunk_is_an_error(tmp_path: Path) -> None:
+    file = tmp_path / "spool"
+    data = b"".join(_ring_chunks(5000))
+    for size in (63, 100, len(data) - 1, len(data) - 200):
+        file.write_bytes(data[:size])
+
+        with pytest.raises(DecodeError):
+            examine(file)
+
+
+def test_an_update_shows_its_tensors(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:
+    file = tmp_path / "update"
+    file.write_bytes(veilsum.encode(arrays, codec="int8").to_bytes())
+
+    facts = examine(file)
+
+    assert facts["kind"] == "update"
+    assert facts["codec"] == "int8"
+    assert facts["elements"] == 5003
+    assert facts["layout_digest"] == veilsum.ModelLayout.from_arrays(arrays).digest.hex()
+    assert facts["tensors"] == [
+        {"name": "w", "dtype": "f32", "shape": [100, 50]},
+        {"name": "n", "dtype": "i64", "shape": [3]},
+    ]
+
+
+def test_a_model_shows_its_tensors(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:
+    file = tmp_path / "model.safetensors"
+    save_file(arrays, file)
+
+    facts = examine(file)
+
+    assert facts["kind"] == "safetensors"
+    assert {row["name"]: row["shape"] for row in facts["tensors"]} == {"w": [100, 50], "n": [3]}
+
+
+def test_values_are_never_shown(
+    tmp_path: Path, arrays: dict[str, np.ndarray], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, update = tmp_path / "model", tmp_path / "update"
+    save_file(arrays, model)
+    update.write_bytes(veilsum.encode(arrays, codec="f32").to_bytes())
+    for file in (model, update):
+        for options in ([], ["--json"]):
+            assert main.exit_code(["inspect", str(file), *options]) == 0
+
+    assert "1234" not in capsys.readouterr().out
+
+
+def test_a_private_key_is_recognised_and_nothing_of_it_is_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pki = tmp_path / "pki"
+    assert main.exit_code(["pki", "init", "study", "--folder", str(pki)]) == 0
+    capsys.readouterr()
+
+    assert main.exit_code(["inspect", str(pki / "ca.key")]) == 1
+
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "holds a private key" in shown.err
+
+
+def test_a_certificate_shows_whom_it_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pki = tmp_path / "pki"
+    folder = ["--folder", str(pki)]
+    assert main.exit_code(["pki", "init", "study", *folder]) == 0
+    assert main.exit_code(["pki", "issue", "site", "lyon", *folder]) == 0
+    capsys.readouterr()
+
+    assert main.exit_code(["inspect", str(pki / "site-lyon" / "tls.pem"), "--json"]) == 0
+
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["identity"] == "veilsum://study/site/lyon"
+    assert facts["authority"] is False
+    assert examine(pki / "ca.pem")["authority"] is True
+
+
+@pytest.mark.parametrize("data", [b"", b"hello", b"VLC", bytes(100), b"{}", b"VLU1", b"VLC1"])
+def test_other_files_are_refused_with_a_reason(tmp_path: Path, data: bytes) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(data)
+
+    with pytest.raises((ConfigError, DecodeError)):
+        examine(file)
+
+
+def test_a_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot read"):
+        examine(tmp_path / "none")

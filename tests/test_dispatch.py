@@ -1,0 +1,117 @@
+"""The choice of the instruction set: forced by name, never silently replaced."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from reference.secagg import mask_words
+from veilsum import _native
+from veilsum.errors import ConfigError, DeviceError
+
+LEVELS = ("base", "v2", "v3", "v4")
+PRINT_ACTIVE = "from veilsum import _native; print(_native.active_isa())"
+
+
+def run(code: str, isa: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "VEILSUM_ISA": isa},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
+def test_levels_are_listed_weakest_first_and_base_is_always_there():
+    isas = _native.supported_isas()
+
+    assert isas == LEVELS[: len(isas)]
+    assert isas[0] == "base"
+
+
+def test_levels_are_those_the_operating_system_reports_for_this_cpu():
+    with open("/proc/cpuinfo") as cpuinfo:
+        flags = next((set(line.split()) for line in cpuinfo if line.startswith("flags")), set())
+    needed = [
+        {"ssse3", "sse4_1", "sse4_2", "popcnt", "cx16"},
+        {"avx", "avx2", "fma", "bmi1", "bmi2", "f16c", "abm", "movbe"},
+        {"avx512f", "avx512dq", "avx512cd", "avx512bw", "avx512vl"},
+    ]
+    level = next((at for at, wanted in enumerate(needed) if not wanted <= flags), len(needed))
+
+    assert _native.supported_isas() == LEVELS[: level + 1]
+
+
+def test_the_strongest_level_is_the_default():
+    assert run(PRINT_ACTIVE, "") == _native.supported_isas()[-1]
+
+
+@pytest.mark.parametrize("isa", _native.supported_isas())
+def test_the_environment_forces_a_level(isa):
+    assert run(PRINT_ACTIVE, isa) == isa
+
+
+def test_a_level_of_the_environment_that_does_not_exist_is_an_error_that_lists_what_does():
+    code = (
+        "from veilsum import _native\n"
+        "for _ in range(2):\n"
+        "    try: _native.active_isa()\n"
+        "    except Exception as error: print(type(error).__name__, error)\n"
+    )
+    known = " ".join(_native.supported_isas())
+    message = (
+        f"ConfigError VEILSUM_ISA asks for instruction set 'avx9'; this CPU and build run: {known}"
+    )
+
+    assert run(code, "avx9").splitlines() == [message, message]
+
+
+def test_a_level_can_be_chosen_at_run_time_and_given_back():
+    for isa in _native.supported_isas():
+        _native.use_isa(isa)
+        assert _native.active_isa() == isa
+
+    _native.use_isa("")
+
+    assert _native.active_isa() == _native.supported_isas()[-1]
+
+
+def test_an_unknown_level_is_refused_and_changes_nothing():
+    _native.use_isa("base")
+
+    with pytest.raises(ConfigError, match=r"use_isa\(\) asks for instruction set 'v5'"):
+        _native.use_isa("v5")
+
+    assert _native.active_isa() == "base"
+
+
+def test_the_compiler_is_named_with_its_version():
+    name, version = _native.compiler().split(" ", 1)
+
+    assert name in {"GNU", "Clang"}
+    assert version[0].isdigit()
+
+
+def test_a_machine_without_a_cuda_device_says_why():
+    built, names, reason = _native.cuda_status()
+
+    assert isinstance(built, bool)
+    assert bool(names) != bool(reason)
+
+
+def test_masks_of_a_cuda_device_are_those_of_the_cpu_or_the_device_is_refused():
+    key = _native.Secret.from_bytes(bytes(range(32)))
+    _, names, _ = _native.cuda_status()
+    if not names:
+        with pytest.raises(DeviceError):
+            _native.cuda_mask_words(0, key, stream=1, first=0, count=4, bits=22)
+        return
+
+    for bits, first in ((1, 0), (22, 500), (33, 2**29 - 100), (64, 511)):
+        words = _native.cuda_mask_words(0, key, stream=1, first=first, count=700, bits=bits)
+        assert words.tolist() == mask_words(bytes(range(32)), 1, first, 700, bits)

@@ -1,0 +1,150 @@
+"""Masked rounds between processes over mutual TLS, with sites that die at every point."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from support.consortium import Consortium, make_consortium
+from support.processes import PHASES, start
+from support.tiny_trainer import TinyTrainer
+from veilsum.control import Deadlines, RunSpec, RunStatus, TaskSettings
+from veilsum.model import ModelLayout
+from veilsum.transport.checkpoints import load_model, model_to_bytes
+from veilsum.transport.operator import OperatorClient
+
+SITES = ("a", "b", "c", "d", "e")
+VICTIM = "e"
+MODEL = {
+    "w": np.linspace(-1, 1, 700, dtype=np.float32).reshape(7, 100),
+    "steps": np.array([4, 6], np.int64),
+}
+# Far longer than anything here takes: a round must go on because a connection broke, and
+# the test would notice if it waited for a deadline instead.
+DEADLINES = Deadlines(*[50.0] * 6)
+SPEC = RunSpec(
+    task_id="tiny", min_sites=4, weight_cap=10, metrics=("auc", "loss"), deadlines=DEADLINES
+)
+SECONDS = 40
+
+
+@dataclass
+class Federation:
+    """A running coordinator, its operator, and whatever sites were started."""
+
+    consortium: Consortium
+    folder: Path
+    coordinator: subprocess.Popen[str]
+    port: int
+    operator: OperatorClient
+    sites: dict[str, subprocess.Popen[str]] = field(default_factory=dict)
+    ever_started: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    def start_site(self, site: str, *phase: str) -> None:
+        settings = self.consortium.site_settings(site, self.port)
+        number = str(SITES.index(site))
+        self.sites[site] = start("site", settings, self.folder, number, *phase)
+        self.ever_started.append(self.sites[site])
+
+    def run(self, spec: RunSpec = SPEC) -> RunStatus:
+        """Submits a run and waits for its end."""
+        layout = ModelLayout.from_arrays(MODEL)
+        run = self.operator.submit(spec, model_to_bytes(layout, MODEL))
+        *_, last = self.operator.watch(run.run_id)
+        assert last.kind == "run"
+        return self.operator.get(run.run_id)
+
+    def model_after(self, run: RunStatus) -> dict[str, np.ndarray]:
+        file = self.folder / "state" / "models" / run.run_id / "round-1.safetensors"
+        return load_model(file)[1]
+
+
+@pytest.fixture
+def federation(tmp_path: Path) -> Iterator[Federation]:
+    consortium = make_consortium(tmp_path / "consortium", SITES)
+    folder = tmp_path / "run"
+    settings = consortium.coordinator_settings(folder / "state")
+    coordinator = start("coordinator", settings, folder)
+    assert coordinator.stdout is not None
+    port = int(coordinator.stdout.readline())
+    with OperatorClient(consortium.operator_settings(port)) as operator:
+        federation = Federation(consortium, folder, coordinator, port, operator)
+        try:
+            yield federation
+        finally:
+            for process in (*federation.ever_started, coordinator):
+                process.kill()
+                process.communicate()
+
+
+def expected_model(sites: Sequence[str]) -> dict[str, np.ndarray]:
+    """The mean of these sites' trained models, all of one weight, in double precision."""
+    trained = [
+        TinyTrainer(SITES.index(site)).fit(MODEL, TaskSettings(), lambda _: None).arrays
+        for site in sites
+    ]
+    return {name: np.mean([arrays[name] for arrays in trained], axis=0) for name in MODEL}
+
+
+def assert_mean_of(model: dict[str, np.ndarray], sites: Sequence[str]) -> None:
+    expected = expected_model(sites)
+    # Stochastic rounding is off by less than one step at each site, so is their mean; and the
+    # sum of two floats is rounded.
+    step = SPEC.clip / (2 ** (SPEC.value_bits - 1) - 1) + 2**-22
+    np.testing.assert_allclose(model["w"], expected["w"], atol=step)
+    np.testing.assert_array_equal(model["steps"], np.rint(expected["steps"]).astype(np.int64))
+
+
+def test_a_site_killed_in_any_phase_costs_the_round_that_site_only(
+    federation: Federation,
+) -> None:
+    for site in SITES[:-1]:
+        federation.start_site(site)
+    for phase in PHASES:
+        federation.start_site(VICTIM, phase)
+        run = federation.run()
+        assert federation.sites[VICTIM].wait(SECONDS) == -signal.SIGKILL
+        (record,) = run.rounds
+        assert (run.state, record.completed) == ("completed", True), (phase, run.reason)
+        # Its update counts once it was handed in; dying later changes nothing in the sum.
+        counted = SITES if phase in ("votes", "unmask") else SITES[:-1]
+        assert record.sites == counted, phase
+        assert set(record.dropped) == set(SITES) - set(counted), phase
+        assert record.total_weight == 10 * len(counted)
+        assert record.metrics["auc"] == 0.75
+        assert_mean_of(federation.model_after(run), counted)
+        assert max(record.seconds.values()) < DEADLINES.keys_s / 2
+    # After all that, everybody is back for a round without a loss.
+    federation.start_site(VICTIM)
+    run = federation.run()
+    assert (run.state, run.rounds[0].sites, run.rounds[0].dropped) == ("completed", SITES, {})
+    for process in federation.sites.values():
+        process.send_signal(signal.SIGINT)
+    assert [process.wait(SECONDS) for process in federation.sites.values()] == [0] * len(SITES)
+    federation.coordinator.send_signal(signal.SIGTERM)
+    assert federation.coordinator.wait(SECONDS) == 0
+
+
+def test_a_round_that_loses_too_many_sites_is_aborted_and_says_so(
+    federation: Federation,
+) -> None:
+    for site in SITES[:3]:
+        federation.start_site(site)
+    for site in SITES[3:]:
+        federation.start_site(site, "inputs")
+    run = federation.run()
+    assert run.state == "aborted"
+    assert "3 of 5 sites" in run.reason
+    assert "4 are needed" in run.reason
+    assert not run.rounds[0].completed
+    assert list((federation.folder / "state" / "spool").rglob("*.update")) == []
+    # The coordinator and the others live on.
+    for site in SITES[3:]:
+        federation.start_site(site)
+    assert federation.run().state == "completed"

@@ -1,0 +1,267 @@
+"""The state directory: what was saved is there after a restart, whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from hypothesis import given
+from hypothesis import strategies as st
+
+from veilsum._native import Layout
+from veilsum.control import RoundId, RoundRecord, RunEvent, RunSpec, RunStatus
+from veilsum.errors import ConfigError, DecodeError
+from veilsum.model import NUMPY_DTYPES, ModelLayout
+from veilsum.transport.checkpoints import (
+    load_model,
+    model_from_bytes,
+    model_to_bytes,
+    save_model,
+)
+from veilsum.transport.storage import RESTARTED, Storage
+
+SPEC = RunSpec(task_id="nodules", rounds=2)
+LAYOUT = ModelLayout(Layout([("w", "f32", (2, 3)), ("n", "i64", ()), ("h", "bf16", (3,))]))
+MODEL = {
+    "w": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "n": np.array(-7, dtype=np.int64),
+    "h": np.array([0x3F80, 0x4000, 0x7F80], dtype=np.uint16),
+}
+
+
+def status(run_id: str = "run-1", state: str = "running") -> RunStatus:
+    return RunStatus(run_id, SPEC, state, "", 1, "inputs", ("a",), ())
+
+
+def record(number: int = 1, completed: bool = True) -> RoundRecord:
+    return RoundRecord(
+        RoundId("run-1", number),
+        completed,
+        "",
+        "ab" * 32,
+        "cd" * 32,
+        ("a", "b"),
+        {"c": "declined"},
+        30,
+        {"auc": 0.5},
+        {"a": 7, "b": 8},
+        {"inputs": 1.5},
+    )
+
+
+def assert_same_model(found: dict, expected: dict) -> None:
+    assert list(found) == list(expected)
+    for name, values in expected.items():
+        assert found[name].dtype == values.dtype
+        assert found[name].shape == values.shape
+        assert found[name].tobytes() == values.tobytes()
+
+
+# --- runs, rounds, events -------------------------------------------------------------
+
+
+def test_runs_and_rounds_are_there_after_a_restart(tmp_path: Path) -> None:
+    storage = Storage(tmp_path / "state")
+    storage.save_run(status())
+    storage.save_round(record(1), LAYOUT, MODEL)
+    storage.save_round(record(2, completed=False), LAYOUT, None)
+    storage.save_run(status(state="completed"))
+    storage.close()
+    storage = Storage(tmp_path / "state")
+    expected = replace(status(state="completed"), rounds=(record(1), record(2, completed=False)))
+    assert storage.run("run-1") == expected
+    assert storage.runs() == [status(state="completed")]
+    assert storage.run("run-2") is None
+    layout, model = load_model(storage.model_file("run-1", 1))
+    assert layout == LAYOUT
+    assert_same_model(model, MODEL)
+    assert not storage.model_file("run-1", 2).exists()
+    storage.close()
+
+
+def test_runs_are_listed_newest_first(tmp_path: Path) -> None:
+    storage = Storage(tmp_path / "state")
+    for name in ("one", "two", "three"):
+        storage.save_run(status(name))
+    storage.save_run(status("one", "aborted"))
+    assert [run.run_id for run in storage.runs()] == ["three", "two", "one"]
+    storage.close()
+
+
+def test_a_run_that_a_crash_interrupted_is_aborted_at_the_next_start(tmp_path: Path) -> None:
+    storage = Storage(tmp_path / "state")
+    storage.save_run(status("active"))
+    storage.save_run(status("queued", "waiting"))
+    storage.save_run(status("done", "completed"))
+    storage.close()
+    storage = Storage(tmp_path / "state")
+    states = {run.run_id: (run.state, run.reason) for run in storage.runs()}
+    assert states == {
+        "active": ("aborted", RESTARTED),
+        "queued": ("aborted", RESTARTED),
+        "done": ("completed", ""),
+    }
+    assert [event.kind for _, event in storage.events("active")] == ["run"]
+    assert storage.events("done") == []
+    storage.close()
+
+
+def test_events_come_back_in_order_and_from_any_point_on(tmp_path: Path) -> None:
+    storage = Storage(tmp_path / "state")
+    events = [RunEvent("run-1", "site", site=name) for name in "abc"]
+    numbers = []
+    for event in events:
+        numbers.append(storage.append_event(event))
+        storage.append_event(RunEvent("run-2", "phase"))
+    assert numbers == sorted(set(numbers))
+    assert [event for _, event in storage.events("run-1")] == events
+    assert [event for _, event in storage.events("run-1", after=numbers[0])] == events[1:]
+    storage.close()
+
+
+# --- the directory --------------------------------------------------------------------
+
+
+def test_the_state_directory_is_private(tmp_path: Path) -> None:
+    storage = Storage(tmp_path / "state")
+    for folder in (tmp_path / "state", storage.spool, storage.sums, storage.models):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    storage.close()
+
+
+def test_two_coordinators_cannot_use_one_directory(tmp_path: Path) -> None:
+    storage = Storage(tmp_path / "state")
+    with pytest.raises(ConfigError, match="another coordinator uses the state directory"):
+        Storage(tmp_path / "state")
+    storage.close()
+    Storage(tmp_path / "state").close()
+
+
+def test_leftovers_of_a_crash_are_swept_from_the_spool(tmp_path: Path) -> None:
+    storage = Storage(tmp_path / "state")
+    (storage.spool / "00000001.update").write_bytes(b"x")
+    (storage.sums / "site-a").write_bytes(b"x")
+    storage.close()
+    storage = Storage(tmp_path / "state")
+    assert list(storage.spool.iterdir()) == [storage.sums]
+    assert list(storage.sums.iterdir()) == []
+    storage.close()
+
+
+def test_a_database_of_another_version_is_refused_and_left_alone(tmp_path: Path) -> None:
+    Storage(tmp_path / "state").close()
+    database = sqlite3.connect(tmp_path / "state" / "state.db")
+    database.execute("PRAGMA user_version = 9")
+    database.close()
+    with pytest.raises(ConfigError, match="has format 9, this version knows 1"):
+        Storage(tmp_path / "state")
+
+
+def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
+    Storage(tmp_path / "state").close()
+    (tmp_path / "state" / "state.db").write_bytes(b"not a database" * 100)
+    with pytest.raises(ConfigError, match=r"cannot use .*state\.db"):
+        Storage(tmp_path / "state")
+
+
+def test_a_start_with_many_past_rounds_is_quick(tmp_path: Path) -> None:
+    storage = Storage(tmp_path / "state")
+    storage.save_run(status(state="completed"))
+    storage.save_round(record(1), LAYOUT, None)
+    storage.close()
+    database = sqlite3.connect(tmp_path / "state" / "state.db")
+    with database:
+        database.execute(
+            "WITH RECURSIVE n(i) AS (VALUES (2) UNION ALL SELECT i + 1 FROM n WHERE i < 10000) "
+            "INSERT INTO rounds SELECT 'run-1', i, 0, 0.0, record FROM rounds, n"
+        )
+    database.close()
+    began = time.monotonic()
+    storage = Storage(tmp_path / "state")
+    assert time.monotonic() - began < 1.0
+    assert len(storage.run("run-1").rounds) == 10_000
+    storage.close()
+
+
+@pytest.mark.parametrize(
+    "name", ["", "absent.safetensors", "../secret.safetensors", "link.safetensors", "a.bin", "."]
+)
+def test_only_plain_files_of_the_models_folder_can_be_named(tmp_path: Path, name: str) -> None:
+    storage = Storage(tmp_path / "state")
+    (tmp_path / "state" / "secret.safetensors").write_bytes(b"x")
+    (storage.models / "link.safetensors").symlink_to(tmp_path / "state" / "secret.safetensors")
+    (storage.models / "a.bin").write_bytes(b"x")
+    (storage.models / "good.safetensors").write_bytes(b"x")
+    with pytest.raises(ConfigError, match="models folder"):
+        storage.submitted_model(name)
+    assert storage.submitted_model("good.safetensors").read_bytes() == b"x"
+    storage.close()
+
+
+# --- model files ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", NUMPY_DTYPES)
+def test_every_dtype_survives_its_file(tmp_path: Path, dtype: str) -> None:
+    layout = ModelLayout(Layout([("x", dtype, (3, 2)), ("scalar", dtype, ())]))
+    size = NUMPY_DTYPES[dtype].itemsize
+    patterns = np.arange(6 * size, dtype=np.uint8).view(NUMPY_DTYPES[dtype])
+    model = {"x": patterns.reshape(3, 2), "scalar": patterns[1].reshape(())}
+    save_model(tmp_path / "m.safetensors", layout, model)
+    found_layout, found = load_model(tmp_path / "m.safetensors")
+    assert found_layout == layout
+    assert_same_model(found, model)
+    assert (tmp_path / "m.safetensors").read_bytes() == model_to_bytes(layout, model)
+
+
+def test_other_programs_read_our_files_and_we_read_theirs(tmp_path: Path) -> None:
+    plain = {"w": MODEL["w"], "n": MODEL["n"]}
+    layout = ModelLayout.from_arrays(plain)
+    save_model(tmp_path / "ours.safetensors", layout, plain)
+    theirs = safetensors.numpy.load_file(tmp_path / "ours.safetensors")
+    assert_same_model(dict(sorted(theirs.items())), dict(sorted(plain.items())))
+    _, found = model_from_bytes(safetensors.numpy.save(plain))
+    assert_same_model(dict(sorted(found.items())), dict(sorted(plain.items())))
+
+
+def test_arrays_that_are_not_contiguous_are_written_in_order(tmp_path: Path) -> None:
+    model = {"w": np.arange(6, dtype=np.float32).reshape(3, 2).T}
+    layout = ModelLayout(Layout([("w", "f32", (2, 3))]))
+    _, found = model_from_bytes(model_to_bytes(layout, model))
+    np.testing.assert_array_equal(found["w"], model["w"])
+
+
+def test_a_model_file_appears_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "m.safetensors"
+    save_model(file, LAYOUT, MODEL)
+    before = file.read_bytes()
+
+    def fail(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(ConfigError, match=r"cannot write the model .*No space left"):
+        save_model(file, LAYOUT, {**MODEL, "w": MODEL["w"] + 1})
+    assert file.read_bytes() == before
+
+
+def test_a_dtype_that_cannot_be_averaged_is_named() -> None:
+    data = safetensors.numpy.save({"mask": np.array([True, False])})
+    with pytest.raises(DecodeError, match="tensor 'mask' has dtype BOOL") as caught:
+        model_from_bytes(data)
+    assert "F32" in (caught.value.hint or "")
+
+
+@given(st.binary(max_size=200))
+def test_bytes_that_are_no_model_are_refused(data: bytes) -> None:
+    with pytest.raises(DecodeError):
+        model_from_bytes(data)

@@ -1,0 +1,389 @@
+"""Messages on the wire: what is encoded comes back, and anything else is refused."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from veilsum.control import (
+    Deadlines,
+    Decline,
+    Hello,
+    PlainPlan,
+    Progress,
+    ProtocolMessage,
+    RoundClosed,
+    RoundId,
+    RoundOpened,
+    RoundRecord,
+    RunClosed,
+    RunEvent,
+    RunSpec,
+    RunStatus,
+    SiteDropped,
+    TaskSettings,
+    UpdateHeader,
+    Welcome,
+)
+from veilsum.errors import DecodeError
+from veilsum.proto.v1 import federation_pb2 as pb
+from veilsum.proto.v1 import operator_pb2
+from veilsum.transport import wire, wire_data, wire_runs
+
+ROUND = RoundId("run-1", 7, 2)
+TASK = TaskSettings(epochs=3, batch_size=16, learning_rate=0.25, proximal=0.5, seed=2**62)
+PLAN = PlainPlan(
+    layout=b"VLL1....",
+    codec="ring16",
+    weight_cap=1000,
+    chunk_coordinates=65_536,
+    metrics=("auc", "loss"),
+    model_hash=b"m" * 32,
+    clip=0.5,
+    digest=b"d" * 32,
+)
+TO_SITE = [
+    Welcome("lungs", b"r" * 32),
+    RoundOpened(ROUND, "nodules", TASK, b"signed", None),
+    RoundOpened(ROUND, "nodules", TASK, b"", PLAN),
+    ProtocolMessage(ROUND, b"payload"),
+    RoundClosed(ROUND, True, "", "ab" * 32),
+    RoundClosed(ROUND, False, "3 of 12 sites sent keys", ""),
+    SiteDropped(ROUND, "too late"),
+    RunClosed("run-1", False, "stopped"),
+]
+TO_COORDINATOR = [
+    Hello("0.1.0", b"r" * 32),
+    ProtocolMessage(ROUND, b"payload"),
+    Decline(ROUND, "policy", "min_sites is 3, this site demands 5"),
+    Progress(ROUND, 0.5),
+]
+HEADERS = [
+    UpdateHeader(ROUND, 2**64 - 1, 9, 120, {"auc": 0.75}, b""),
+    UpdateHeader(ROUND, 0, 1, 0, {}, b"signed header"),
+]
+SPEC = RunSpec(
+    task_id="nodules",
+    rounds=5,
+    cohort=("a", "b", "c"),
+    colluders=0,
+    share_profile="available",
+    overrange="clip",
+    metrics=("auc",),
+    task=TASK,
+    deadlines=Deadlines(1, 2, 3, 4, 5, 6),
+)
+RECORD = RoundRecord(
+    round=ROUND,
+    completed=True,
+    reason="",
+    digest="cd" * 32,
+    model_hash="ef" * 32,
+    sites=("a", "b"),
+    dropped={"c": "declined"},
+    total_weight=2**40,
+    metrics={"auc": 0.8},
+    bytes_in={"a": 10, "b": 11},
+    seconds={"keys": 0.25},
+)
+STATUS = RunStatus("run-1", SPEC, "running", "", 2, "inputs", ("c",), (RECORD,))
+EVENT = RunEvent(
+    "run-1", "round", 7, "", "", "completed", 2, 3, 21, 1.5, 0.0, "cd" * 32, {"auc": 0.8}
+)
+
+
+# --- what is encoded comes back -------------------------------------------------------
+
+
+@pytest.mark.parametrize("message", TO_SITE, ids=lambda message: type(message).__name__)
+def test_a_message_to_a_site_comes_back_whole(message: object) -> None:
+    assert wire.decode_to_site(wire.encode_to_site(message)) == message
+
+
+@pytest.mark.parametrize("message", TO_COORDINATOR, ids=lambda message: type(message).__name__)
+def test_a_message_to_the_coordinator_comes_back_whole(message: object) -> None:
+    assert wire.decode_to_coordinator(wire.encode_to_coordinator(message)) == message
+
+
+@pytest.mark.parametrize("header", HEADERS)
+def test_an_update_header_comes_back_with_the_chunk_it_goes_on_at(header: UpdateHeader) -> None:
+    frame = wire_data.encode_update_header(header, 1)
+    assert wire_data.decode_update_header(frame) == (header, 1)
+
+
+def test_requests_and_receipts_come_back_whole() -> None:
+    assert wire_data.decode_status_request(wire_data.encode_status_request(ROUND, 2**63)) == (
+        ROUND,
+        2**63,
+    )
+    assert wire_data.decode_receipt(wire_data.encode_receipt(5, True)) == (5, True)
+    assert wire_data.decode_model_request(wire_data.encode_model_request(ROUND)) == ROUND
+    header = wire_data.encode_model_header(b"layout", 2**40, b"h" * 32)
+    assert wire_data.decode_model_header(header) == (b"layout", 2**40, b"h" * 32)
+    assert wire_data.decode_model_data(wire_data.encode_model_data([b"ab", b"", b"c"])) == b"abc"
+
+
+def test_runs_records_and_events_come_back_whole() -> None:
+    assert wire_runs.run_from_bytes(wire_runs.run_to_bytes(STATUS)) == STATUS
+    bare = wire_runs.run_to_bytes(STATUS, with_rounds=False)
+    assert wire_runs.run_from_bytes(bare) == replace(STATUS, rounds=())
+    assert wire_runs.record_from_bytes(wire_runs.record_to_bytes(RECORD)) == RECORD
+    assert wire_runs.event_from_bytes(wire_runs.event_to_bytes(EVENT)) == EVENT
+    runs = wire_runs.decode_runs(wire_runs.encode_runs([STATUS]))
+    assert runs == (replace(STATUS, rounds=()),)
+
+
+def test_operator_requests_come_back_whole() -> None:
+    for submission in (
+        wire_runs.Submission(SPEC, b"model", None),
+        wire_runs.Submission(replace(SPEC, colluders=None), None, "start.safetensors"),
+    ):
+        data = wire_runs.encode_submission(submission)
+        assert wire_runs.decode_submission(data) == submission
+    assert wire_runs.decode_run_request(wire_runs.encode_run_request("run-1")) == "run-1"
+    assert wire_runs.decode_abort(wire_runs.encode_abort("run-1", "why")) == ("run-1", "why")
+
+
+# --- chunks: taken apart by hand, so held against protobuf ---------------------------
+
+
+@given(st.lists(st.binary(max_size=300), min_size=1, max_size=20))
+def test_a_frame_of_chunks_is_what_protobuf_would_make(chunks: list[bytes]) -> None:
+    frame = wire_data.encode_update_chunks(chunks)
+    assert frame == pb.UpdateFrame(chunks=pb.UpdateChunks(chunk=chunks)).SerializeToString()
+    assert [bytes(chunk) for chunk in wire_data.decode_update_chunks(frame)] == chunks
+
+
+@pytest.mark.parametrize("size", [127, 128, 16_383, 16_384, 2_097_151, 2_097_152])
+def test_lengths_around_the_steps_of_their_encoding_are_right(size: int) -> None:
+    chunk = bytes(size)
+    frame = wire_data.encode_update_chunks([chunk, b"x"])
+    assert frame == pb.UpdateFrame(chunks=pb.UpdateChunks(chunk=[chunk, b"x"])).SerializeToString()
+    assert [len(part) for part in wire_data.decode_update_chunks(frame)] == [size, 1]
+
+
+def test_the_chunks_of_a_frame_are_views_and_not_copies() -> None:
+    frame = wire_data.encode_update_chunks([b"one", b"two"])
+    for chunk in wire_data.decode_update_chunks(frame):
+        assert chunk.obj is frame
+        assert chunk.readonly
+
+
+@given(st.binary(max_size=200) | st.binary(max_size=200).map(lambda tail: b"\x12" + tail))
+def test_any_bytes_are_the_chunks_that_protobuf_sees_or_refused(frame: bytes) -> None:
+    try:
+        chunks = wire_data.decode_update_chunks(frame)
+    except DecodeError:
+        return
+    assert pb.UpdateFrame.FromString(frame).chunks.chunk == [bytes(chunk) for chunk in chunks]
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        (b"", "consists of frames of chunks"),
+        (wire_data.encode_update_header(HEADERS[0], 0), "consists of frames of chunks"),
+        (b"\x12\x00", "is empty"),
+        (b"\x12\x05\x0a\x01x", "announces 5 bytes and holds 3"),
+        (b"\x12\x03\x0a\x05x", "announces 5 bytes, 1 are left"),
+        (b"\x12\x03\x12\x01x", "unknown field at byte 2"),
+        (b"\x12\xff\xff\xff\xff\xff\x01", "cut off or too long"),
+        (b"\x12\x80", "cut off or too long"),
+    ],
+)
+def test_a_broken_frame_says_what_is_wrong_with_it(frame: bytes, message: str) -> None:
+    with pytest.raises(DecodeError, match=message):
+        wire_data.decode_update_chunks(frame)
+
+
+# --- anything else is refused ---------------------------------------------------------
+
+
+@given(st.binary(max_size=120))
+def test_any_bytes_decode_or_are_refused(data: bytes) -> None:
+    for decode in (
+        wire.decode_to_site,
+        wire.decode_to_coordinator,
+        wire_data.decode_update_header,
+        wire_data.decode_status_request,
+        wire_data.decode_receipt,
+        wire_data.decode_model_request,
+        wire_data.decode_model_header,
+        wire_data.decode_model_data,
+        wire_runs.decode_submission,
+        wire_runs.decode_run_request,
+        wire_runs.decode_abort,
+        wire_runs.decode_runs,
+        wire_runs.run_from_bytes,
+        wire_runs.record_from_bytes,
+        wire_runs.event_from_bytes,
+    ):
+        try:
+            decode(data)
+        except DecodeError:
+            continue
+
+
+def _round(**change: object) -> pb.RoundId:
+    return pb.RoundId(**{"run_id": "r", "number": 1, "attempt": 0, **change})
+
+
+def _task(**change: object) -> pb.TaskSettings:
+    settings = {"epochs": 1, "batch_size": 1, "learning_rate": 0.1}
+    return pb.TaskSettings(**{**settings, **change})
+
+
+SITE_MESSAGES = {
+    "empty": (pb.SiteMessage(), "empty or of an unknown kind"),
+    "short roster hash": (
+        pb.SiteMessage(hello=pb.Hello(version="1", roster_hash=b"x" * 31)),
+        "roster_hash must be 32 to 32 bytes, got 31",
+    ),
+    "endless version": (
+        pb.SiteMessage(hello=pb.Hello(version="v" * 65, roster_hash=b"x" * 32)),
+        "version must be 0 to 64 bytes",
+    ),
+    "no round": (pb.SiteMessage(protocol=pb.ProtocolMessage(payload=b"x")), "run_id"),
+    "round zero": (
+        pb.SiteMessage(protocol=pb.ProtocolMessage(round=_round(number=0), payload=b"x")),
+        "number must be 1",
+    ),
+    "unprintable run": (
+        pb.SiteMessage(progress=pb.Progress(round=_round(run_id="a\nb"), fraction=0)),
+        "run_id must be printable",
+    ),
+    "no payload": (
+        pb.SiteMessage(protocol=pb.ProtocolMessage(round=_round())),
+        "payload must be 1",
+    ),
+    "huge payload": (
+        pb.SiteMessage(protocol=pb.ProtocolMessage(round=_round(), payload=bytes((2 << 20) + 1))),
+        "payload must be 1 to 2097152",
+    ),
+    "progress that is no number": (
+        pb.SiteMessage(progress=pb.Progress(round=_round(), fraction=math.nan)),
+        "fraction must be finite",
+    ),
+    "progress beyond the end": (
+        pb.SiteMessage(progress=pb.Progress(round=_round(), fraction=1.5)),
+        "fraction must be 0 to 1",
+    ),
+    "endless reason": (
+        pb.SiteMessage(decline=pb.Decline(round=_round(), code="x", reason="r" * 5000)),
+        "reason must be 0 to 4096",
+    ),
+    "no code": (pb.SiteMessage(decline=pb.Decline(round=_round(), reason="r")), "code"),
+}
+
+
+@pytest.mark.parametrize("case", SITE_MESSAGES)
+def test_a_site_that_breaks_the_format_is_told_how(case: str) -> None:
+    message, reason = SITE_MESSAGES[case]
+    with pytest.raises(DecodeError, match=reason):
+        wire.decode_to_coordinator(message.SerializeToString())
+
+
+def _opened(**change: object) -> pb.CoordinatorMessage:
+    fields = {"round": _round(), "task_id": "t", "task": _task(), "open_message": b"x", **change}
+    return pb.CoordinatorMessage(round_opened=pb.RoundOpened(**fields))
+
+
+COORDINATOR_MESSAGES = {
+    "empty": (pb.CoordinatorMessage(), "empty or of an unknown kind"),
+    "neither plan": (_opened(open_message=b""), "either an open_message or a plain plan"),
+    "both plans": (_opened(plain=pb.PlainPlan()), "layout must be 1"),
+    "no task": (_opened(task=None), "epochs must be 1"),
+    "learning rate without number": (
+        _opened(task=_task(learning_rate=math.nan)),
+        "learning_rate must be positive",
+    ),
+    "no consortium": (
+        pb.CoordinatorMessage(welcome=pb.Welcome(roster_hash=b"x" * 32)),
+        "consortium must be 1",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", COORDINATOR_MESSAGES)
+def test_a_coordinator_that_breaks_the_format_is_told_how(case: str) -> None:
+    message, reason = COORDINATOR_MESSAGES[case]
+    with pytest.raises(DecodeError, match=reason):
+        wire.decode_to_site(message.SerializeToString())
+
+
+def test_a_round_is_masked_or_plain_but_not_both() -> None:
+    data = wire.encode_to_site(RoundOpened(ROUND, "t", TASK, b"signed", PLAN))
+    with pytest.raises(DecodeError, match="either an open_message or a plain plan"):
+        wire.decode_to_site(data)
+
+
+def _header(**change: object) -> bytes:
+    fields = {"round": _round(), "chunk_count": 4, "weight": 3, **change}
+    return pb.UpdateFrame(header=pb.UpdateHeader(**fields)).SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        (pb.UpdateFrame().SerializeToString(), "must begin with its header"),
+        (wire_data.encode_update_chunks([b"x"]), "must begin with its header"),
+        (_header(chunk_count=0), "chunk_count must be 1"),
+        (_header(chunk_count=2**25), "chunk_count must be 1"),
+        (_header(first_chunk=5), "first_chunk must be 0 to 4"),
+        (_header(weight=2**31), "weight must be 0"),
+        (_header(metrics={"auc": math.inf}), "metrics must be finite"),
+        (_header(metrics={str(i): 0.0 for i in range(17)}), "number of metrics"),
+        (_header(masked_header=b"x"), "must not show its weight"),
+        (_header(weight=0, masked_header=b"x", metrics={"a": 1.0}), "must not show its weight"),
+    ],
+)
+def test_an_upload_with_a_wrong_header_is_refused(frame: bytes, message: str) -> None:
+    with pytest.raises(DecodeError, match=message):
+        wire_data.decode_update_header(frame)
+
+
+def _spec(**change: object) -> bytes:
+    spec = wire_runs.encode_spec(SPEC)
+    for name, value in change.items():
+        if value is None:
+            spec.ClearField(name)
+        elif isinstance(value, list):
+            getattr(spec, name).extend(value)
+        else:
+            setattr(spec, name, value)
+    request = operator_pb2.SubmitRunRequest(spec=spec, model_file="m.safetensors")
+    return request.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "message"),
+    [
+        (_spec(task=None), "has no task"),
+        (_spec(deadlines=None), "has no deadlines"),
+        (_spec(rounds=0), "rounds must be 1"),
+        (_spec(clip=math.nan), "clip must be finite"),
+        (_spec(server_learning_rate=math.inf), "server_learning_rate must be finite"),
+        (_spec(share_profile="lax"), "share_profile must be"),
+        (_spec(overrange="wrap"), "overrange must be"),
+        (_spec(cohort=[f"s{i}" for i in range(256)]), "number of sites"),
+        (_spec(cohort=["a"]), "names a site twice"),
+        (operator_pb2.SubmitRunRequest().SerializeToString(), "has no spec"),
+        (
+            operator_pb2.SubmitRunRequest(spec=wire_runs.encode_spec(SPEC)).SerializeToString(),
+            "no initial model",
+        ),
+    ],
+)
+def test_a_run_that_cannot_work_is_refused_with_the_setting(
+    request_bytes: bytes, message: str
+) -> None:
+    with pytest.raises(DecodeError, match=message):
+        wire_runs.decode_submission(request_bytes)
+
+
+def test_the_initial_model_stays_out_of_logs() -> None:
+    assert "model-bytes" not in repr(wire_runs.Submission(SPEC, b"model-bytes", None))
