@@ -1,0 +1,205 @@
+from veilsum.proto.v1 import federation_pb2 as _federation_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class RunSpec(_message.Message):
+    __slots__ = ("task_id", "rounds", "masked", "codec", "cohort", "min_sites", "colluders", "share_profile", "value_bits", "clip", "overrange", "weight_cap", "metrics", "server_learning_rate", "task", "deadlines")
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    ROUNDS_FIELD_NUMBER: _ClassVar[int]
+    MASKED_FIELD_NUMBER: _ClassVar[int]
+    CODEC_FIELD_NUMBER: _ClassVar[int]
+    COHORT_FIELD_NUMBER: _ClassVar[int]
+    MIN_SITES_FIELD_NUMBER: _ClassVar[int]
+    COLLUDERS_FIELD_NUMBER: _ClassVar[int]
+    SHARE_PROFILE_FIELD_NUMBER: _ClassVar[int]
+    VALUE_BITS_FIELD_NUMBER: _ClassVar[int]
+    CLIP_FIELD_NUMBER: _ClassVar[int]
+    OVERRANGE_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_CAP_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
+    SERVER_LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    DEADLINES_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    rounds: int
+    masked: bool
+    codec: str
+    cohort: _containers.RepeatedScalarFieldContainer[str]
+    min_sites: int
+    colluders: int
+    share_profile: str
+    value_bits: int
+    clip: float
+    overrange: str
+    weight_cap: int
+    metrics: _containers.RepeatedScalarFieldContainer[str]
+    server_learning_rate: float
+    task: _federation_pb2.TaskSettings
+    deadlines: Deadlines
+    def __init__(self, task_id: _Optional[str] = ..., rounds: _Optional[int] = ..., masked: bool = ..., codec: _Optional[str] = ..., cohort: _Optional[_Iterable[str]] = ..., min_sites: _Optional[int] = ..., colluders: _Optional[int] = ..., share_profile: _Optional[str] = ..., value_bits: _Optional[int] = ..., clip: _Optional[float] = ..., overrange: _Optional[str] = ..., weight_cap: _Optional[int] = ..., metrics: _Optional[_Iterable[str]] = ..., server_learning_rate: _Optional[float] = ..., task: _Optional[_Union[_federation_pb2.TaskSettings, _Mapping]] = ..., deadlines: _Optional[_Union[Deadlines, _Mapping]] = ...) -> None: ...
+
+class Deadlines(_message.Message):
+    __slots__ = ("join_s", "keys_s", "shares_s", "inputs_s", "votes_s", "unmask_s")
+    JOIN_S_FIELD_NUMBER: _ClassVar[int]
+    KEYS_S_FIELD_NUMBER: _ClassVar[int]
+    SHARES_S_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_S_FIELD_NUMBER: _ClassVar[int]
+    VOTES_S_FIELD_NUMBER: _ClassVar[int]
+    UNMASK_S_FIELD_NUMBER: _ClassVar[int]
+    join_s: float
+    keys_s: float
+    shares_s: float
+    inputs_s: float
+    votes_s: float
+    unmask_s: float
+    def __init__(self, join_s: _Optional[float] = ..., keys_s: _Optional[float] = ..., shares_s: _Optional[float] = ..., inputs_s: _Optional[float] = ..., votes_s: _Optional[float] = ..., unmask_s: _Optional[float] = ...) -> None: ...
+
+class SubmitRunRequest(_message.Message):
+    __slots__ = ("spec", "safetensors", "model_file")
+    SPEC_FIELD_NUMBER: _ClassVar[int]
+    SAFETENSORS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FILE_FIELD_NUMBER: _ClassVar[int]
+    spec: RunSpec
+    safetensors: bytes
+    model_file: str
+    def __init__(self, spec: _Optional[_Union[RunSpec, _Mapping]] = ..., safetensors: _Optional[bytes] = ..., model_file: _Optional[str] = ...) -> None: ...
+
+class GetRunRequest(_message.Message):
+    __slots__ = ("run_id",)
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    def __init__(self, run_id: _Optional[str] = ...) -> None: ...
+
+class ListRunsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListRunsResponse(_message.Message):
+    __slots__ = ("runs",)
+    RUNS_FIELD_NUMBER: _ClassVar[int]
+    runs: _containers.RepeatedCompositeFieldContainer[Run]
+    def __init__(self, runs: _Optional[_Iterable[_Union[Run, _Mapping]]] = ...) -> None: ...
+
+class AbortRunRequest(_message.Message):
+    __slots__ = ("run_id", "reason")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    reason: str
+    def __init__(self, run_id: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class Run(_message.Message):
+    __slots__ = ("run_id", "spec", "state", "reason", "current_round", "phase", "sites_waiting", "rounds")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    SPEC_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    CURRENT_ROUND_FIELD_NUMBER: _ClassVar[int]
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    SITES_WAITING_FIELD_NUMBER: _ClassVar[int]
+    ROUNDS_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    spec: RunSpec
+    state: str
+    reason: str
+    current_round: int
+    phase: str
+    sites_waiting: _containers.RepeatedScalarFieldContainer[str]
+    rounds: _containers.RepeatedCompositeFieldContainer[RoundRecord]
+    def __init__(self, run_id: _Optional[str] = ..., spec: _Optional[_Union[RunSpec, _Mapping]] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., current_round: _Optional[int] = ..., phase: _Optional[str] = ..., sites_waiting: _Optional[_Iterable[str]] = ..., rounds: _Optional[_Iterable[_Union[RoundRecord, _Mapping]]] = ...) -> None: ...
+
+class RoundRecord(_message.Message):
+    __slots__ = ("round", "completed", "reason", "digest", "model_hash", "sites", "dropped", "total_weight", "metrics", "bytes_in", "seconds")
+    class DroppedEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class MetricsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    class BytesInEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    class SecondsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    COMPLETED_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    MODEL_HASH_FIELD_NUMBER: _ClassVar[int]
+    SITES_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_IN_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    round: _federation_pb2.RoundId
+    completed: bool
+    reason: str
+    digest: str
+    model_hash: str
+    sites: _containers.RepeatedScalarFieldContainer[str]
+    dropped: _containers.ScalarMap[str, str]
+    total_weight: int
+    metrics: _containers.ScalarMap[str, float]
+    bytes_in: _containers.ScalarMap[str, int]
+    seconds: _containers.ScalarMap[str, float]
+    def __init__(self, round: _Optional[_Union[_federation_pb2.RoundId, _Mapping]] = ..., completed: bool = ..., reason: _Optional[str] = ..., digest: _Optional[str] = ..., model_hash: _Optional[str] = ..., sites: _Optional[_Iterable[str]] = ..., dropped: _Optional[_Mapping[str, str]] = ..., total_weight: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ..., bytes_in: _Optional[_Mapping[str, int]] = ..., seconds: _Optional[_Mapping[str, float]] = ...) -> None: ...
+
+class RunEvent(_message.Message):
+    __slots__ = ("run_id", "kind", "round_number", "phase", "site", "detail", "sites_in", "sites_expected", "bytes_in", "seconds", "fraction", "digest", "metrics")
+    class MetricsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    ROUND_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    SITE_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    SITES_IN_FIELD_NUMBER: _ClassVar[int]
+    SITES_EXPECTED_FIELD_NUMBER: _ClassVar[int]
+    BYTES_IN_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    FRACTION_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    kind: str
+    round_number: int
+    phase: str
+    site: str
+    detail: str
+    sites_in: int
+    sites_expected: int
+    bytes_in: int
+    seconds: float
+    fraction: float
+    digest: str
+    metrics: _containers.ScalarMap[str, float]
+    def __init__(self, run_id: _Optional[str] = ..., kind: _Optional[str] = ..., round_number: _Optional[int] = ..., phase: _Optional[str] = ..., site: _Optional[str] = ..., detail: _Optional[str] = ..., sites_in: _Optional[int] = ..., sites_expected: _Optional[int] = ..., bytes_in: _Optional[int] = ..., seconds: _Optional[float] = ..., fraction: _Optional[float] = ..., digest: _Optional[str] = ..., metrics: _Optional[_Mapping[str, float]] = ...) -> None: ...

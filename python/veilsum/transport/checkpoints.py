@@ -1,0 +1,145 @@
+"""Models as safetensors files: written so that a crash leaves the old file or the new one."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import safetensors
+from numpy.typing import NDArray
+from typing_extensions import Buffer
+
+from veilsum._native import Layout
+from veilsum.errors import ConfigError, DecodeError
+from veilsum.model import NUMPY_DTYPES, ModelLayout
+
+Arrays = Mapping[str, NDArray[Any]]
+
+_FILE_DTYPES = {dtype: dtype.upper() for dtype in NUMPY_DTYPES}
+_LAYOUT_DTYPES = {name: dtype for dtype, name in _FILE_DTYPES.items()}
+_ALIGNMENT = 8
+
+
+def tensor_bytes(layout: ModelLayout, arrays: Arrays) -> list[memoryview]:
+    """Each tensor's bytes in layout order, as views where an array is laid out so already."""
+    views = []
+    for name, dtype, _ in layout.native.tensors:
+        flat = np.ascontiguousarray(arrays[name], dtype=NUMPY_DTYPES[dtype]).reshape(-1)
+        views.append(flat.view(np.uint8).data)
+    return views
+
+
+def save_model(file: Path, layout: ModelLayout, arrays: Arrays) -> None:
+    """Writes a safetensors file with the tensors in layout order.
+
+    The bytes are on disk, under their final name, when this returns.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    unfinished = file.with_name(f".{file.name}.unfinished")
+    try:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with open(unfinished, "wb") as stream:
+            _write(stream, layout, arrays)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(unfinished, file)
+        _sync_folder(file.parent)
+    except OSError as error:
+        raise ConfigError(f"cannot write the model {file}: {error.strerror}") from error
+
+
+def model_to_bytes(layout: ModelLayout, arrays: Arrays) -> bytes:
+    """The same as a safetensors file, in memory."""
+    return b"".join((_header(layout), *tensor_bytes(layout, arrays)))
+
+
+def _write(stream: BinaryIO, layout: ModelLayout, arrays: Arrays) -> None:
+    stream.write(_header(layout))
+    for view in tensor_bytes(layout, arrays):
+        stream.write(view)
+
+
+def _header(layout: ModelLayout) -> bytes:
+    document: dict[str, Any] = {}
+    end = 0
+    for name, dtype, shape in layout.native.tensors:
+        begin, end = end, end + math.prod(shape) * NUMPY_DTYPES[dtype].itemsize
+        document[name] = {
+            "dtype": _FILE_DTYPES[dtype],
+            "shape": list(shape),
+            "data_offsets": [begin, end],
+        }
+    text = json.dumps(document, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _ALIGNMENT)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def load_model(file: Path) -> tuple[ModelLayout, dict[str, NDArray[Any]]]:
+    """Reads a safetensors file.
+
+    Raises:
+        ConfigError: names the file and what is wrong with it.
+    """
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read the model {file.name}: {error.strerror}") from error
+    try:
+        return model_from_bytes(data)
+    except DecodeError as error:
+        raise ConfigError(f"{file.name}: {error}") from error
+
+
+def model_from_bytes(data: Buffer) -> tuple[ModelLayout, dict[str, NDArray[Any]]]:
+    """Parses the bytes of a safetensors file; the tensors are in the order of their bytes.
+
+    Raises:
+        DecodeError: not such a file, or a tensor of a dtype that cannot be averaged.
+    """
+    content = bytes(data)
+    try:
+        found = dict(safetensors.deserialize(content))  # type: ignore[no-untyped-call]
+    except safetensors.SafetensorError as error:
+        raise DecodeError(f"not a safetensors file: {error}") from error
+    if not found:
+        raise DecodeError("the model has no tensors")
+    tensors, arrays = [], {}
+    for name in _names_in_order(content):
+        tensor = found[name]
+        dtype = _LAYOUT_DTYPES.get(tensor["dtype"])
+        if dtype is None:
+            raise DecodeError(
+                f"tensor {name!r} has dtype {tensor['dtype']}, which cannot be averaged",
+                hint=f"use one of {', '.join(_LAYOUT_DTYPES)}",
+            )
+        tensors.append((name, dtype, tuple(tensor["shape"])))
+        flat = np.frombuffer(tensor["data"], dtype=NUMPY_DTYPES[dtype])
+        arrays[name] = flat.reshape(tensor["shape"])
+    try:
+        return ModelLayout(Layout(tensors)), arrays
+    except ConfigError as error:
+        raise DecodeError(str(error)) from error
+
+
+def _names_in_order(content: bytes) -> list[str]:
+    """Names by the place of their bytes, in content that was checked: the library returns
+    them in an order that changes from process to process."""
+    header_size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + header_size])
+    header.pop("__metadata__", None)
+    return sorted(header, key=lambda name: tuple(header[name]["data_offsets"]))

@@ -1,0 +1,303 @@
+"""The site's connection to the coordinator. A site dials out; nothing connects to it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import math
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import grpc.aio
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import Buffer
+
+from veilsum.control import Hello, RoundId, ToCoordinator, ToSite, UpdateHeader, Welcome
+from veilsum.errors import DecodeError, VeilsumError
+from veilsum.model import NUMPY_DTYPES, ModelLayout
+from veilsum.pki.identity import Identity
+from veilsum.roster import Roster
+from veilsum.transport import wire_data
+from veilsum.transport.callers import INSECURE_IDENTITY
+from veilsum.transport.process import KEEPALIVE_OPTIONS
+from veilsum.transport.server import FEDERATION
+from veilsum.transport.settings import MESSAGE_LIMIT
+from veilsum.transport.tls import TlsIdentity
+from veilsum.transport.wire import decode_to_site, encode_to_coordinator
+
+FRAME_BYTES = 1 << 20
+"""About how many bytes of chunks travel in one message; smaller ones halve the rate."""
+
+_CONNECT_SECONDS = 10.0
+_STATUS_SECONDS = 30.0
+
+# Trying again may help: the network, a restart, a call that another one took over.
+_PASSING = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.INTERNAL,
+)
+
+
+class Unreachable(VeilsumError):  # noqa: N818  a passing state, not a mistake
+    """The connection broke or could not be made; trying again may help."""
+
+
+class Refused(VeilsumError):  # noqa: N818  the coordinator's decision
+    """The coordinator will not do what was asked; trying again will not help."""
+
+
+class Replaced(VeilsumError):  # noqa: N818  see above
+    """Another process joined in this site's name."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where the coordinator is and as whom to call it. `tls` None is the insecure mode."""
+
+    address: str
+    identity: Identity
+    tls: TlsIdentity | None = field(repr=False)
+    roster: Roster
+    version: str
+
+    def channel(self) -> grpc.aio.Channel:
+        """A fresh channel: one that failed may be stuck with the address it resolved."""
+        options = [
+            ("grpc.max_receive_message_length", MESSAGE_LIMIT),
+            ("grpc.max_send_message_length", MESSAGE_LIMIT),
+            # Without it, channels to one address share a connection and its back-off.
+            ("grpc.use_local_subchannel_pool", 1),
+            *KEEPALIVE_OPTIONS,
+        ]
+        if self.tls is None:
+            return grpc.aio.insecure_channel(self.address, options=options)
+        credentials = self.tls.channel_credentials()
+        return grpc.aio.secure_channel(self.address, credentials, options=options)
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """Who calls, where no certificate says it."""
+        return () if self.tls is not None else ((INSECURE_IDENTITY, self.identity.uri),)
+
+
+class Connection:
+    """One channel with its Join stream. Use `async with`.
+
+    Raises on entry:
+        Unreachable: nobody answers.
+        Refused: the coordinator does not want this site, or has another roster.
+    """
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._channel = endpoint.channel()
+        self._join: Any = None
+        self._welcome = Welcome("", b"")
+        self._sending = asyncio.Lock()
+
+    async def __aenter__(self) -> Connection:
+        try:
+            await self._open()
+        except BaseException:
+            await self._channel.close()
+            raise
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self._join.cancel()
+        await self._channel.close()
+
+    async def _open(self) -> None:
+        call = self._channel.stream_stream(f"/{FEDERATION}/Join")
+        self._join = call(metadata=self._endpoint.metadata)
+        roster = self._endpoint.roster
+        try:
+            await self.send(Hello(self._endpoint.version, roster.hash))
+            first = await asyncio.wait_for(self._join.read(), _CONNECT_SECONDS)
+        except TimeoutError:
+            raise Unreachable(f"{self._endpoint.address} does not answer") from None
+        except grpc.aio.AioRpcError as error:
+            raise _translated(error) from error
+        if first is grpc.aio.EOF:
+            raise Unreachable("the coordinator ended the stream before its welcome")
+        welcome = decode_to_site(first)
+        if not isinstance(welcome, Welcome):
+            raise Refused("the coordinator did not begin with its welcome")
+        if (welcome.consortium, welcome.roster_hash) != (roster.consortium, roster.hash):
+            raise Refused(
+                f"the coordinator has another roster ({welcome.roster_hash.hex()[:16]} instead "
+                f"of {roster.hash.hex()[:16]})",
+                hint="every member needs the same roster file",
+            )
+        self._welcome = welcome
+
+    # --- Join -----------------------------------------------------------------------
+
+    async def send(self, message: ToCoordinator) -> None:
+        """Puts a message on the stream. On a broken one nothing happens: messages() tells."""
+        async with self._sending:
+            try:
+                await self._join.write(encode_to_coordinator(message))
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                return
+
+    async def messages(self) -> AsyncIterator[ToSite]:
+        """What the coordinator says, its welcome first, until it hangs up.
+
+        Raises:
+            Unreachable: the connection broke.
+            Refused: the coordinator ended it for a reason that stays.
+            Replaced: another process joined as this site.
+            DecodeError: the coordinator does not follow the format.
+        """
+        yield self._welcome
+        try:
+            while (data := await self._join.read()) is not grpc.aio.EOF:
+                yield decode_to_site(data)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.ABORTED:
+                raise Replaced("another process joined as this site") from error
+            raise _translated(error) from error
+        raise Unreachable("the coordinator hung up")
+
+    # --- models ---------------------------------------------------------------------
+
+    async def fetch_model(
+        self, round_id: RoundId, *, max_bytes: int
+    ) -> tuple[ModelLayout, dict[str, NDArray[Any]]]:
+        """The model of a round: read-only arrays in layout order, as the header's hash says.
+
+        Raises:
+            Unreachable, Refused: it cannot be had now, or at all.
+            DecodeError: it is larger than `max_bytes`, or not what its header announced.
+        """
+        fetch = self._channel.unary_stream(f"/{FEDERATION}/FetchModel")
+        call = fetch(wire_data.encode_model_request(round_id), metadata=self._endpoint.metadata)
+        try:
+            return await _receive_model(call, max_bytes)
+        except grpc.aio.AioRpcError as error:
+            raise _translated(error) from error
+        finally:
+            call.cancel()
+
+    # --- updates --------------------------------------------------------------------
+
+    async def push_status(self, round_id: RoundId, update_id: int) -> tuple[int, bool]:
+        """(first chunk that the coordinator does not hold, whether the update counts).
+
+        Raises:
+            Unreachable, Refused: it cannot be had now, or the update will not count.
+        """
+        ask = self._channel.unary_unary(f"/{FEDERATION}/PushStatus")
+        request = wire_data.encode_status_request(round_id, update_id)
+        try:
+            answer = await ask(request, metadata=self._endpoint.metadata, timeout=_STATUS_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            raise _translated(error) from error
+        return wire_data.decode_receipt(answer)
+
+    async def push_update(
+        self, header: UpdateHeader, chunks: Sequence[Buffer], *, first_chunk: int = 0
+    ) -> bool:
+        """Sends an update from a chunk on; True once it counts, False if chunks are missing.
+
+        Raises:
+            Unreachable: the connection broke; push_status says how far it came.
+            Refused: the update will not count.
+        """
+        push = self._channel.stream_unary(f"/{FEDERATION}/PushUpdate")
+        try:
+            answer = await push(
+                _frames(header, chunks, first_chunk), metadata=self._endpoint.metadata
+            )
+        except grpc.aio.AioRpcError as error:
+            raise _translated(error) from error
+        next_chunk, committed = wire_data.decode_receipt(answer)
+        return committed and next_chunk == header.chunk_count
+
+
+async def _frames(
+    header: UpdateHeader, chunks: Sequence[Buffer], first_chunk: int
+) -> AsyncIterator[bytes]:
+    yield wire_data.encode_update_header(header, first_chunk)
+    for group in _grouped(chunks[first_chunk:]):
+        yield wire_data.encode_update_chunks(group)
+
+
+def _grouped(chunks: Sequence[Buffer]) -> Iterator[list[Buffer]]:
+    """Consecutive chunks of about a megabyte together, at least one."""
+    group: list[Buffer] = []
+    size = 0
+    for chunk in chunks:
+        length = memoryview(chunk).nbytes
+        if group and size + length > FRAME_BYTES:
+            yield group
+            group, size = [], 0
+        group.append(chunk)
+        size += length
+    if group:
+        yield group
+
+
+async def _receive_model(call: Any, max_bytes: int) -> tuple[ModelLayout, dict[str, NDArray[Any]]]:
+    pieces = aiter(call)
+    first = await anext(pieces, None)
+    if first is None:
+        raise DecodeError("the model's stream is empty")
+    layout_bytes, size, model_hash = wire_data.decode_model_header(first)
+    layout = ModelLayout.from_bytes(layout_bytes)
+    expected = sum(_tensor_bytes(dtype, shape) for _, dtype, shape in layout.native.tensors)
+    if size != expected:
+        raise DecodeError(f"the model announces {size} bytes, its layout has {expected}")
+    if size > max_bytes:
+        raise DecodeError(f"the model has {size} bytes, this site accepts {max_bytes}")
+    data = np.empty(size, np.uint8)
+    state = hashlib.sha256(layout.digest)
+    begin = 0
+    async for piece in pieces:
+        part = np.frombuffer(wire_data.decode_model_data(piece), np.uint8)
+        if begin + part.size > size:
+            raise DecodeError(f"the model has more than the announced {size} bytes")
+        data[begin : begin + part.size] = part
+        state.update(part.data)
+        begin += part.size
+    if begin != size:
+        raise DecodeError(f"the model ended after {begin} of {size} bytes")
+    if state.digest() != model_hash:
+        raise DecodeError("the model is not the one that its hash names")
+    return layout, _split(layout, data)
+
+
+def _tensor_bytes(dtype: str, shape: tuple[int, ...]) -> int:
+    return math.prod(shape) * NUMPY_DTYPES[dtype].itemsize
+
+
+def _split(layout: ModelLayout, data: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+    """Views of the data, copied only where a tensor does not begin on its own alignment."""
+    arrays = {}
+    begin = 0
+    for name, dtype, shape in layout.native.tensors:
+        end = begin + _tensor_bytes(dtype, shape)
+        array: NDArray[Any] = np.frombuffer(data[begin:end], NUMPY_DTYPES[dtype]).reshape(shape)
+        if not array.flags.aligned:
+            array = array.copy()
+        # Read-only: the update is the difference from this very model.
+        array.flags.writeable = False
+        arrays[name] = array
+        begin = end
+    return arrays
+
+
+def _translated(error: grpc.aio.AioRpcError) -> VeilsumError:
+    code = error.code()
+    text, _, hint = (error.details() or "").partition("\nhint: ")
+    said = f"{text or 'no reason given'} ({code.name})"
+    if code in _PASSING or code is grpc.StatusCode.ABORTED:
+        return Unreachable(said, hint=hint or None)
+    return Refused(said, hint=hint or None)

@@ -1,0 +1,227 @@
+"""A coordinator process: puts the parts together and serves until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from collections.abc import Callable
+from contextlib import suppress
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import SERVICE_NAME as HEALTH
+from grpc_health.v1.health import aio as health_aio
+from grpc_reflection.v1alpha import reflection
+
+from veilsum.coordinator.core import Coordinator
+from veilsum.errors import ConfigError
+from veilsum.pki.roster_file import load_roster
+from veilsum.roster import Roster
+from veilsum.transport.callers import Gate
+from veilsum.transport.links import Links
+from veilsum.transport.logs import Log, start_logging
+from veilsum.transport.metrics import Metrics, MetricsServer
+from veilsum.transport.models import Models
+from veilsum.transport.operator_service import OPERATOR, OperatorService
+from veilsum.transport.process import (
+    KEEPALIVE_OPTIONS,
+    forbid_core_dumps,
+    stop_signals,
+    versions,
+)
+from veilsum.transport.runner import Outside, Runner
+from veilsum.transport.server import FEDERATION, Desk, FederationService
+from veilsum.transport.settings import CoordinatorSettings, split_address, tls_files
+from veilsum.transport.storage import Storage
+from veilsum.transport.tls import TlsIdentity, load_signing_key, load_tls_identity
+from veilsum.transport.watchers import Watchers
+
+_STOPPING = "the coordinator is stopping"
+_GRACE_SECONDS = 2.0
+
+
+def run_coordinator(
+    settings: CoordinatorSettings, *, ready: Callable[[int], None] | None = None
+) -> None:
+    """Serves until SIGINT or SIGTERM.
+
+    Args:
+        ready: called with the bound port once sites and operators can connect.
+
+    Raises:
+        ConfigError: the settings cannot work: a file, a key, the port, the state directory.
+    """
+    forbid_core_dumps()
+    start_logging(settings.log)
+    asyncio.run(_until_stopped(settings, ready))
+
+
+async def _until_stopped(
+    settings: CoordinatorSettings, ready: Callable[[int], None] | None
+) -> None:
+    stop = asyncio.Event()
+    with stop_signals(stop):
+        await serve_coordinator(settings, stop=stop, ready=ready)
+
+
+async def serve_coordinator(
+    settings: CoordinatorSettings,
+    *,
+    stop: asyncio.Event,
+    ready: Callable[[int], None] | None = None,
+) -> None:
+    """Serves until `stop` is set. Within a running loop; see run_coordinator.
+
+    Raises:
+        ConfigError: as run_coordinator.
+    """
+    log = Log("coordinator")
+    roster = load_roster(settings.roster)
+    tls = _tls(settings, roster)
+    signing_key = load_signing_key(settings.signing_key)
+    storage = Storage(settings.state_dir)
+    try:
+        core = Coordinator(
+            roster,
+            signing_key,
+            entropy=secrets.token_bytes,
+            threads=settings.threads or os.cpu_count() or 1,
+            spool=str(storage.sums),
+        )
+        await _App(core, roster, storage, log).serve(settings, tls, stop, ready)
+    finally:
+        storage.close()
+
+
+def _tls(settings: CoordinatorSettings, roster: Roster) -> TlsIdentity | None:
+    files = tls_files(settings)
+    if files is None:
+        return None
+    tls = load_tls_identity(*files, "coordinator")
+    if tls.identity.consortium != roster.consortium:
+        raise ConfigError(
+            f"the certificate {settings.tls_certificate} is for {tls.identity.consortium!r}, "
+            f"the roster is of {roster.consortium!r}"
+        )
+    return tls
+
+
+class _App:
+    """The parts of a running coordinator."""
+
+    def __init__(self, core: Coordinator, roster: Roster, storage: Storage, log: Log) -> None:
+        self._roster = roster
+        self._log = log
+        self._storage = storage
+        self._outside = Outside(storage, Models(), Links(), Watchers(storage), Metrics())
+        self._runner = Runner(core, self._outside, log)
+
+    async def serve(
+        self,
+        settings: CoordinatorSettings,
+        tls: TlsIdentity | None,
+        stop: asyncio.Event,
+        ready: Callable[[int], None] | None,
+    ) -> None:
+        server = grpc.aio.server(options=_options(settings))
+        health = await self._add_services(server, insecure=tls is None)
+        port = _bind(server, settings.listen, tls)
+        metrics = None
+        if settings.metrics_port is not None:
+            metrics = MetricsServer(self._outside.metrics, settings.metrics_port)
+        worker = asyncio.create_task(self._runner.run())
+        try:
+            await server.start()
+            self._log_start(settings, port, metrics)
+            if ready is not None:
+                ready(port)
+            await _first_of(stop, worker)
+        finally:
+            self._log.info("stopping")
+            await health.enter_graceful_shutdown()
+            self._outside.links.close_all(_STOPPING)
+            await server.stop(_GRACE_SECONDS)
+            worker.cancel()
+            with suppress(asyncio.CancelledError):
+                await worker
+            if metrics is not None:
+                metrics.stop()
+
+    async def _add_services(
+        self, server: grpc.aio.Server, *, insecure: bool
+    ) -> health_aio.HealthServicer:
+        outside = self._outside
+        gate = Gate(self._roster.consortium, frozenset(self._roster.sites), insecure)
+        desk = Desk(gate, self._runner, outside.metrics, self._log)
+        federation = FederationService(desk, self._roster, outside.links, outside.models)
+        operator = OperatorService(desk, self._storage, outside.watchers)
+        server.add_generic_rpc_handlers((federation.handlers(), operator.handlers()))
+        health = health_aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(health, server)
+        for service in ("", FEDERATION, OPERATOR):
+            await health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        names = (FEDERATION, OPERATOR, HEALTH, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, server)
+        return health
+
+    def _log_start(
+        self, settings: CoordinatorSettings, port: int, metrics: MetricsServer | None
+    ) -> None:
+        host, _ = split_address(settings.listen, "listen", lowest_port=0)
+        self._log.info(
+            "serving",
+            host=host,
+            port=port,
+            insecure=settings.insecure,
+            metrics_port=metrics.port if metrics else None,
+            consortium=self._roster.consortium,
+            sites=len(self._roster.sites),
+            epoch=self._roster.epoch,
+            roster=self._roster.hash.hex(),
+            **versions(),
+        )
+
+
+def _options(settings: CoordinatorSettings) -> list[tuple[str, int]]:
+    return [
+        # Without this a second coordinator on the same port starts, and each gets half of
+        # the connections.
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        ("grpc.max_send_message_length", settings.max_message_bytes),
+        *KEEPALIVE_OPTIONS,
+    ]
+
+
+def _bind(server: grpc.aio.Server, listen: str, tls: TlsIdentity | None) -> int:
+    try:
+        port = (
+            server.add_insecure_port(listen)
+            if tls is None
+            else server.add_secure_port(listen, tls.server_credentials())
+        )
+    except RuntimeError as error:
+        raise _cannot_listen(listen) from error
+    if port == 0:
+        raise _cannot_listen(listen)
+    return int(port)
+
+
+def _cannot_listen(listen: str) -> ConfigError:
+    return ConfigError(
+        f"cannot listen on {listen}: the port is in use or the address is not this machine's",
+        hint="stop whatever uses it, or set another `listen`",
+    )
+
+
+async def _first_of(stop: asyncio.Event, worker: asyncio.Task[None]) -> None:
+    """Waits for the signal to stop; a worker that ends by itself is a failure to report."""
+    waiting = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait((waiting, worker), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting.cancel()
+    if worker.done():
+        worker.result()

@@ -1,0 +1,107 @@
+"""What operators call: start, look at, watch and stop runs."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+import grpc
+
+from veilsum.control import RunStatus
+from veilsum.coordinator.core import Coordinator
+from veilsum.coordinator.events import RunAbortRequested, RunSubmitted
+from veilsum.errors import ConfigError
+from veilsum.model import ModelLayout
+from veilsum.transport import wire_runs
+from veilsum.transport.callers import CallRefused
+from veilsum.transport.checkpoints import Arrays, load_model, model_from_bytes
+from veilsum.transport.server import Desk, streaming, unary
+from veilsum.transport.storage import Storage
+from veilsum.transport.watchers import Watchers
+
+OPERATOR = "veilsum.v1.Operator"
+
+
+class OperatorService:
+    """Runs of one coordinator, those of earlier processes included."""
+
+    def __init__(self, desk: Desk, storage: Storage, watchers: Watchers) -> None:
+        self._desk = desk
+        self._storage = storage
+        self._watchers = watchers
+
+    def handlers(self) -> grpc.GenericRpcHandler:
+        """For grpc.aio.Server.add_generic_rpc_handlers. Messages are bytes both ways."""
+        desk = self._desk
+        methods = {
+            "SubmitRun": grpc.unary_unary_rpc_method_handler(unary(desk, self._submit)),
+            "GetRun": grpc.unary_unary_rpc_method_handler(unary(desk, self._get)),
+            "ListRuns": grpc.unary_unary_rpc_method_handler(unary(desk, self._list)),
+            "WatchRun": grpc.unary_stream_rpc_method_handler(streaming(desk, self._watch)),
+            "AbortRun": grpc.unary_unary_rpc_method_handler(unary(desk, self._abort)),
+        }
+        return grpc.method_handlers_generic_handler(OPERATOR, methods)
+
+    async def _submit(self, request: bytes, context: Any) -> bytes:
+        operator = self._desk.gate.caller(context, OPERATOR).name
+        submission = wire_runs.decode_submission(request)
+        layout, model = await asyncio.to_thread(self._initial_model, submission)
+        run_id = _new_run_id()
+        # Kept before the run exists: a run whose start cannot be looked up is worth little.
+        await asyncio.to_thread(self._storage.save_model, run_id, 0, layout, model)
+        await self._desk.runner.submit(RunSubmitted(run_id, submission.spec, layout, model))
+        self._desk.log.info("run submitted", run=run_id, operator=operator)
+        return wire_runs.run_to_bytes(await self._run(run_id))
+
+    def _initial_model(self, submission: wire_runs.Submission) -> tuple[ModelLayout, Arrays]:
+        if submission.safetensors is not None:
+            return model_from_bytes(submission.safetensors)
+        return load_model(self._storage.submitted_model(submission.model_file or ""))
+
+    async def _get(self, request: bytes, context: Any) -> bytes:
+        self._desk.gate.caller(context, OPERATOR)
+        return wire_runs.run_to_bytes(await self._run(wire_runs.decode_run_request(request)))
+
+    async def _list(self, request: bytes, context: Any) -> bytes:
+        self._desk.gate.caller(context, OPERATOR)
+        live = {run.run_id: run for run in await self._desk.runner.ask(Coordinator.runs)}
+        stored = await asyncio.to_thread(self._storage.runs)
+        return wire_runs.encode_runs(live.get(run.run_id, run) for run in stored)
+
+    async def _watch(self, request: bytes, context: Any) -> AsyncGenerator[bytes, None]:
+        self._desk.gate.caller(context, OPERATOR)
+        run_id = wire_runs.decode_run_request(request)
+        await self._run(run_id)
+        async with aclosing(self._watchers.watch(run_id)) as events:
+            async for event in events:
+                yield wire_runs.event_to_bytes(event)
+
+    async def _abort(self, request: bytes, context: Any) -> bytes:
+        operator = self._desk.gate.caller(context, OPERATOR).name
+        run_id, reason = wire_runs.decode_abort(request)
+        status = await self._run(run_id)
+        if status.state in ("waiting", "running"):
+            by = f"aborted by operator {operator}"
+            await self._desk.runner.submit(
+                RunAbortRequested(run_id, f"{by}: {reason}" if reason else by)
+            )
+        return wire_runs.run_to_bytes(await self._run(run_id))
+
+    async def _run(self, run_id: str) -> RunStatus:
+        try:
+            return await self._desk.runner.ask(lambda core: core.status(run_id))
+        except ConfigError as error:
+            # Not of this process; an earlier one may have kept it.
+            stored = await asyncio.to_thread(self._storage.run, run_id)
+            if stored is None:
+                raise CallRefused(grpc.StatusCode.NOT_FOUND, str(error), hint=error.hint) from error
+            return stored
+
+
+def _new_run_id() -> str:
+    """Sorts by time for people; the random end keeps two operators apart."""
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"

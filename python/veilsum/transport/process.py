@@ -1,0 +1,50 @@
+"""What both kinds of process do at their start and end."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import resource
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from veilsum._version import __version__
+
+GRPC_PACKAGES = ("grpcio", "protobuf")
+
+# A dead peer behind a silent network is noticed after half a minute; gRPC's own limits on
+# how often a peer may ask are raised to match.
+KEEPALIVE_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+)
+
+
+def forbid_core_dumps() -> None:
+    """A core file would hold keys, masks and training data; this process writes none."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+@contextmanager
+def stop_signals(stop: asyncio.Event) -> Iterator[None]:
+    """Within it, SIGINT and SIGTERM set `stop`, so that a process ends as it should."""
+    loop = asyncio.get_running_loop()
+    caught = (signal.SIGINT, signal.SIGTERM)
+    for number in caught:
+        loop.add_signal_handler(number, stop.set)
+    try:
+        yield
+    finally:
+        for number in caught:
+            loop.remove_signal_handler(number)
+
+
+def versions() -> dict[str, str]:
+    """This program's version and those of what carries its traffic, for the log."""
+    found = {name: importlib.metadata.version(name) for name in GRPC_PACKAGES}
+    return {"version": __version__, **found}

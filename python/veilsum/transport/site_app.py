@@ -1,0 +1,291 @@
+"""A site process: dials the coordinator, runs the site's core and its training code."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any, TypeAlias, assert_never
+
+from veilsum._native import Secret
+from veilsum._version import __version__
+from veilsum.errors import ConfigError, DecodeError, VeilsumError
+from veilsum.pki.identity import Identity
+from veilsum.pki.roster_file import load_roster
+from veilsum.roster import Roster
+from veilsum.site.effects import (
+    FetchModel,
+    Note,
+    SendToCoordinator,
+    SiteEffect,
+    StopTraining,
+    Train,
+    Upload,
+)
+from veilsum.site.events import (
+    CoordinatorSent,
+    Disconnected,
+    ModelFetched,
+    ModelFetchFailed,
+    SiteEvent,
+    UploadDone,
+    UploadRefused,
+)
+from veilsum.site.session import SiteCore
+from veilsum.site.trainer import Trainer
+from veilsum.transport.backoff import Backoff
+from veilsum.transport.client import Connection, Endpoint, Refused, Replaced, Unreachable
+from veilsum.transport.logs import Log, start_logging
+from veilsum.transport.process import forbid_core_dumps, stop_signals, versions
+from veilsum.transport.settings import SiteSettings, tls_files
+from veilsum.transport.tls import load_signing_key, load_tls_identity
+from veilsum.transport.training import TrainingThread, load_trainer
+
+Connect: TypeAlias = Callable[[Endpoint], Connection]
+
+_FETCH_TRIES = 4
+_STEADY_SECONDS = 5.0
+_SEED_BYTES = 32
+
+
+def run_site(
+    settings: SiteSettings, *, trainer: Trainer | None = None, connect: Connect = Connection
+) -> None:
+    """Takes part in rounds until SIGINT or SIGTERM.
+
+    Args:
+        trainer: instead of the one that the settings name, for embedding.
+        connect: makes the connection, for embedding.
+
+    Raises:
+        ConfigError: the settings cannot work, or the coordinator does not want this site.
+    """
+    forbid_core_dumps()
+    start_logging(settings.log)
+    if trainer is None:
+        trainer = load_trainer(settings.trainer, settings.trainer_settings)
+    asyncio.run(_until_stopped(settings, trainer, connect))
+
+
+async def _until_stopped(settings: SiteSettings, trainer: Trainer, connect: Connect) -> None:
+    stop = asyncio.Event()
+    with stop_signals(stop):
+        await serve_site(settings, trainer, stop=stop, connect=connect)
+
+
+async def serve_site(
+    settings: SiteSettings, trainer: Trainer, *, stop: asyncio.Event, connect: Connect = Connection
+) -> None:
+    """Takes part in rounds until `stop` is set. Within a running loop; see run_site.
+
+    Raises:
+        ConfigError: as run_site.
+    """
+    roster = load_roster(settings.roster)
+    endpoint = make_endpoint(settings, roster)
+    core = SiteCore(
+        settings.site,
+        load_signing_key(settings.signing_key),
+        roster,
+        settings.policy,
+        settings.bounds,
+        Secret.from_os,
+        _rounding_seed(settings),
+        threads=settings.threads or os.cpu_count() or 1,
+    )
+    log = Log("site", site=settings.site)
+    log.info("starting", coordinator=settings.coordinator, trainer=settings.trainer, **versions())
+    app = _SiteApp(core, trainer, settings, log)
+    serving = asyncio.create_task(app.serve(endpoint, connect))
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if serving.done():
+            serving.result()
+    finally:
+        for task in (serving, stopping):
+            task.cancel()
+        with suppress(asyncio.CancelledError, VeilsumError):
+            await serving
+        core.close()
+        log.info("stopped")
+
+
+def make_endpoint(settings: SiteSettings, roster: Roster) -> Endpoint:
+    """Where and as whom a site calls.
+
+    Raises:
+        ConfigError: the files do not fit the site's name or its roster.
+    """
+    roster.signing_key(settings.site)  # is the site a member at all?
+    identity = Identity(roster.consortium, "site", settings.site)
+    files = tls_files(settings)
+    if files is None:
+        return Endpoint(settings.coordinator, identity, None, roster, __version__)
+    tls = load_tls_identity(*files, "site")
+    if tls.identity != identity:
+        raise ConfigError(
+            f"the certificate {settings.tls_certificate} is for {tls.identity.uri}, this site is "
+            f"{identity.uri}"
+        )
+    return Endpoint(settings.coordinator, identity, tls, roster, __version__)
+
+
+def _rounding_seed(settings: SiteSettings) -> Secret:
+    if settings.rounding_seed is None:
+        return Secret.from_os(_SEED_BYTES)
+    return Secret.from_bytes(bytes.fromhex(settings.rounding_seed))
+
+
+class _SiteApp:
+    """Runs the core: one event at a time, and carries out what it asks for."""
+
+    def __init__(self, core: SiteCore, trainer: Trainer, settings: SiteSettings, log: Log) -> None:
+        self._core = core
+        self._settings = settings
+        self._log = log
+        self._events: asyncio.Queue[SiteEvent] = asyncio.Queue()
+        self._loop = asyncio.get_running_loop()
+        self._training = TrainingThread(trainer, self._post_from_thread, log)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def _post_from_thread(self, event: SiteEvent) -> None:
+        with suppress(RuntimeError):  # the loop is closed: the process is ending
+            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+
+    # --- connections ----------------------------------------------------------------
+
+    async def serve(self, endpoint: Endpoint, connect: Connect) -> None:
+        """Stays connected. Ends only with an exception that a person must see to."""
+        backoff = Backoff()
+        while True:
+            try:
+                async with connect(endpoint) as connection:
+                    began = time.monotonic()
+                    try:
+                        await self._take_part(connection)
+                    finally:
+                        # One that breaks at once is no reason to try again at once.
+                        if time.monotonic() - began > _STEADY_SECONDS:
+                            backoff.reset()
+            except (Unreachable, DecodeError) as error:
+                reason = str(error)
+            except (Refused, Replaced) as error:
+                raise ConfigError(
+                    f"the coordinator does not let site {self._settings.site!r} in: {error}",
+                    hint=error.hint,
+                ) from error
+            delay = backoff.delay()
+            self._log.warning("not connected", reason=reason, retry_in_s=delay)
+            await asyncio.sleep(delay)
+
+    async def _take_part(self, connection: Connection) -> None:
+        """Until the connection ends; raises why it did."""
+        self._log.info("connected", coordinator=self._settings.coordinator)
+        reading = asyncio.create_task(self._read(connection))
+        working = asyncio.create_task(self._work(connection))
+        try:
+            await asyncio.wait((reading, working), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (reading, working, *self._tasks):
+                task.cancel()
+            ended = await asyncio.gather(reading, working, return_exceptions=True)
+            await self._leave(connection)
+        # The core's own complaint counts more than that the connection ended.
+        for outcome in reversed(ended):
+            if isinstance(outcome, Exception):
+                raise outcome
+
+    async def _read(self, connection: Connection) -> None:
+        async for message in connection.messages():
+            self._events.put_nowait(CoordinatorSent(message))
+
+    async def _work(self, connection: Connection) -> None:
+        while True:
+            await self._process(await self._events.get(), connection)
+
+    async def _leave(self, connection: Connection) -> None:
+        self._events = asyncio.Queue()
+        await self._process(Disconnected(), connection)
+
+    # --- events and effects -----------------------------------------------------------
+
+    async def _process(self, event: SiteEvent, connection: Connection) -> None:
+        # In a thread: masking takes long, and the native code releases the interpreter.
+        for effect in await asyncio.to_thread(self._core.handle, event):
+            await self._carry_out(effect, connection)
+
+    async def _carry_out(self, effect: SiteEffect, connection: Connection) -> None:
+        match effect:
+            case SendToCoordinator(message):
+                await connection.send(message)
+            case FetchModel():
+                self._start(self._fetch(effect, connection))
+            case Train():
+                self._training.start(effect)
+            case StopTraining(round_id):
+                self._training.stop(round_id)
+            case Upload():
+                self._start(self._upload(effect, connection))
+            case Note(text):
+                self._log.info("note", text=text)
+            case _:
+                assert_never(effect)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _fetch(self, effect: FetchModel, connection: Connection) -> None:
+        backoff = Backoff()
+        reason = ""
+        for _ in range(_FETCH_TRIES):
+            try:
+                layout, arrays = await connection.fetch_model(
+                    effect.round, max_bytes=self._settings.max_model_bytes
+                )
+            except Unreachable as error:
+                reason = str(error)
+                await asyncio.sleep(backoff.delay())
+            except VeilsumError as error:
+                reason = str(error)
+                break
+            else:
+                self._events.put_nowait(ModelFetched(effect.round, layout, arrays))
+                return
+        self._log.warning("model not fetched", run=effect.round.run_id, reason=reason)
+        self._events.put_nowait(ModelFetchFailed(effect.round, reason))
+
+    async def _upload(self, effect: Upload, connection: Connection) -> None:
+        header = effect.header
+        size = sum(memoryview(chunk).nbytes for chunk in effect.chunks)
+        self._log.info("uploading", run=header.round.run_id, round=header.round.number, bytes=size)
+        backoff = Backoff()
+        first_chunk = 0
+        while True:
+            try:
+                if await connection.push_update(header, effect.chunks, first_chunk=first_chunk):
+                    break
+                first_chunk, _ = await connection.push_status(header.round, header.update_id)
+            except Unreachable as error:
+                # The same bytes again, from where they are missing: a second, newly masked
+                # update of one round would show the difference of the two.
+                self._log.warning("upload interrupted", reason=str(error))
+                await asyncio.sleep(backoff.delay())
+                first_chunk = await self._resume_at(effect, connection, first_chunk)
+            except VeilsumError as error:
+                self._log.warning("upload refused", reason=str(error))
+                self._events.put_nowait(UploadRefused(header.round, str(error)))
+                return
+        self._events.put_nowait(UploadDone(header.round))
+
+    async def _resume_at(self, effect: Upload, connection: Connection, otherwise: int) -> int:
+        header = effect.header
+        try:
+            first_chunk, _ = await connection.push_status(header.round, header.update_id)
+        except VeilsumError:
+            return otherwise  # the next push says what is wrong
+        return first_chunk

@@ -1,0 +1,247 @@
+"""The coordinator's state directory: runs, rounds and events in SQLite, models as files.
+
+    state.db                              SQLite, WAL
+    lock                                  held while a coordinator uses the directory
+    spool/                                uploads of open rounds; emptied at start
+    spool/sums/                           accepted updates of open plain rounds
+    models/<file>.safetensors             put here by people, to start runs from
+    models/<run>/round-<n>.safetensors    the model after round n; 0 is the initial one
+
+A finished round is on disk before anyone is told of it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from veilsum.control import RoundRecord, RunEvent, RunStatus
+from veilsum.errors import ConfigError
+from veilsum.model import ModelLayout
+from veilsum.pki.files import make_private_folder
+from veilsum.transport.checkpoints import Arrays, save_model
+from veilsum.transport.wire_runs import (
+    event_from_bytes,
+    event_to_bytes,
+    record_from_bytes,
+    record_to_bytes,
+    run_from_bytes,
+    run_to_bytes,
+)
+
+_FORMAT = 1
+_SCHEMA = """
+CREATE TABLE runs (
+    run_id TEXT PRIMARY KEY, submitted REAL NOT NULL, state TEXT NOT NULL, status BLOB NOT NULL
+);
+CREATE INDEX runs_by_state ON runs (state);
+CREATE TABLE rounds (
+    run_id TEXT NOT NULL, number INTEGER NOT NULL, attempt INTEGER NOT NULL,
+    ended REAL NOT NULL, record BLOB NOT NULL,
+    PRIMARY KEY (run_id, number, attempt)
+);
+CREATE TABLE events (
+    sequence INTEGER PRIMARY KEY AUTOINCREMENT, run_id TEXT NOT NULL,
+    time REAL NOT NULL, event BLOB NOT NULL
+);
+CREATE INDEX events_by_run ON events (run_id, sequence);
+"""
+
+RESTARTED = "the coordinator was restarted"
+
+
+class Storage:
+    """Everything a coordinator keeps. Safe to use from several threads; each call blocks.
+
+    Raises:
+        ConfigError: the directory cannot be used, is in use, or is of another version.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        make_private_folder(folder)
+        self.spool = folder / "spool"
+        self.sums = self.spool / "sums"
+        self.models = folder / "models"
+        for part in (self.spool, self.models):
+            make_private_folder(part)
+        self._lock_file = _lock(folder / "lock")
+        self._mutex = threading.Lock()
+        self._database = _open_database(folder / "state.db")
+        self._empty_spool()
+        self._abort_interrupted_runs()
+
+    def close(self) -> None:
+        """Gives the directory back."""
+        with self._mutex:
+            self._database.close()
+            os.close(self._lock_file)
+
+    # --- writing ------------------------------------------------------------------
+
+    def save_run(self, status: RunStatus) -> None:
+        """Keeps a run's state; its rounds are kept by save_round."""
+        data = run_to_bytes(status, with_rounds=False)
+        with self._transaction() as database:
+            database.execute(
+                "INSERT INTO runs VALUES (?, ?, ?, ?) "
+                "ON CONFLICT (run_id) DO UPDATE SET state = excluded.state, "
+                "status = excluded.status",
+                (status.run_id, time.time(), status.state, data),
+            )
+
+    def save_round(self, record: RoundRecord, layout: ModelLayout, model: Arrays | None) -> None:
+        """Keeps a finished round and the model after it, the model first.
+
+        Raises:
+            ConfigError: the model cannot be written.
+        """
+        number = record.round.number
+        if model is not None:
+            self.save_model(record.round.run_id, number, layout, model)
+        with self._transaction() as database:
+            database.execute(
+                "INSERT OR REPLACE INTO rounds VALUES (?, ?, ?, ?, ?)",
+                (
+                    record.round.run_id,
+                    number,
+                    record.round.attempt,
+                    time.time(),
+                    record_to_bytes(record),
+                ),
+            )
+
+    def save_model(self, run_id: str, number: int, layout: ModelLayout, model: Arrays) -> None:
+        """Keeps the model after a round; number 0 is the initial one.
+
+        Raises:
+            ConfigError: the model cannot be written.
+        """
+        save_model(self.model_file(run_id, number), layout, model)
+
+    def append_event(self, event: RunEvent) -> int:
+        """Keeps an event; its number is higher than all before it."""
+        with self._transaction() as database:
+            cursor = database.execute(
+                "INSERT INTO events (run_id, time, event) VALUES (?, ?, ?)",
+                (event.run_id, time.time(), event_to_bytes(event)),
+            )
+        assert cursor.lastrowid is not None
+        return cursor.lastrowid
+
+    # --- reading ------------------------------------------------------------------
+
+    def run(self, run_id: str) -> RunStatus | None:
+        """A run with its rounds, or None."""
+        with self._mutex:
+            row = self._database.execute(
+                "SELECT status FROM runs WHERE run_id = ?", (run_id,)
+            ).fetchone()
+            records = self._database.execute(
+                "SELECT record FROM rounds WHERE run_id = ? ORDER BY number, attempt", (run_id,)
+            ).fetchall()
+        if row is None:
+            return None
+        rounds = tuple(record_from_bytes(data) for (data,) in records)
+        return replace(run_from_bytes(row[0]), rounds=rounds)
+
+    def runs(self) -> list[RunStatus]:
+        """All runs, newest first, without their rounds."""
+        with self._mutex:
+            rows = self._database.execute(
+                "SELECT status FROM runs ORDER BY submitted DESC, rowid DESC"
+            ).fetchall()
+        return [run_from_bytes(data) for (data,) in rows]
+
+    def events(self, run_id: str, *, after: int = 0) -> list[tuple[int, RunEvent]]:
+        """What happened to a run after the event of that number, in order, with numbers."""
+        with self._mutex:
+            rows = self._database.execute(
+                "SELECT sequence, event FROM events WHERE run_id = ? AND sequence > ? "
+                "ORDER BY sequence",
+                (run_id, after),
+            ).fetchall()
+        return [(sequence, event_from_bytes(data)) for sequence, data in rows]
+
+    def model_file(self, run_id: str, number: int) -> Path:
+        """Where the model after a round is kept."""
+        return self.models / run_id / f"round-{number}.safetensors"
+
+    def submitted_model(self, name: str) -> Path:
+        """A file that people put into the models folder.
+
+        Raises:
+            ConfigError: not the plain name of a .safetensors file there.
+        """
+        file = self.models / name
+        plain = Path(name).name == name and name.endswith(".safetensors") and name.isprintable()
+        if not plain or file.is_symlink() or not file.is_file():
+            raise ConfigError(
+                f"there is no file {name!r} in the coordinator's models folder",
+                hint="put it there and give its name alone, such as start.safetensors",
+            )
+        return file
+
+    # --- start --------------------------------------------------------------------
+
+    def _empty_spool(self) -> None:
+        for leftover in self.spool.iterdir():
+            if leftover.is_dir() and not leftover.is_symlink():
+                shutil.rmtree(leftover)
+            else:
+                leftover.unlink()
+        make_private_folder(self.sums)
+
+    def _abort_interrupted_runs(self) -> None:
+        # Sites hold the other half of an open round; it cannot be taken up again here.
+        with self._mutex:
+            rows = self._database.execute(
+                "SELECT status FROM runs WHERE state IN ('waiting', 'running')"
+            ).fetchall()
+        for (data,) in rows:
+            status = run_from_bytes(data)
+            self.save_run(
+                replace(status, state="aborted", reason=RESTARTED, phase="", sites_waiting=())
+            )
+            self.append_event(RunEvent(status.run_id, "run", detail=f"aborted: {RESTARTED}"))
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._mutex, self._database as database:
+            yield database
+
+
+def _lock(file: Path) -> int:
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise ConfigError(
+            f"another coordinator uses the state directory {file.parent}",
+            hint="stop it, or give this one a state_dir of its own",
+        ) from error
+    return descriptor
+
+
+def _open_database(file: Path) -> sqlite3.Connection:
+    try:
+        database = sqlite3.connect(file, check_same_thread=False)
+        database.execute("PRAGMA journal_mode = WAL")
+        # A round that was announced must survive a power cut, not only a crash.
+        database.execute("PRAGMA synchronous = FULL")
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            database.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_FORMAT}; COMMIT;")
+        elif version != _FORMAT:
+            raise ConfigError(f"{file} has format {version}, this version knows {_FORMAT}")
+    except sqlite3.Error as error:
+        raise ConfigError(f"cannot use {file}: {error}") from error
+    return database

@@ -1,0 +1,73 @@
+"""Those who watch a run: what has happened so far, then what happens, with no gap between."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+from veilsum.control import RunEvent
+from veilsum.errors import VeilsumError
+from veilsum.transport.storage import Storage
+
+# Progress is worth nothing a second later; everything else is kept.
+_NOT_KEPT = ("progress",)
+_LAST_KIND = "run"
+_MAX_UNREAD = 10_000
+
+
+class TooSlow(VeilsumError):  # noqa: N818  not an error of ours
+    """A watcher does not read."""
+
+
+_Queue = asyncio.Queue[tuple[int, RunEvent] | None]
+
+
+class Watchers:
+    """Keeps events and passes them on. Used from the event loop."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._queues: dict[str, set[_Queue]] = {}
+
+    async def announce(self, event: RunEvent) -> None:
+        """Keeps an event, then tells those who watch its run."""
+        kept = event.kind not in _NOT_KEPT
+        number = await asyncio.to_thread(self._storage.append_event, event) if kept else 0
+        for queue in self._queues.get(event.run_id, ()):
+            if queue.qsize() < _MAX_UNREAD:
+                queue.put_nowait((number, event))
+            elif queue.qsize() == _MAX_UNREAD:
+                queue.put_nowait(None)
+
+    async def watch(self, run_id: str) -> AsyncGenerator[RunEvent, None]:
+        """All events of a run, to its last.
+
+        Raises:
+            TooSlow: the caller fell too far behind.
+        """
+        queue: _Queue = asyncio.Queue()
+        self._queues.setdefault(run_id, set()).add(queue)
+        try:
+            # Subscribed before reading the past, so an event may come twice but never not
+            # at all; the numbers tell which.
+            last = 0
+            for number, event in await asyncio.to_thread(self._storage.events, run_id):
+                last = number
+                yield event
+                if event.kind == _LAST_KIND:
+                    return
+            while True:
+                item = await queue.get()
+                if item is None:
+                    raise TooSlow("events come faster than they are read")
+                number, event = item
+                if number and number <= last:
+                    continue
+                yield event
+                if event.kind == _LAST_KIND:
+                    return
+        finally:
+            queues = self._queues[run_id]
+            queues.discard(queue)
+            if not queues:
+                del self._queues[run_id]
