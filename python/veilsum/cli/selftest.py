@@ -1,0 +1,219 @@
+"""Known answers for every kernel table of this machine.
+
+A compiler, a CPU or a driver that computes one bit differently would make masks that do
+not cancel or results that nobody can reproduce. Each check compares with constants that
+were not made by the code under test, or with exact rational arithmetic.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from veilsum import _native
+from veilsum._native import Secret
+from veilsum.errors import VeilsumError
+
+_KEY = bytes.fromhex("fcef57c115f58a84fb99d7ecaca65463605f450bb04e8b3b7378cd0aad3ba38b")
+_STREAM = 1
+# Width in bits -> the first elements of the stream, and the first 16 hex digits of SHA-256
+# over its first 1024 elements as 8-byte little-endian words. Made with an independent
+# ChaCha20 (tests/reference).
+_MASKS = {
+    16: ((0x7E72, 0x2585, 0x9B9F, 0x667), "d7527d1e93d0b536"),
+    22: ((0x57E72, 0x2E7C96, 0x106679, 0x177246), "21b39de135a8f345"),
+    32: ((0x25857E72, 0x6679B9F, 0xA15DC919, 0x29D8D3BB), "828e34af7fdb249f"),
+    33: ((0x125857E72, 0x8333CDCF, 0xE8577246, 0x1A53B1A77), "728eaf96e6552790"),
+    64: (
+        (0x6679B9F25857E72, 0x29D8D3BBA15DC919, 0x7315F9ED0B17324D, 0x7C49DEB2BEAD2548),
+        "01e7b3cb60e1e730",
+    ),
+}
+# Shares 1 to 5, threshold 3, of the secret 00..1f; an independent implementation agrees.
+_SHARES = (
+    "6f8faa393e13407e33efe08e003c57930d60b4d248ce5cacd754cf15a3e4e24f",
+    "0f8ac91e9f6f00b0712b5f7a2ce0b07f0a0c2c437130b814c3b2f3e44e1a7169",
+    "60046124a57946c94acdb5ff20d1e9e3177d8a822debf2af0cff26eaf1e38d39",
+    "5d4cf99f8fcb227dc1f3a105afea4646a7d2a1f8ac12a7c1bb8fc66d0fc19fab",
+    "32c251a5b5dd6404fa154b80a3db1fdabaa30739f0c9ed7a74c21363b03863fb",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One self-test: what was tested, on which kernel table or device, and how it went."""
+
+    name: str
+    on: str
+    passed: bool
+    problem: str = ""
+
+
+class _WrongAnswerError(Exception):
+    """A known answer was not met."""
+
+
+def cpu_checks() -> list[Check]:
+    """Every check on every instruction-set level that this CPU can run."""
+    found: list[Check] = []
+    try:
+        for isa in _native.supported_isas():
+            _native.use_isa(isa)
+            found += [_run(name, isa, check) for name, check in _CPU_CHECKS]
+    finally:
+        _native.use_isa("")
+    return found
+
+
+def cuda_checks() -> list[Check]:
+    """Masks of every CUDA device against the CPU's; nothing without a device."""
+    _, devices, _ = _native.cuda_status()
+    return [
+        _run("masks equal the CPU's", f"cuda:{number}", partial(_cuda_masks, number))
+        for number in range(len(devices))
+    ]
+
+
+def _run(name: str, on: str, check: Callable[[], None]) -> Check:
+    try:
+        check()
+    except (_WrongAnswerError, VeilsumError) as error:
+        return Check(name, on, passed=False, problem=str(error))
+    except Exception as error:  # noqa: BLE001  whatever breaks here, the kernel failed its test
+        return Check(name, on, passed=False, problem=repr(error))
+    return Check(name, on, passed=True)
+
+
+def _expect(condition: bool, problem: str) -> None:
+    if not condition:
+        raise _WrongAnswerError(problem)
+
+
+def _mask_words(bits: int, first: int, count: int) -> NDArray[np.uint64]:
+    words: NDArray[np.uint32] | NDArray[np.uint64]
+    words = np.zeros(count, np.uint64) if bits > 32 else np.zeros(count, np.uint32)
+    _native.add_masks(
+        words, [Secret.from_bytes(_KEY)], [1], stream=_STREAM, first=first, bits=bits, threads=1
+    )
+    return words.astype(np.uint64) & np.uint64(2**bits - 1)
+
+
+def _masks() -> None:
+    for bits, (first, sha256) in _MASKS.items():
+        words = _mask_words(bits, 0, 1024)
+        _expect(tuple(words[:4].tolist()) == first, f"{bits}-bit masks begin with other words")
+        found = hashlib.sha256(words.astype("<u8").tobytes()).hexdigest()[:16]
+        _expect(found == sha256, f"{bits}-bit masks have other words")
+
+
+def _shamir() -> None:
+    secret = Secret.from_bytes(bytes(range(32)))
+    coefficients = b"".join(
+        hashlib.sha256(f"coef{number}".encode()).digest()[:16] for number in (1, 2, 3, 4)
+    )
+    shares = _native.deal_shares(secret, 3, [1, 2, 3, 4, 5], Secret.from_bytes(coefficients))
+    for number, (share, expected) in enumerate(zip(shares, _SHARES, strict=True), start=1):
+        _expect(bytes(share) == bytes.fromhex(expected), f"share {number} is another one")
+    chosen = [shares[number - 1] for number in (5, 2, 4)]
+    rebuilt = _native.combine_shares([5, 2, 4], [chosen])[0]
+    _expect(rebuilt.equals(secret), "three shares rebuild another secret")
+
+
+_TENSORS = [("weight", "f32", (12, 50)), ("steps", "i64", (3,))]
+
+
+def _sample(number: int) -> list[NDArray[Any]]:
+    """Values that need rounding in every codec; the same on every machine."""
+    index = np.arange(600, dtype=np.float64) + 600 * number
+    values = ((index * 2654435761.0) % 8191.0 - 4095.0) / 4096.0
+    steps = np.array([number, -7 * number, 2**40 + number], np.int64)
+    return [values.astype(np.float32).reshape(12, 50), steps]
+
+
+def _codecs() -> None:
+    layout = _native.Layout(_TENSORS)
+    for name, (scale, limit, expected) in _ENCODED.items():
+        chunks = _native.encode_chunks(
+            layout,
+            _sample(1),
+            codec=_native.codec_number(name),
+            scale=scale,
+            limit=limit,
+            rounding=None,
+            plan_digest=bytes(32),
+            update_id=7,
+            chunk_coordinates=4096,
+            threads=1,
+        )
+        found = hashlib.sha256(b"".join(chunks)).hexdigest()[:16]
+        _expect(found == expected, f"{name} encodes to other bytes")
+
+
+def _mean() -> None:
+    mean = _native.MeanAggregator(
+        _native.Layout(_TENSORS),
+        threads=1,
+        spool="",
+        streaming_max_abs=0.0,
+        streaming_max_total_weight=0,
+    )
+    weights = (1, 1000, 77)
+    for number, weight in enumerate(weights):
+        mean.add_arrays(f"site-{number}", weight, _sample(number))
+    values, steps = mean.finish()
+    total = sum(weights)
+    for position in range(0, 600, 7):
+        exact = Fraction(0)
+        for number, weight in enumerate(weights):
+            exact += weight * Fraction(float(_sample(number)[0].ravel()[position]))
+        found = values.ravel()[position]
+        _expect(_is_nearest(found, exact / total), f"element {position} is another number")
+    for position, step in enumerate(steps.tolist()):
+        sums = sum(w * int(_sample(n)[1][position]) for n, w in enumerate(weights))
+        _expect(step == round(Fraction(sums, total)), f"integer {position} is another number")
+
+
+def _is_nearest(value: np.float32, exact: Fraction) -> bool:
+    """Whether no neighbour of a float32 is closer to an exact number."""
+    distance = abs(Fraction(float(value)) - exact)
+    neighbours = (np.nextafter(value, np.float32(side)) for side in (-np.inf, np.inf))
+    return all(distance <= abs(Fraction(float(other)) - exact) for other in neighbours)
+
+
+def _cuda_masks(device: int) -> None:
+    key = Secret.from_bytes(_KEY)
+    for bits in (1, 16, 20, 22, 32, 33, 64):
+        for first in (0, 509, 2**29 - 700):
+            count = 5000
+            on_device = _native.cuda_mask_words(
+                device, key, stream=_STREAM, first=first, count=count, bits=bits
+            )
+            _expect(
+                np.array_equal(on_device, _mask_words(bits, first, count)),
+                f"{bits}-bit masks from element {first} on differ from the CPU's",
+            )
+
+
+# Codec -> (steps per unit, limit, first 16 hex digits of SHA-256 over the chunks of sample 1).
+# The bytes were made from docs/format.md without the code under test.
+_ENCODED: dict[str, tuple[float, float, str]] = {
+    "f16": (0.0, 0.0, "c6e647e7c2b23203"),
+    "bf16": (0.0, 0.0, "401fdf2f471d17db"),
+    "int8": (0.0, 0.0, "b02294d40cd01f00"),
+    "ring13": (4095.0, 1.0, "d4fe9ef384658482"),
+    "ring22": (32767.0, 1.0, "5bd7652e0e834156"),
+}
+
+_CPU_CHECKS: tuple[tuple[str, Callable[[], None]], ...] = (
+    ("masks", _masks),
+    ("shares", _shamir),
+    ("codecs", _codecs),
+    ("exact mean", _mean),
+)

@@ -1,0 +1,69 @@
+"""`veilsum coordinator` and `veilsum site`: the two long-running processes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from veilsum.cli.output import JsonOption, print_json, print_line
+
+_ConfigOption = Annotated[Path, typer.Option("--config", help="TOML file with the settings.")]
+_InsecureOption = Annotated[
+    bool, typer.Option("--insecure", help="No TLS. On a loopback address only, to try things out.")
+]
+
+
+def coordinator(
+    config: _ConfigOption,
+    insecure: _InsecureOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Serve sites and operators until stopped by Ctrl-C or SIGTERM.
+
+    Prints one line once it can be connected to; its log goes to stderr.
+
+    \b
+    Example:
+      veilsum coordinator --config coordinator.toml
+    """
+    from veilsum.cli.config import load_coordinator
+    from veilsum.transport.coordinator_app import run_coordinator
+    from veilsum.transport.settings import split_address
+
+    settings = load_coordinator(config, insecure=insecure)
+    host, _ = split_address(settings.listen, "listen", lowest_port=0)
+
+    def ready(port: int) -> None:
+        if as_json:
+            print_json({"event": "serving", "host": host, "port": port})
+        else:
+            print_line(f"serving on {host}:{port}, state in {settings.state_dir}")
+
+    run_coordinator(settings, ready=ready)
+
+
+def site(
+    config: _ConfigOption,
+    insecure: _InsecureOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run one site until stopped by Ctrl-C or SIGTERM. It dials out only.
+
+    Keeps trying while the coordinator cannot be reached; its log goes to stderr.
+
+    \b
+    Example:
+      veilsum site --config site.toml
+    """
+    from veilsum.cli.config import load_site
+    from veilsum.transport.site_app import run_site
+
+    settings = load_site(config, insecure=insecure)
+    started = {"event": "started", "site": settings.site, "coordinator": settings.coordinator}
+    if as_json:
+        print_json(started)
+    else:
+        print_line(f"site {settings.site}, coordinator {settings.coordinator}")
+    run_site(settings)
