@@ -63,6 +63,19 @@ def kind_of(payload: bytes) -> str:
     return Reader(payload).text(_MAX_KIND_BYTES, "a message type")
 
 
+def kind_of_message(message: bytes) -> str:
+    """The type of a message as a site sends it: an envelope, or a sealed deal.
+
+    Raises:
+        DecodeError: it is neither.
+    """
+    try:
+        payload = Envelope.from_bytes(message).payload
+    except DecodeError:
+        payload = SealedDeal.from_bytes(message).header.payload
+    return kind_of(payload)
+
+
 def read_payload(kind: type[_Message], payload: bytes, *, context: bytes | None) -> _Message:
     """Parses a payload as one message type.
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
@@ -15,11 +15,22 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Buffer
 
-from veilsum.control import Hello, RoundId, ToCoordinator, ToSite, UpdateHeader, Welcome
+from veilsum.control import (
+    Decline,
+    Hello,
+    Progress,
+    ProtocolMessage,
+    RoundId,
+    ToCoordinator,
+    ToSite,
+    UpdateHeader,
+    Welcome,
+)
 from veilsum.errors import DecodeError, VeilsumError
 from veilsum.model import NUMPY_DTYPES, ModelLayout
 from veilsum.pki.identity import Identity
 from veilsum.roster import Roster
+from veilsum.secagg.messages import kind_of_message
 from veilsum.transport import wire_data
 from veilsum.transport.callers import INSECURE_IDENTITY
 from veilsum.transport.process import KEEPALIVE_OPTIONS
@@ -56,15 +67,29 @@ class Replaced(VeilsumError):  # noqa: N818  see above
     """Another process joined in this site's name."""
 
 
+OnSent: TypeAlias = Callable[[str, int], None]
+"""Takes the kind of a message and its bytes, before TLS."""
+
+
+def _not_counted(kind: str, size: int) -> None:
+    """Nobody keeps a list of what leaves."""
+
+
 @dataclass(frozen=True)
 class Endpoint:
-    """Where the coordinator is and as whom to call it. `tls` None is the insecure mode."""
+    """Where the coordinator is and as whom to call it.
+
+    Attributes:
+        tls: None is the insecure mode.
+        on_sent: called for every message that leaves.
+    """
 
     address: str
     identity: Identity
     tls: TlsIdentity | None = field(repr=False)
     roster: Roster
     version: str
+    on_sent: OnSent = field(default=_not_counted, repr=False)
 
     def channel(self) -> grpc.aio.Channel:
         """A fresh channel: one that failed may be stuck with the address it resolved."""
@@ -141,11 +166,15 @@ class Connection:
 
     async def send(self, message: ToCoordinator) -> None:
         """Puts a message on the stream. On a broken one nothing happens: messages() tells."""
+        data = encode_to_coordinator(message)
         async with self._sending:
             try:
-                await self._join.write(encode_to_coordinator(message))
+                await self._join.write(data)
             except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
                 return
+            finally:
+                # Counted on failure too: how much of it left is not known.
+                self._endpoint.on_sent(_kind(message), len(data))
 
     async def messages(self) -> AsyncIterator[ToSite]:
         """What the coordinator says, its welcome first, until it hangs up.
@@ -178,7 +207,9 @@ class Connection:
             DecodeError: it is larger than `max_bytes`, or not what its header announced.
         """
         fetch = self._channel.unary_stream(f"/{FEDERATION}/FetchModel")
-        call = fetch(wire_data.encode_model_request(round_id), metadata=self._endpoint.metadata)
+        request = wire_data.encode_model_request(round_id)
+        call = fetch(request, metadata=self._endpoint.metadata)
+        self._endpoint.on_sent("model-request", len(request))
         try:
             return await _receive_model(call, max_bytes)
         except grpc.aio.AioRpcError as error:
@@ -196,6 +227,7 @@ class Connection:
         """
         ask = self._channel.unary_unary(f"/{FEDERATION}/PushStatus")
         request = wire_data.encode_status_request(round_id, update_id)
+        self._endpoint.on_sent("upload-status", len(request))
         try:
             answer = await ask(request, metadata=self._endpoint.metadata, timeout=_STATUS_SECONDS)
         except grpc.aio.AioRpcError as error:
@@ -214,12 +246,38 @@ class Connection:
         push = self._channel.stream_unary(f"/{FEDERATION}/PushUpdate")
         try:
             answer = await push(
-                _frames(header, chunks, first_chunk), metadata=self._endpoint.metadata
+                _counted(_frames(header, chunks, first_chunk), header, self._endpoint.on_sent),
+                metadata=self._endpoint.metadata,
             )
         except grpc.aio.AioRpcError as error:
             raise _translated(error) from error
         next_chunk, committed = wire_data.decode_receipt(answer)
         return committed and next_chunk == header.chunk_count
+
+
+def _kind(message: ToCoordinator) -> str:
+    match message:
+        case ProtocolMessage(_, payload):
+            return kind_of_message(payload)
+        case Hello():
+            return "hello"
+        case Decline():
+            return "decline"
+        case Progress():
+            return "progress"
+
+
+async def _counted(
+    frames: AsyncIterator[bytes], header: UpdateHeader, on_sent: OnSent
+) -> AsyncIterator[bytes]:
+    """The frames as they are; what was asked for has left, also if the call breaks off."""
+    size = 0
+    try:
+        async for frame in frames:
+            size += len(frame)
+            yield frame
+    finally:
+        on_sent("masked-update" if header.masked_header else "plain-update", size)
 
 
 async def _frames(
