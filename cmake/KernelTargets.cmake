@@ -20,7 +20,7 @@ foreach(isa IN LISTS VS_ISAS)
   add_library(veilsum_kernels_${isa} OBJECT csrc/kernels/kernels_${isa}.cpp)
   target_include_directories(veilsum_kernels_${isa} PRIVATE csrc)
   target_compile_options(veilsum_kernels_${isa} PRIVATE
-    ${VS_FLAGS_${isa}} ${VS_EXACT} -O3 ${VS_KERNEL_WARNINGS})
+    ${VS_FLAGS_${isa}} ${VS_EXACT} -O3 -fno-exceptions ${VS_KERNEL_WARNINGS})
   list(APPEND VS_KERNEL_OBJECTS $<TARGET_OBJECTS:veilsum_kernels_${isa}>)
 
   set(_stamp ${CMAKE_CURRENT_BINARY_DIR}/kernel_symbols_${isa}.stamp)

@@ -179,3 +179,34 @@ def test_pages_of_secrets_are_locked_and_left_out_of_core_dumps():
     flags = mapping_flags(address_of(secret))
 
     assert {"lo", "dd"} <= flags
+
+
+FORKED = """
+import os
+from veilsum._native import Secret
+from veilsum.errors import ConfigError
+
+secret = Secret.from_os(64)
+view = memoryview(secret)
+if os.fork() == 0:
+    print("in the child:", any(view), flush=True)
+    try:
+        bytes(secret)
+    except ConfigError as error:
+        print(str(error).replace(str(secret.id), "N"), flush=True)
+    os._exit(0)
+os.wait()
+print("in the parent:", any(bytes(secret)))
+"""
+
+
+def test_a_forked_process_has_no_copy_of_a_secret():
+    done = subprocess.run(
+        [sys.executable, "-c", FORKED], capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout.splitlines() == [
+        "in the child: False",
+        "secret N stayed in the process that made it",
+        "in the parent: True",
+    ]

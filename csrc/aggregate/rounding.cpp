@@ -1,6 +1,7 @@
 #include "aggregate/rounding.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <cstdlib>
@@ -8,7 +9,7 @@
 #include <limits>
 
 #include "base/float_environment.h"
-#include "element/half.h"
+#include "kernels/dispatch.h"
 
 namespace veilsum {
 namespace {
@@ -102,11 +103,6 @@ double round_wide(std::uint64_t magnitude, const MeanDivisor& divisor, const For
                                                  : round_by_division(magnitude, divisor, format);
 }
 
-template <class T>
-void store(T value, std::byte* out, std::size_t i) {
-  std::memcpy(out + i * sizeof value, &value, sizeof value);
-}
-
 }  // namespace
 
 double round_mean(std::int64_t sum, const MeanDivisor& divisor, DType dtype) {
@@ -121,16 +117,45 @@ double round_mean(std::int64_t sum, const MeanDivisor& divisor, DType dtype) {
   return sum < 0 ? -bounded : bounded;
 }
 
+namespace {
+
+void write_rounded(DType dtype, std::span<const float> means, std::byte* out) {
+  auto* halves = reinterpret_cast<WireHalf*>(out);
+  switch (dtype) {  // exact: the means are numbers of the dtype
+    case DType::f16: return kernels().codec.narrow_f16(means.data(), means.size(), halves);
+    case DType::bf16: return kernels().codec.narrow_bf16(means.data(), means.size(), halves);
+    default: std::memcpy(out, means.data(), means.size_bytes());
+  }
+}
+
+void write_narrow(std::span<const std::int64_t> sums, const MeanDivisor& divisor, DType dtype,
+                  std::byte* out) {
+  const Format format = format_of(dtype);
+  const QuotientRule rule = {static_cast<double>(divisor.total_weight),
+                             std::ldexp(1.0, -divisor.scale_exponent),
+                             static_cast<unsigned>(53 - format.precision),
+                             std::bit_cast<std::int64_t>(std::ldexp(
+                                 1.0, format.least_exponent + format.precision - 1))};
+  std::array<float, 1024> means;
+  for (std::size_t begin = 0; begin < sums.size(); begin += means.size()) {
+    const std::size_t count = std::min(means.size(), sums.size() - begin);
+    kernels().codec.round_quotients(reinterpret_cast<const std::uint64_t*>(sums.data()) + begin,
+                                    count, rule, means.data());
+    for (std::size_t i = 0; i < count; ++i)
+      if (std::isnan(means[i]))
+        means[i] = static_cast<float>(round_mean(sums[begin + i], divisor, dtype));
+    write_rounded(dtype, {means.data(), count}, out + begin * dtype_size(dtype));
+  }
+}
+
+}  // namespace
+
 void write_means(std::span<const std::int64_t> sums, const MeanDivisor& divisor, DType dtype,
                  std::byte* out) {
+  if (dtype != DType::f64) return write_narrow(sums, divisor, dtype, out);
   for (std::size_t i = 0; i < sums.size(); ++i) {
     const double mean = round_mean(sums[i], divisor, dtype);
-    switch (dtype) {  // the conversions are exact
-      case DType::f16: store(narrow_half(static_cast<float>(mean)), out, i); break;
-      case DType::bf16: store(narrow_brain(static_cast<float>(mean)), out, i); break;
-      case DType::f32: store(static_cast<float>(mean), out, i); break;
-      default: store(mean, out, i);
-    }
+    std::memcpy(out + i * sizeof mean, &mean, sizeof mean);
   }
 }
 

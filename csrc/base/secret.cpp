@@ -36,13 +36,16 @@ std::string locked_memory_limit() {
   return std::to_string(limit.rlim_cur / 1024) + " KiB";
 }
 
-// Whole pages, locked and left out of core dumps.
+// Whole pages, locked and left out of core dumps. A child process finds zeros in them: a
+// site's training code may fork workers in the middle of a round, and their copies would be
+// neither locked nor ever overwritten.
 std::byte* map_locked(std::size_t size) {
   void* memory = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED)
     throw ConfigError("cannot map " + std::to_string(size) +
                       " bytes for a secret: " + std::strerror(errno));
-  if (::mlock(memory, size) != 0 || ::madvise(memory, size, MADV_DONTDUMP) != 0) {
+  if (::mlock(memory, size) != 0 || ::madvise(memory, size, MADV_DONTDUMP) != 0 ||
+      ::madvise(memory, size, MADV_WIPEONFORK) != 0) {
     const std::string reason = std::strerror(errno);
     ::munmap(memory, size);
     throw ConfigError("cannot lock " + std::to_string(size) + " bytes for a secret: " + reason +
@@ -192,7 +195,10 @@ void fill_from_os(std::span<std::byte> bytes) {
 void wipe(void* data, std::size_t size) { ::explicit_bzero(data, size); }
 
 Secret::Secret(std::size_t size)
-    : data_(LockedMemory::instance().take(checked_size(size))), size_(size), id_(next_id()) {}
+    : data_(LockedMemory::instance().take(checked_size(size))),
+      size_(size),
+      id_(next_id()),
+      owner_(::getpid()) {}
 
 Secret Secret::from_os(std::size_t size) {
   Secret secret(size);
@@ -210,6 +216,7 @@ Secret::Secret(Secret&& other) noexcept
     : data_(std::exchange(other.data_, nullptr)),
       size_(other.size_),
       id_(other.id_),
+      owner_(other.owner_),
       wiped_(std::exchange(other.wiped_, true)) {}
 
 Secret::~Secret() {
@@ -220,6 +227,9 @@ Secret::~Secret() {
 
 void Secret::require_content() const {
   if (wiped_) throw ConfigError("secret " + std::to_string(id_) + " was wiped");
+  if (owner_ != ::getpid())
+    throw ConfigError("secret " + std::to_string(id_) + " stayed in the process that made it",
+                      "make it after the fork, or start the process anew (spawn)");
 }
 
 std::span<const std::byte> Secret::bytes() const {

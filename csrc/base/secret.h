@@ -1,6 +1,8 @@
 // Memory for keys, seeds and shares.
 #pragma once
 
+#include <sys/types.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <new>
@@ -12,9 +14,9 @@ namespace veilsum {
 // Overwrites memory in a way the compiler may not remove.
 void wipe(void* data, std::size_t size);
 
-// Bytes in memory that is locked (never swapped out), left out of core dumps and
-// overwritten when released. Small secrets share locked pages, because the usual
-// limit on locked memory is a few MiB and a round can hold thousands of shares.
+// Bytes in memory that is locked (never swapped out), left out of core dumps and of forked
+// processes, and overwritten when released. Small secrets share locked pages, because the
+// usual limit on locked memory is a few MiB and a round can hold thousands of shares.
 class Secret {
  public:
   static constexpr std::size_t kMaxSize = std::size_t{1} << 20;
@@ -32,7 +34,8 @@ class Secret {
   Secret& operator=(const Secret&) = delete;
   ~Secret();
 
-  // Throws ConfigError once the secret is wiped: zeros must never pass for a key.
+  // Throws ConfigError once the secret is wiped, and in a process forked from the one that
+  // made it, which has zeros in its place: zeros must never pass for a key.
   std::span<const std::byte> bytes() const;
   std::span<std::byte> bytes();
 
@@ -54,6 +57,7 @@ class Secret {
   std::byte* data_;
   std::size_t size_;
   std::uint64_t id_;
+  pid_t owner_;
   bool wiped_ = false;
 };
 

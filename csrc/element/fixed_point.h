@@ -1,4 +1,4 @@
-// A double to the nearest integer, in operations that every level has as vectors.
+// Doubles to integers and back, in operations that every level has as vectors.
 #pragma once
 
 #include <cstdint>
@@ -24,6 +24,24 @@ VS_FN std::uint64_t to_fixed_point(double value) {
   const double low = (value - (high - 0x1.8p84)) + 0x1.8p52;
   const std::uint64_t high_steps = bits_of_double(high) - bits_of_double(0x1.8p84);
   return (high_steps << 32) + (bits_of_double(low) - bits_of_double(0x1.8p52));
+}
+
+VS_FN double double_of_bits(std::uint64_t bits) {
+  double value;
+  __builtin_memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+// The nearest double, ties to even, of an integer in two's complement.
+//
+// The upper half, made positive by adding 2^63, goes into the low bits of 2^84, the lower
+// half into those of 2^52. Taking the three constants off the first is exact, so that only the
+// last addition rounds.
+VS_FN double from_fixed_point(std::uint64_t steps) {
+  const std::uint64_t shifted = steps + (std::uint64_t{1} << 63);
+  const double high = double_of_bits(bits_of_double(0x1p84) | shifted >> 32);
+  const double low = double_of_bits(bits_of_double(0x1p52) | (shifted & 0xFFFFFFFFu));
+  return (high - (0x1p84 + 0x1p63 + 0x1p52)) + low;
 }
 
 }  // namespace veilsum

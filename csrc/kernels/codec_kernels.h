@@ -25,6 +25,14 @@ struct CodeRule {
   std::uint32_t group;
 };
 
+// How exact quotients are rounded to a format of few bits.
+struct QuotientRule {
+  double divisor;
+  double unit;            // a power of two: the quotient is sum / divisor * unit
+  unsigned cut;           // bits of a double's significand that the format lacks
+  std::int64_t smallest;  // pattern, as a double, of the format's smallest normal number
+};
+
 struct CodecKernels {
   // CRC-32C (Castagnoli) continued over `size` bytes; the first call takes 0.
   std::uint32_t (*crc32c)(std::uint32_t crc, const unsigned char* bytes, std::size_t size);
@@ -58,6 +66,11 @@ struct CodecKernels {
   // sums[i] += codes[i] * multipliers[i / kInt8Block].
   void (*add_int8)(const std::int8_t* codes, const std::uint64_t* multipliers, std::size_t count,
                    std::uint64_t* sums);
+
+  // rounded[i] = sums[i] / divisor * unit, rounded as if the quotient were exact; NaN where a
+  // double is not enough to tell (see round_narrow in aggregate/rounding.cpp).
+  void (*round_quotients)(const std::uint64_t* sums, std::size_t count, const QuotientRule& rule,
+                          float* rounded);
 };
 
 }  // namespace veilsum

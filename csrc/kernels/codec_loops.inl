@@ -83,7 +83,8 @@ VS_FN void encode_block(const float* values, std::size_t count, std::uint64_t fi
   }
   const double divisor = scale;
   if (!rule.stochastic) {
-    for (std::size_t i = 0; i < count; ++i) codes[i] = to_code(round_nearest<std::int32_t>(values[i] / divisor));
+    for (std::size_t i = 0; i < count; ++i)
+      codes[i] = to_code(round_nearest<std::int32_t>(values[i] / divisor));
     return;
   }
   std::uint32_t uniforms[kUniformBlock];
@@ -147,10 +148,37 @@ void add_int8(const std::int8_t* codes, const std::uint64_t* multipliers, std::s
   }
 }
 
+// --- means -----------------------------------------------------------------------
+
+// Converting the sum and dividing it err by at most half of a double's last place each, so
+// the quotient is within 2 of its last places. Unless that reaches the point half-way between
+// two numbers of the format, the mean lies on the same side of it.
+//
+// Everything after the division is arithmetic on patterns without branches, which is what
+// makes vectors of it.
+VS_FN double round_quotient(std::uint64_t sum, const QuotientRule& rule) {
+  const double quotient = from_fixed_point(sum) / rule.divisor * rule.unit;
+  const std::uint64_t bits = bits_of_double(quotient);
+  const std::uint64_t half = std::uint64_t{1} << (rule.cut - 1);
+  const std::uint64_t kept = ~(2 * half - 1);
+  const auto below_half = static_cast<std::int64_t>((bits & ~kept) - half);
+  const auto magnitude = static_cast<std::int64_t>(bits & 0x7FFFFFFFFFFFFFFFu);
+  const std::uint64_t close = (below_half > -5) & (below_half < 5);
+  const std::uint64_t tiny = (magnitude < rule.smallest) & (magnitude != 0);
+  constexpr std::uint64_t kNotANumber = 0x7FF8000000000000u;
+  return double_of_bits(((bits + half) & kept) | ((0 - (close | tiny)) & kNotANumber));
+}
+
+void round_quotients(const std::uint64_t* sums, std::size_t count, const QuotientRule& rule,
+                     float* rounded) {
+  const QuotientRule held = rule;  // a copy that no store to `rounded` can change
+  for (std::size_t i = 0; i < count; ++i)
+    rounded[i] = static_cast<float>(round_quotient(sums[i], held));
+}
+
 constexpr CodecKernels kCodecKernels = {
-    crc32c,      max_abs32,   max_abs64,   widen_f16, widen_bf16, narrow_f16,
-    narrow_bf16, encode_int8, decode_int8, max_codes, add_f32,    add_f64,
-    add_int8,
+    crc32c,      max_abs32,   max_abs64, widen_f16, widen_bf16, narrow_f16, narrow_bf16,
+    encode_int8, decode_int8, max_codes, add_f32,   add_f64,    add_int8,    round_quotients,
 };
 
 }  // namespace

@@ -154,8 +154,7 @@ void add_packed(const unsigned char* fields, std::size_t count, unsigned bits, W
 
 // Appends the low bits of words[0..count) to a byte string, any width.
 template <class Word>
-VS_FN void pack_singly(const Word* words, std::size_t count, unsigned bits,
-                       unsigned char* packed) {
+VS_FN void pack_singly(const Word* words, std::size_t count, unsigned bits, unsigned char* packed) {
   const std::uint64_t mask = low_bits(bits);
   std::uint64_t window = 0;
   unsigned filled = 0;

@@ -12,6 +12,14 @@
 namespace veilsum {
 namespace {
 
+// Overwrites a local variable that held keys or values in the clear; the empty assembly
+// keeps the compiler from seeing that nobody reads it again.
+template <class Local>
+VS_FN void wipe_local(Local& local) {
+  __builtin_memset(&local, 0, sizeof local);
+  __asm__ volatile("" : : "r"(&local) : "memory");
+}
+
 // --- keystream ---------------------------------------------------------------
 
 // Writes whole vectors of blocks, so up to VS_LANES - 1 blocks more than asked for.
@@ -48,8 +56,10 @@ template <class Word>
 void add_run(const MaskTerm& term, const MaskRange& range, const Run& run, unsigned char* scratch,
              Word* sums) {
   const std::size_t tiles = (run.end + kTileElements - 1) / kTileElements;
-  write_keystream(load_key(term.key), mask_nonce(range.stream, run.tile),
-                  mask_counter(run.tile, range.bits), tiles * range.bits, scratch);
+  ChaChaKey key = load_key(term.key);
+  write_keystream(key, mask_nonce(range.stream, run.tile), mask_counter(run.tile, range.bits),
+                  tiles * range.bits, scratch);
+  wipe_local(key);
   if (term.subtract)
     add_fields<true>(scratch, run.begin, run.end - run.begin, range.bits, sums);
   else
@@ -138,19 +148,25 @@ VS_FN StepCount scale_block(const Value* values, const StepRule& rule, double* s
   return {0, 0};
 }
 
-template <class Word>
-VS_FN void round_block(const double* scaled, std::uint64_t first, const StepRule& rule,
-                       Word* words) {
+template <class Value, class Word>
+struct StepBlock {
+  Value values[kUniformBlock];
+  double scaled[kUniformBlock];
+  std::uint32_t uniforms[kUniformBlock];
+  Word words[kUniformBlock];
+};
+
+template <class Value, class Word>
+VS_FN void round_block(std::uint64_t first, const StepRule& rule, StepBlock<Value, Word>& block) {
   typedef typename StepOf<Word>::Type Step;
   if (!rule.stochastic) {
     for (std::size_t i = 0; i < kUniformBlock; ++i)
-      words[i] = static_cast<Word>(round_nearest<Step>(scaled[i]));
+      block.words[i] = static_cast<Word>(round_nearest<Step>(block.scaled[i]));
     return;
   }
-  std::uint32_t uniforms[kUniformBlock];
-  write_uniforms(rule.key, rule.group, first, uniforms);
+  write_uniforms(rule.key, rule.group, first, block.uniforms);
   for (std::size_t i = 0; i < kUniformBlock; ++i)
-    words[i] = static_cast<Word>(round_stochastic<Step>(scaled[i], uniforms[i]));
+    block.words[i] = static_cast<Word>(round_stochastic<Step>(block.scaled[i], block.uniforms[i]));
 }
 
 // Values may lie at any address; they are copied to an aligned block, because GCC loads
@@ -160,18 +176,17 @@ StepCount write_steps(const void* values, std::size_t count, std::uint64_t first
                       const StepRule& rule, Word* words) {
   const auto* bytes = static_cast<const unsigned char*>(values);
   StepCount total = {0, 0};
+  StepBlock<Value, Word> block;
   for (std::size_t begin = 0; begin < count; begin += kUniformBlock) {
     const std::size_t length = count - begin < kUniformBlock ? count - begin : kUniformBlock;
-    Value block[kUniformBlock];
-    double scaled[kUniformBlock];
-    Word rounded[kUniformBlock];
-    if (length < kUniformBlock) __builtin_memset(block, 0, sizeof block);
-    __builtin_memcpy(block, bytes + begin * sizeof(Value), length * sizeof(Value));
-    const StepCount counted = scale_block(block, rule, scaled);
+    if (length < kUniformBlock) __builtin_memset(block.values, 0, sizeof block.values);
+    __builtin_memcpy(block.values, bytes + begin * sizeof(Value), length * sizeof(Value));
+    const StepCount counted = scale_block(block.values, rule, block.scaled);
     total = {total.not_finite + counted.not_finite, total.beyond_limit + counted.beyond_limit};
-    round_block(scaled, first + begin, rule, rounded);
-    __builtin_memcpy(words + begin, rounded, length * sizeof(Word));
+    round_block(first + begin, rule, block);
+    __builtin_memcpy(words + begin, block.words, length * sizeof(Word));
   }
+  wipe_local(block);
   return total;
 }
 

@@ -15,22 +15,8 @@ namespace {
 constexpr std::size_t kRunElements = kRunTiles * kTileElements;
 constexpr std::size_t kRangeElements = 16 * kRunElements;
 
-void run_kernel(std::span<const MaskTerm> terms, const MaskRange& range, unsigned char* scratch,
-                std::uint32_t* accumulator) {
-  kernels().ring.add_masks32(terms.data(), terms.size(), range, scratch, accumulator);
-}
-
-void run_kernel(std::span<const MaskTerm> terms, const MaskRange& range, unsigned char* scratch,
-                std::uint64_t* accumulator) {
-  kernels().ring.add_masks64(terms.data(), terms.size(), range, scratch, accumulator);
-}
-
-template <class Word>
-void add_here(std::span<Word> accumulator, std::span<const MaskTerm> terms,
-              const MaskPlace& place) {
-  WipedBuffer<unsigned char> scratch(kMaskScratchBytes);
-  run_kernel(terms, {place.stream, place.bits, place.first, accumulator.size()}, scratch.data(),
-             accumulator.data());
+MaskRange kernel_range(const MaskPlace& place, std::size_t count) {
+  return {place.stream, place.bits, place.first, count};
 }
 
 template <class Word>
@@ -42,8 +28,9 @@ void add(std::span<Word> accumulator, std::span<const MaskTerm> terms, const Mas
   parallel_for(lead + accumulator.size(), kRangeElements, threads, [&](const Range& range) {
     const std::size_t begin = std::max(range.begin, lead) - lead;
     const std::size_t end = std::max(range.end, lead) - lead;
-    add_here(accumulator.subspan(begin, end - begin), terms,
-             {place.stream, place.bits, place.first + begin});
+    MaskScratch keystream(kMaskScratchBytes);
+    add_masks_here(accumulator.subspan(begin, end - begin), terms,
+                   {place.stream, place.bits, place.first + begin}, keystream);
   });
 }
 
@@ -87,13 +74,15 @@ void add_masks(std::span<std::uint64_t> accumulator, std::span<const MaskTerm> t
 }
 
 void add_masks_here(std::span<std::uint32_t> accumulator, std::span<const MaskTerm> terms,
-                    const MaskPlace& place) {
-  add_here(accumulator, terms, place);
+                    const MaskPlace& place, MaskScratch& keystream) {
+  kernels().ring.add_masks32(terms.data(), terms.size(), kernel_range(place, accumulator.size()),
+                             keystream.data(), accumulator.data());
 }
 
 void add_masks_here(std::span<std::uint64_t> accumulator, std::span<const MaskTerm> terms,
-                    const MaskPlace& place) {
-  add_here(accumulator, terms, place);
+                    const MaskPlace& place, MaskScratch& keystream) {
+  kernels().ring.add_masks64(terms.data(), terms.size(), kernel_range(place, accumulator.size()),
+                             keystream.data(), accumulator.data());
 }
 
 }  // namespace veilsum

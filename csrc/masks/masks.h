@@ -36,10 +36,12 @@ void add_masks(std::span<std::uint32_t> accumulator, std::span<const MaskTerm> t
 void add_masks(std::span<std::uint64_t> accumulator, std::span<const MaskTerm> terms,
                const MaskPlace& place, unsigned threads);
 
-// The same for one range on the calling thread, unchecked.
+// The same on the calling thread and unchecked, for callers that go range by range.
+// `keystream` is working memory that they can use again.
+using MaskScratch = WipedBuffer<unsigned char>;  // of kMaskScratchBytes
 void add_masks_here(std::span<std::uint32_t> accumulator, std::span<const MaskTerm> terms,
-                    const MaskPlace& place);
+                    const MaskPlace& place, MaskScratch& keystream);
 void add_masks_here(std::span<std::uint64_t> accumulator, std::span<const MaskTerm> terms,
-                    const MaskPlace& place);
+                    const MaskPlace& place, MaskScratch& keystream);
 
 }  // namespace veilsum

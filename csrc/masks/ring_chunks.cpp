@@ -29,26 +29,40 @@ void pack_into(std::span<const std::uint64_t> words, unsigned bits, std::byte* c
   kernels().ring.pack64(words.data(), words.size(), bits, reinterpret_cast<unsigned char*>(codes));
 }
 
+// Writes chunks a run of mask tiles at a time: steps, keystream and packed words of a run
+// fit into the first-level cache, and no more than that is ever in memory in the clear. It
+// is wiped with the writer.
 template <class Word>
-void mask_and_write(std::span<Word> words, const RingChunkPlan& plan, const ChunkHeader& header,
-                    std::byte* chunk) {
-  const unsigned bits = ring_bits(header.codec);
-  if (!plan.terms.empty()) add_masks_here(words, plan.terms, {header.group, bits, header.first});
-  std::byte* const codes = chunk + codes_offset(header.codec, header.count);
-  pack_into(words, bits, codes);
-  write_chunk(header, {}, {codes, packed_size(words.size(), bits)}, chunk);
-}
+class ChunkWriter {
+ public:
+  explicit ChunkWriter(const RingChunkPlan& plan)
+      : plan_(plan), words_(kRunTiles * kTileElements), keystream_(kMaskScratchBytes) {}
 
-// Calls `fill` with zeroed words for each chunk and writes the chunk. The words are wiped
-// before the next chunk: they held the site's values in the clear.
+  // `fill(first, words)` writes the words of the coordinates from `first` on over zeros.
+  template <class Fill>
+  void write(const ChunkHeader& header, const Fill& fill, std::byte* chunk) {
+    std::byte* const codes = chunk + codes_offset(header.codec, header.count);
+    const unsigned bits = ring_bits(header.codec);
+    for (std::size_t done = 0; done < header.count; done += words_.size()) {
+      const auto words = words_.span().first(std::min(words_.size(), header.count - done));
+      std::fill(words.begin(), words.end(), Word{0});
+      fill(header.first + done, words);
+      add_masks_here(words, plan_.terms, {header.group, bits, header.first + done}, keystream_);
+      pack_into(words, bits, codes + packed_size(done, bits));
+    }
+    write_chunk(header, {}, {codes, packed_size(header.count, bits)}, chunk);
+  }
+
+ private:
+  const RingChunkPlan& plan_;
+  WipedBuffer<Word> words_;
+  MaskScratch keystream_;
+};
+
 template <class Word, class Fill>
 void write_chunks(const RingChunkPlan& plan, std::span<std::byte* const> chunks, const Fill& fill) {
   parallel_for(plan.grid.chunks(), 1, plan.threads, [&](const Range& range) {
-    const ChunkHeader header = plan.grid.header(range.index);
-    WipedBuffer<Word> words(header.count);
-    std::fill_n(words.data(), words.size(), Word{0});
-    fill(header.first, words.span());
-    mask_and_write(words.span(), plan, header, chunks[range.index]);
+    ChunkWriter<Word>(plan).write(plan.grid.header(range.index), fill, chunks[range.index]);
   });
 }
 
@@ -78,23 +92,13 @@ StepCount write_steps(bool wide, const void* values, std::uint64_t first, const 
                                                       words.data());
 }
 
-// Widens 16-bit floats a piece at a time, so that the pieces stay in the cache.
 template <class Word>
 StepCount write_half_steps(bool brain, const WireHalf* values, std::uint64_t first,
                            const StepRule& rule, std::span<Word> words) {
-  constexpr std::size_t kPiece = 2048;
   const CodecKernels& codec = kernels().codec;
-  const auto widen = brain ? codec.widen_bf16 : codec.widen_f16;
-  WipedBuffer<float> widened(kPiece);
-  StepCount total = {0, 0};
-  for (std::size_t begin = 0; begin < words.size(); begin += kPiece) {
-    const std::size_t count = std::min(kPiece, words.size() - begin);
-    widen(values + begin, count, widened.data());
-    const StepCount piece =
-        write_steps(false, widened.data(), first + begin, rule, words.subspan(begin, count));
-    total = {total.not_finite + piece.not_finite, total.beyond_limit + piece.beyond_limit};
-  }
-  return total;
+  WipedBuffer<float> widened(words.size());
+  (brain ? codec.widen_bf16 : codec.widen_f16)(values, words.size(), widened.data());
+  return write_steps(false, widened.data(), first, rule, words);
 }
 
 // Steps of `words.size()` values of a tensor; `values` points at the first of them.

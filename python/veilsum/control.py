@@ -32,7 +32,8 @@ class TaskSettings:
         batch_size: examples per step.
         learning_rate: of the local optimizer.
         proximal: FedProx coefficient mu (Li et al. 2020); 0 turns it off.
-        seed: for the order of the data and the like; never for anything secret.
+        seed: for the order of the data and the like; never for anything secret. A run's is
+            that of its first round, and one more in every round after.
     """
 
     epochs: int = 1
@@ -93,7 +94,7 @@ class RunSpec:
         cohort: sites to invite each round; empty means every site of the roster.
         min_sites: fewer than this and the round aborts.
         colluders: sites that may help a malicious coordinator without anything leaking;
-            None means a third of the roster, rounded down.
+            None means a third of those invited, rounded down.
         share_profile: "strict": share threshold = vote quorum; "available": lower, so that
             more sites may crash between vote and unmasking (docs/protocol.md).
         value_bits: bits of one site's step, sign included, at full weight.

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from veilsum import _native
-from veilsum.arrays import as_native, round_to_bfloat16
+from veilsum.arrays import as_native, round_to_bfloat16, widen_bfloat16
 from veilsum.errors import ConfigError
 
 NUMPY_DTYPES: Mapping[str, np.dtype[Any]] = {
@@ -148,10 +148,11 @@ def result_digest(
 
     Args:
         arrays: one per tensor, by name or in layout order; dtypes and shapes of the layout,
-            bfloat16 as uint16 bit patterns.
+            bfloat16 as uint16 bit patterns or as the float32 values they stand for.
 
     Raises:
-        ConfigError: a tensor is missing or has another shape or dtype.
+        ConfigError: a tensor is missing or has another shape or dtype, or floats are no
+            bfloat16 values.
     """
     state = hashlib.sha256(layout.digest)
     for index, (name, dtype, shape) in enumerate(layout.native.tensors):
@@ -160,9 +161,18 @@ def result_digest(
         except (KeyError, IndexError) as error:
             raise ConfigError(f"tensor {name!r} is missing") from error
         expected = NUMPY_DTYPES[dtype]
+        if dtype == "bf16" and array.dtype == np.float32:
+            array = _bfloat16_patterns(array, name)  # noqa: PLW2901
         if array.shape != shape or array.dtype.newbyteorder("<") != expected:
             raise ConfigError(
                 f"tensor {name!r} is {array.dtype} {array.shape}, the layout has {dtype} {shape}"
             )
         state.update(np.ascontiguousarray(array, dtype=expected).reshape(-1).view(np.uint8).data)
     return state.hexdigest()
+
+
+def _bfloat16_patterns(values: NDArray[np.float32], name: str) -> NDArray[np.uint16]:
+    patterns = round_to_bfloat16(values)
+    if not np.array_equal(widen_bfloat16(patterns), values):
+        raise ConfigError(f"tensor {name!r} holds values that are no bfloat16")
+    return patterns

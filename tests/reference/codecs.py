@@ -81,7 +81,7 @@ def f32(value: float) -> float:
 
 
 def bf16_bits(value: float) -> int:
-    rounded = float(round_to(Fraction(value), "bf16"))
+    rounded = math.copysign(float(round_to(Fraction(value), "bf16")), value)
     return struct.unpack("<I", struct.pack("<f", rounded))[0] >> 16
 
 
@@ -97,7 +97,8 @@ def int8_scale(block: Sequence[float]) -> float:
     scale = float(round_to(Fraction(max(map(abs, block))) / 127, "f32"))
     largest = (2 - 2.0**-23) * 2.0**127
     if scale * 127 > largest:  # exact in a double
-        scale = struct.unpack("<f", struct.pack("<I", struct.unpack("<I", struct.pack("<f", scale))[0] - 1))[0]
+        (pattern,) = struct.unpack("<I", struct.pack("<f", scale))
+        (scale,) = struct.unpack("<f", struct.pack("<I", pattern - 1))
     return scale if scale >= 2.0**-126 else 0.0
 
 

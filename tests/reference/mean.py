@@ -104,10 +104,9 @@ def int8_mean(
 
 def integer_mean(updates: Sequence[tuple[int, Sequence[int]]]) -> list[int]:
     """Mean of integer coordinates, halves to even."""
-    weight = sum(weight for weight, _ in updates)
-    size = len(updates[0][1])
-    return [
-        round(Fraction(sum(weight * values[place] for weight, values in updates), weight_sum))
-        for place in range(size)
-        for weight_sum in (weight,)
-    ]
+    total_weight = sum(weight for weight, _ in updates)
+    sums = (
+        sum(weight * value for (weight, _), value in zip(updates, column, strict=True))
+        for column in zip(*(values for _, values in updates), strict=True)
+    )
+    return [round(Fraction(total, total_weight)) for total in sums]

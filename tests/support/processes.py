@@ -20,6 +20,7 @@ from typing import Any
 
 from typing_extensions import Buffer
 
+import veilsum
 from support.tiny_trainer import TinyTrainer
 from veilsum.control import ProtocolMessage, ToCoordinator, UpdateHeader
 from veilsum.errors import DecodeError
@@ -46,7 +47,8 @@ def start(role: str, settings: Any, folder: Path, *arguments: str) -> subprocess
     file.with_suffix(".settings").write_bytes(pickle.dumps(settings))
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join((str(TESTS), str(TESTS.parent / "python"))),
+        # The package under test, wherever it is installed.
+        "PYTHONPATH": os.pathsep.join((str(TESTS), str(Path(veilsum.__file__).parents[1]))),
     }
     with open(file.with_suffix(".log"), "w") as log:
         return subprocess.Popen(

@@ -117,7 +117,9 @@ class Federation:
                 site=site,
                 signing_key=_CONSORTIUM.site_keys[site],
                 roster=plan.roster,
-                policy=(policies or {}).get(site, secagg.LocalPolicy()),
+                policy=(policies or {}).get(
+                    site, secagg.LocalPolicy(min_colluders=plan.colluders)
+                ),
                 entropy=self.entropies[site],
             )
             for site in plan.cohort

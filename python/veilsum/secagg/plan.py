@@ -23,6 +23,7 @@ from veilsum.secagg.thresholds import (
     require,
     share_threshold,
     smallest_ring,
+    usual_colluders,
     vote_quorum,
 )
 from veilsum.secagg.wire import DIGEST_BYTES, MAX_NAME_BYTES, MAX_SITES, Reader, Writer
@@ -127,7 +128,7 @@ class Plan:
             ConfigError: the settings cannot work for this cohort.
         """
         sites = len(cohort)
-        colluders = sites // 3 if spec.colluders is None else spec.colluders
+        colluders = usual_colluders(sites) if spec.colluders is None else spec.colluders
         headroom = 2
         return cls(
             roster=roster,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from veilsum.secagg.plan import Plan
+from veilsum.secagg.thresholds import usual_colluders
 
 
 class Refusal(Exception):  # noqa: N818  not an error: the site's right
@@ -22,14 +23,16 @@ class LocalPolicy:
 
     Attributes:
         min_sites: fewest updates that may be in a sum with this site's.
-        min_colluders: the plan must withstand at least so many colluding sites.
+        min_colluders: the plan must withstand at least so many colluding sites; None for a
+            third of the invited. The plan is the coordinator's, so what it assumes about its
+            helpers protects from them only as far as each site insists on it.
         min_vote_quorum: fewest votes for a survivor set.
         max_weight_cap: largest weight_cap accepted; None for any.
         task_ids: tasks the site takes part in; None for any.
     """
 
     min_sites: int = 3
-    min_colluders: int = 0
+    min_colluders: int | None = None
     min_vote_quorum: int = 0
     max_weight_cap: int | None = None
     task_ids: frozenset[str] | None = None
@@ -38,9 +41,12 @@ class LocalPolicy:
         """Raises:
         Refusal: the plan is outside of this policy; code "policy".
         """
+        min_colluders = self.min_colluders
+        if min_colluders is None:
+            min_colluders = usual_colluders(len(plan.cohort))
         floors = (
             ("min_sites", plan.fewest_survivors, self.min_sites),
-            ("colluders", plan.colluders, self.min_colluders),
+            ("colluders", plan.colluders, min_colluders),
             ("vote_quorum", plan.vote_quorum, self.min_vote_quorum),
         )
         for name, planned, demanded in floors:

@@ -119,7 +119,7 @@ class _Rehearsal:
                 site=site,
                 signing_key=consortium.site_keys[site],
                 roster=plan.roster,
-                policy=LocalPolicy(),
+                policy=LocalPolicy(min_colluders=plan.colluders),
                 entropy=entropy,
             )
             for site in plan.cohort

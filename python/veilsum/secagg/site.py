@@ -172,6 +172,9 @@ class SiteSession:
         encoded = encode_upload(
             plan, contribution, phase.masks, update_id=update_id, threads=threads
         )
+        if self._phase is not phase:
+            # Mask keys that were wiped meanwhile are zeros, and masks of those hide nothing.
+            raise ConfigError(f"site {self._site!r} left the round while its update was masked")
         header = self._signer.seal(input_header(plan, self._site, phase.t2, encoded.chunks))
         upload = UploadInput(header.to_bytes(), update_id, encoded.chunks, encoded.clipped)
         phase.masks.wipe()

@@ -26,6 +26,11 @@ def smallest_ring(sites: int, step_limit: int, headroom: int) -> int:
     return (((2 * sites * step_limit + 1) << headroom) - 1).bit_length()
 
 
+def usual_colluders(sites: int) -> int:
+    """c where nobody says otherwise: a third of the invited sites."""
+    return sites // 3
+
+
 def vote_quorum(sites: int, colluders: int) -> int:
     """Votes that make a survivor set unique: floor((n+c)/2)+1.
 

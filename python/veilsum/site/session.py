@@ -66,6 +66,7 @@ from veilsum.site.rounding import SECRET_BYTES, rounding_secret
 from veilsum.site.trainer import merged_metrics
 
 _SEE_LOG = "this site's log says why"
+_EVERY_ATTEMPT = 2**32  # above any that can be named
 
 
 class SiteCore:
@@ -113,7 +114,7 @@ class SiteCore:
         self._rounding_seed = rounding_seed
         self._threads = threads
         self._phase: SitePhase = Idle()
-        self._latest: dict[str, tuple[int, int]] = {}  # run -> round and attempt last taken part in
+        self._latest: dict[str, tuple[int, int]] = {}  # run -> last round and attempt used up
 
     @property
     def phase(self) -> str:
@@ -311,6 +312,10 @@ class SiteCore:
             reason = "the update does not fit the round"
             return self._give_up(phase.part.round, "update", reason, str(error))
         phase.update.rounding.wipe()
+        # The coordinator may sum what it has now and open the round again without one site: of
+        # the same updates, the difference of both sums is that site's. So no further attempt.
+        spent = phase.part.round
+        self._latest[spent.run_id] = (spent.number, _EVERY_ATTEMPT)
         self._phase = Delivering(phase.part)
         return effects
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
@@ -114,7 +115,7 @@ async def serve_site(
             task.cancel()
         with suppress(asyncio.CancelledError, VeilsumError):
             await serving
-        core.close()
+        app.close()
         log.info("stopped")
 
 
@@ -155,6 +156,18 @@ class _SiteApp:
         self._loop = asyncio.get_running_loop()
         self._training = TrainingThread(trainer, self._post_from_thread, log)
         self._tasks: set[asyncio.Task[None]] = set()
+        # Cancelling what awaits a thread does not stop the thread. Without this, a connection
+        # that breaks would wipe the mask keys of an update that is just being masked.
+        self._turn = threading.Lock()
+
+    def close(self) -> None:
+        """Wipes what the core holds, after it has dealt with its current event."""
+        with self._turn:
+            self._core.close()
+
+    def _handle(self, event: SiteEvent) -> list[SiteEffect]:
+        with self._turn:
+            return self._core.handle(event)
 
     def _post_from_thread(self, event: SiteEvent) -> None:
         with suppress(RuntimeError):  # the loop is closed: the process is ending
@@ -219,7 +232,7 @@ class _SiteApp:
 
     async def _process(self, event: SiteEvent, connection: Connection) -> None:
         # In a thread: masking takes long, and the native code releases the interpreter.
-        for effect in await asyncio.to_thread(self._core.handle, event):
+        for effect in await asyncio.to_thread(self._handle, event):
             await self._carry_out(effect, connection)
 
     async def _carry_out(self, effect: SiteEffect, connection: Connection) -> None:
