@@ -12,6 +12,7 @@ import pytest
 
 from veilsum._version import __version__
 from veilsum.cli import main
+from veilsum.demo.options import DemoOptions
 
 PROGRAM = [sys.executable, "-m", "veilsum"]
 COMMANDS = [
@@ -154,6 +155,43 @@ def test_help_is_shown_without_loading_grpc_or_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stderr.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        (["--sites", "2"], "sites must be 3 to 12"),
+        (["--codec", "int8"], "codec 'int8' is for plain rounds"),
+        (["--rounds", "0"], "rounds must be 1"),
+    ],
+)
+def test_demo_options_that_cannot_work_are_usage_mistakes(
+    options: list[str], error: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.exit_code(["demo", *options]) == 2
+
+    assert error in capsys.readouterr().err
+
+
+def test_the_demo_without_torch_says_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+
+    assert main.exit_code(["demo"]) == 1
+
+    shown = capsys.readouterr().err
+    assert shown.startswith("error: the demo trains with torch")
+    assert "hint: python -m pip install 'veilsum[demo]'" in shown
+
+
+def test_the_help_of_the_demo_names_its_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    main.exit_code(["demo", "--help"])
+
+    shown = " ".join(capsys.readouterr().out.split())
+    defaults = DemoOptions()
+    for value in (defaults.sites, defaults.rounds, defaults.codec, defaults.seed, defaults.out):
+        assert f"default: {value}." in shown
 
 
 @pytest.fixture

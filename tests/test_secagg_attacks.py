@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
+import grpc
+import grpc.aio
 import numpy as np
 import pytest
 
@@ -41,28 +42,37 @@ from veilsum.control import (
 )
 from veilsum.errors import ConfigError
 from veilsum.model import ModelLayout, result_digest
+from veilsum.pki.identity import Identity
 from veilsum.secagg import keys
 from veilsum.secagg.envelope import Envelope
+from veilsum.secagg.keys import BOX_BYTES
 from veilsum.secagg.masks import pair_sign
 from veilsum.secagg.messages import (
     COORDINATOR,
+    DealtShare,
+    RelayedDeal,
+    ShareDeal,
+    ShareRelay,
     SurvivorCertificate,
     SurvivorProposal,
     SurvivorVote,
     UnmaskShares,
 )
-from veilsum.secagg.phases import Dealers, HeldShares
+from veilsum.secagg.phases import Dealers
 from veilsum.secagg.transcript import survivors_transcript
 from veilsum.secagg.upload import encode_upload
+from veilsum.secagg.wire import MAX_NAME_BYTES, MAX_SITES
 from veilsum.site.bounds import TaskBounds
 from veilsum.site.effects import FetchModel, SendToCoordinator, SiteEffect, Upload
 from veilsum.site.events import CoordinatorSent, Disconnected, ModelFetched, SiteEvent, TrainingDone
 from veilsum.site.session import SiteCore
 from veilsum.site.trainer import EvaluationResult, TrainingResult
-from veilsum.transport import site_app
-from veilsum.transport.client import Unreachable
+from veilsum.transport import coordinator_app, site_app
+from veilsum.transport.client import Connection, Endpoint, Unreachable
 from veilsum.transport.logs import Log
-from veilsum.transport.settings import MESSAGE_LIMIT, SiteSettings
+from veilsum.transport.server import FEDERATION
+from veilsum.transport.settings import RELAY_LIMIT, CoordinatorSettings, SiteSettings
+from veilsum.transport.wire import decode_to_site, encode_to_site
 
 VICTIM, KYOTO, LYON, OSLO, HELPER = NAMES[:5]
 
@@ -355,3 +365,48 @@ def test_a_connection_that_breaks_does_not_disturb_a_core_that_is_masking(tmp_pa
 
     assert core.events == ["CoordinatorSent", "Disconnected"]
     assert not core.disturbed.is_set()
+
+
+# --- the largest cohort -------------------------------------------------------------------
+
+
+def test_the_largest_message_of_the_largest_round_fits_a_grpc_message():
+    """Else a round of 255 sites would end at the relay, and every site's process with it."""
+    name, digest, sites = "x" * MAX_NAME_BYTES, bytes(32), MAX_SITES
+    deal = ShareDeal(digest, name, digest, (DealtShare(digest, digest, digest),) * sites)
+    header = Envelope(deal.to_payload(), bytes(64), bytes(8))
+    relay = ShareRelay(digest, COORDINATOR, (RelayedDeal(header, bytes(BOX_BYTES)),) * sites)
+
+    message = ProtocolMessage(RoundId("r" * MAX_NAME_BYTES, 1), seal(relay))
+
+    assert len(encode_to_site(message)) <= RELAY_LIMIT
+    assert decode_to_site(encode_to_site(message)) == message
+
+
+def test_a_relay_of_that_size_reaches_a_site(tmp_path):
+    settings = CoordinatorSettings(tmp_path, tmp_path, tmp_path, insecure=True)
+    relay = ProtocolMessage(RoundId("run", 1), bytes(6 << 20))
+    roster = consortium().roster
+
+    async def join(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+        await anext(aiter(requests))
+        yield encode_to_site(Welcome(roster.consortium, roster.hash))
+        yield encode_to_site(relay)
+
+    async def main() -> None:
+        server = grpc.aio.server(options=coordinator_app._options(settings))
+        handler = grpc.stream_stream_rpc_method_handler(join)
+        server.add_generic_rpc_handlers(
+            [grpc.method_handlers_generic_handler(FEDERATION, {"Join": handler})]
+        )
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        identity = Identity("test", "site", VICTIM)
+        endpoint = Endpoint(f"127.0.0.1:{port}", identity, None, roster, "0")
+        async with Connection(endpoint) as connection:
+            messages = connection.messages()
+            await anext(messages)
+            assert await anext(messages) == relay
+        await server.stop(None)
+
+    asyncio.run(main())

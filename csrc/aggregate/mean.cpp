@@ -6,12 +6,14 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 #include <utility>
 
 #include "aggregate/rounding.h"
 #include "base/error.h"
 #include "base/float_environment.h"
 #include "base/parallel.h"
+#include "kernels/dispatch.h"
 #include "update/encode.h"
 
 namespace veilsum {
@@ -26,6 +28,9 @@ constexpr std::uint64_t kMaxTotalWeight = (std::uint64_t{1} << 53) - 1;
 // tiles whose values are all below 2^-900 would ask for more; their sums are then exact to
 // 2^-960, which is far below what any value near 2^-900 / 2^53 needs.
 constexpr int kMaxExponent = 960;
+
+// Updates read side by side: as many streams as memory is read ahead for.
+constexpr std::size_t kStreams = 12;
 
 // e such that |value| < 2^e.
 int exponent_above(double value) {
@@ -100,6 +105,7 @@ class MeanAggregator::Arrival {
   Arrival& operator=(const Arrival&) = delete;
 
   const std::string& site() const { return site_; }
+  std::int64_t weight() const { return weight_; }
   // With the mutex held. Allocates first: what follows cannot fail.
   void count() {
     owner_.weights_.emplace(site_, weight_);
@@ -159,7 +165,7 @@ std::vector<double> MeanAggregator::screen(const UpdateReader& values,
   return tile_max;
 }
 
-MeanAggregator::Committed MeanAggregator::keep(const std::string& site, std::int64_t weight,
+MeanAggregator::Committed MeanAggregator::keep(const std::string& site,
                                                TensorData tensors) const {
   StoredBytes kept(settings_.spool, site, kept_bytes(layout_));
   std::vector<double> tile_max(tiles(kFloatGroup));
@@ -171,36 +177,57 @@ MeanAggregator::Committed MeanAggregator::keep(const std::string& site, std::int
   });
   kept.seal();
   auto values = read_kept(layout_, kept.bytes());
-  return {weight, std::move(kept), std::move(tile_max), std::move(values)};
+  return {site, 0, nullptr, {}, std::move(kept), std::move(tile_max), std::move(values)};
 }
 
 // The copy is what is checked: the caller could change its own bytes afterwards.
-MeanAggregator::Committed MeanAggregator::keep(const std::string& site, std::int64_t weight,
+MeanAggregator::Committed MeanAggregator::keep(const std::string& site,
                                                std::span<const ByteSpan> chunks,
                                                const UpdateForm& form) const {
   const std::vector<std::size_t> sizes =
       update_chunk_sizes(layout_, {form, 0, std::nullopt, settings_.threads});
   require_sizes(chunks, sizes);
-  std::size_t total = 0;
-  for (const std::size_t size : sizes) total += size;
-  StoredBytes kept(settings_.spool, site, total);
-  std::vector<ByteSpan> copies;
-  std::size_t offset = 0;
-  for (const ByteSpan chunk : chunks) {
+  StoredBytes kept(settings_.spool, site, std::accumulate(sizes.begin(), sizes.end(), std::size_t{0}));
+  for (std::size_t offset = 0; const ByteSpan chunk : chunks) {
     kept.write(offset, chunk);
     offset += chunk.size();
   }
   kept.seal();
+  std::vector<ByteSpan> copies;
   for (std::size_t begin = 0; const std::size_t size : sizes) {
     copies.push_back(kept.bytes().subspan(begin, size));
     begin += size;
   }
-  auto values = read_chunks(layout_, check_update(layout_, copies, form), form);
+  Committed update = borrow(site, copies, form, nullptr);
+  return {site,
+          0,
+          nullptr,
+          {},
+          std::move(kept),
+          std::move(update.tile_max),
+          std::move(update.values)};
+}
+
+MeanAggregator::Committed MeanAggregator::borrow(const std::string& site, TensorData tensors,
+                                                 Owner owner) const {
+  std::vector<const std::byte*> places(tensors.begin(), tensors.end());
+  auto values = read_tensors(layout_, places);  // moving the vector does not move its elements
   auto tile_max = screen(*values, site);
-  return {weight, std::move(kept), std::move(tile_max), std::move(values)};
+  return {site,           0, std::move(owner), std::move(places), StoredBytes("", site, 0),
+          std::move(tile_max), std::move(values)};
+}
+
+MeanAggregator::Committed MeanAggregator::borrow(const std::string& site,
+                                                 std::span<const ByteSpan> chunks,
+                                                 const UpdateForm& form, Owner owner) const {
+  auto values = read_chunks(layout_, check_update(layout_, chunks, form), form);
+  auto tile_max = screen(*values, site);
+  return {site, 0, std::move(owner), {}, StoredBytes("", site, 0), std::move(tile_max),
+          std::move(values)};
 }
 
 void MeanAggregator::commit(Arrival& arrival, Committed update) {
+  update.weight = arrival.weight();
   auto shared = std::make_shared<const Committed>(std::move(update));
   const std::lock_guard lock(mutex_);
   const auto place = updates_.emplace(arrival.site(), std::move(shared)).first;
@@ -255,23 +282,28 @@ void MeanAggregator::stream(Arrival& arrival, std::int64_t weight, const UpdateR
 }
 
 void MeanAggregator::add_tensors(const std::string& site, std::int64_t weight,
-                                 TensorData tensors) {
+                                 TensorData tensors, Owner owner) {
   const FloatEnvironment exact;
   Arrival arrival(*this, site, weight);
   if (streaming())
     stream(arrival, weight, *read_tensors(layout_, tensors));
+  else if (owner != nullptr && settings_.spool.empty())
+    commit(arrival, borrow(site, tensors, std::move(owner)));
   else
-    commit(arrival, keep(site, weight, tensors));
+    commit(arrival, keep(site, tensors));
 }
 
 void MeanAggregator::add_chunks(const std::string& site, std::int64_t weight,
-                                std::span<const ByteSpan> chunks, const UpdateForm& form) {
+                                std::span<const ByteSpan> chunks, const UpdateForm& form,
+                                Owner owner) {
   const FloatEnvironment exact;
   Arrival arrival(*this, site, weight);
   if (streaming())
     stream(arrival, weight, *read_chunks(layout_, check_update(layout_, chunks, form), form));
+  else if (owner != nullptr && settings_.spool.empty())
+    commit(arrival, borrow(site, chunks, form, std::move(owner)));
   else
-    commit(arrival, keep(site, weight, chunks, form));
+    commit(arrival, keep(site, chunks, form));
 }
 
 void MeanAggregator::remove(const std::string& site) {
@@ -324,20 +356,50 @@ void MeanAggregator::write_integers(const Tile& tile, const __int128* sums, std:
   });
 }
 
+int MeanAggregator::tile_exponent(const Set& set, std::size_t tile) const {
+  int e = -2000;  // below every exponent: a tile of zeros
+  for (const auto& update : set)
+    if (const double largest = update->tile_max[tile]; largest > 0)
+      e = std::max(e, exponent_above(largest) +
+                          static_cast<int>(std::bit_width(
+                              static_cast<std::uint64_t>(update->weight))));
+  return scale_exponent(e, set.size());
+}
+
+// The scale rests on what was screened. Only tensors that are not ours can have changed.
+void MeanAggregator::require_unchanged(const Committed& update, std::size_t index,
+                                       const Tile& tile) const {
+  if (update.places.empty() ||
+      update.values->screen(tile, update.site) == update.tile_max[index])
+    return;
+  throw ConfigError("the arrays of site '" + update.site + "' were changed after they were added",
+                    "leave them alone until the mean is taken, or let the aggregator copy them");
+}
+
+void MeanAggregator::sum_floats(const Set& set, std::size_t index, const Tile& tile,
+                                int exponent, std::uint64_t* sums) const {
+  std::vector<Stream> streams;
+  for (const auto& update : set) {
+    require_unchanged(*update, index, tile);
+    if (update->tile_max[index] == 0) continue;
+    const double factor = factor_of(update->weight, exponent);
+    if (const WireFloat* values = update->values->floats(tile))
+      streams.push_back({values, factor});
+    else
+      update->values->add(tile, factor, sums);
+  }
+  const auto add_streams = kernels().codec.add_f32_streams;
+  for (std::size_t begin = 0; begin < streams.size(); begin += kStreams)
+    add_streams(streams.data() + begin, std::min(kStreams, streams.size() - begin), tile.count,
+                sums);
+}
+
 void MeanAggregator::finish_floats(const Set& set, std::uint64_t total,
                                    MutableTensorData tensors) const {
   for_each_tile(kFloatGroup, [&](std::size_t index, const Tile& tile) {
     std::array<std::uint64_t, kTile> sums{};
-    int e = -2000;  // below every exponent: a tile of zeros
-    for (const auto& update : set)
-      if (const double largest = update->tile_max[index]; largest > 0)
-        e = std::max(e, exponent_above(largest) +
-                            static_cast<int>(std::bit_width(
-                                static_cast<std::uint64_t>(update->weight))));
-    const int exponent = scale_exponent(e, set.size());
-    for (const auto& update : set)
-      if (update->tile_max[index] > 0)
-        update->values->add(tile, factor_of(update->weight, exponent), sums.data());
+    const int exponent = tile_exponent(set, index);
+    sum_floats(set, index, tile, exponent, sums.data());
     write_floats(tile, sums.data(), exponent, total, tensors);
   });
 }

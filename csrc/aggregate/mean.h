@@ -23,6 +23,9 @@ struct MeanSettings {
   std::uint64_t streaming_max_total_weight;  // not looked at unless streaming
 };
 
+// Keeps alive what it stands for. Null: nobody does, so a copy is needed.
+using Owner = std::shared_ptr<const void>;
+
 // Sums are integers, so the result is a function of the set of (site, update, weight):
 // neither the order of arrival nor chunks, threads or the instruction set can show in it.
 //
@@ -39,10 +42,14 @@ class MeanAggregator {
 
   // Throws PeerError if the site is there already, the weight is not 1 .. 2^31-1, a value is
   // not finite or a bound is passed; ConfigError if there is no room to keep the update.
-  void add_tensors(const std::string& site, std::int64_t weight, TensorData tensors);
-  // The same, and DecodeError as check_update.
+  //
+  // With an `owner`, who keeps the memory alive, tensors are not copied (unless there is a
+  // spool). If they are changed all the same, finish() refuses what could overflow.
+  void add_tensors(const std::string& site, std::int64_t weight, TensorData tensors, Owner owner);
+  // The same, and DecodeError as check_update. With an `owner`, who promises that the bytes
+  // never change, they are not copied.
   void add_chunks(const std::string& site, std::int64_t weight,
-                  std::span<const ByteSpan> chunks, const UpdateForm& form);
+                  std::span<const ByteSpan> chunks, const UpdateForm& form, Owner owner);
 
   // Forgets a committed update. Throws ConfigError if there is none, or when streaming.
   void remove(const std::string& site);
@@ -63,7 +70,10 @@ class MeanAggregator {
 
  private:
   struct Committed {
+    std::string site;
     std::int64_t weight;
+    Owner owner;                           // of memory that is not ours
+    std::vector<const std::byte*> places;  // of tensors that are not ours
     StoredBytes bytes;
     std::vector<double> tile_max;  // of group 1
     std::unique_ptr<UpdateReader> values;
@@ -75,14 +85,21 @@ class MeanAggregator {
   template <class Body>
   void for_each_tile(int group, const Body& body) const;
   std::vector<double> screen(const UpdateReader& values, const std::string& site) const;
-  Committed keep(const std::string& site, std::int64_t weight, TensorData tensors) const;
-  Committed keep(const std::string& site, std::int64_t weight, std::span<const ByteSpan> chunks,
+  Committed keep(const std::string& site, TensorData tensors) const;
+  Committed keep(const std::string& site, std::span<const ByteSpan> chunks,
                  const UpdateForm& form) const;
+  Committed borrow(const std::string& site, TensorData tensors, Owner owner) const;
+  Committed borrow(const std::string& site, std::span<const ByteSpan> chunks,
+                   const UpdateForm& form, Owner owner) const;
+  void require_unchanged(const Committed& update, std::size_t index, const Tile& tile) const;
   void commit(Arrival& arrival, Committed update);
   std::size_t tiles(int group) const;
   void sum_tile(const UpdateReader& values, int group, const Tile& tile, std::int64_t weight);
   void stream(Arrival& arrival, std::int64_t weight, const UpdateReader& values);
   void require_bounds(const std::string& site, const std::vector<double>& tile_max) const;
+  int tile_exponent(const Set& set, std::size_t tile) const;
+  void sum_floats(const Set& set, std::size_t index, const Tile& tile, int exponent,
+                  std::uint64_t* sums) const;
   void finish_floats(const Set& set, std::uint64_t total, MutableTensorData tensors) const;
   void finish_integers(const Set& set, std::uint64_t total, MutableTensorData tensors) const;
   Finished finish_streamed(MutableTensorData tensors) const;

@@ -131,8 +131,8 @@ void write_rounded(DType dtype, std::span<const float> means, std::byte* out) {
 void write_narrow(std::span<const std::int64_t> sums, const MeanDivisor& divisor, DType dtype,
                   std::byte* out) {
   const Format format = format_of(dtype);
-  const QuotientRule rule = {static_cast<double>(divisor.total_weight),
-                             std::ldexp(1.0, -divisor.scale_exponent),
+  const QuotientRule rule = {std::ldexp(1.0 / static_cast<double>(divisor.total_weight),
+                                        -divisor.scale_exponent),
                              static_cast<unsigned>(53 - format.precision),
                              std::bit_cast<std::int64_t>(std::ldexp(
                                  1.0, format.least_exponent + format.precision - 1))};

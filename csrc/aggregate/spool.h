@@ -22,6 +22,8 @@ class StoredBytes {
 
   // May be called from several threads for bytes that do not overlap, before seal().
   void write(std::size_t offset, std::span<const std::byte> bytes);
+  // Where to write without a copy; null if the bytes are in a file.
+  std::byte* place(std::size_t offset) { return path_.empty() ? data_ + offset : nullptr; }
   // Ends writing. The address of bytes() does not change when the object is moved.
   void seal();
   std::span<const std::byte> bytes() const { return {data_, size_}; }

@@ -26,15 +26,15 @@ bool has_wide_tensor(const Layout& layout) {
 // --- the two widths of values ---------------------------------------------------
 
 // Patterns of magnitudes order like magnitudes, so what is not finite shows in the largest.
-double max_abs(std::span<const float> values) {
-  const std::uint32_t bits = kernels().codec.max_abs32(values.data(), values.size());
+double max_abs(const WireFloat* values, std::size_t count) {
+  const std::uint32_t bits = kernels().codec.max_abs32(values, count);
   float largest;
   std::memcpy(&largest, &bits, sizeof largest);
   return largest;
 }
 
-double max_abs(std::span<const double> values) {
-  const std::uint64_t bits = kernels().codec.max_abs64(values.data(), values.size());
+double max_abs(const WireDouble* values, std::size_t count) {
+  const std::uint64_t bits = kernels().codec.max_abs64(values, count);
   double largest;
   std::memcpy(&largest, &bits, sizeof largest);
   return largest;
@@ -71,13 +71,27 @@ void gather_tile(const Layout& layout, TensorData tensors, const Tile& tile,
   throw PeerError(site, "sent arrays that changed while they were read");
 }
 
+double require_finite(const Layout& layout, TensorData tensors, const std::string& site,
+                      double largest) {
+  if (!std::isfinite(largest)) refuse_not_finite(layout, tensors, site);
+  return largest;
+}
+
 template <class Value>
 double screen_tile(const Layout& layout, TensorData tensors, const Tile& tile,
                    const std::string& site, std::span<Value> values) {
   gather_tile(layout, tensors, tile, values);
-  const double largest = max_abs(std::span<const Value>(values));
-  if (!std::isfinite(largest)) refuse_not_finite(layout, tensors, site);
-  return largest;
+  return require_finite(layout, tensors, site, max_abs(values.data(), values.size()));
+}
+
+// The tile's values where they lie, if the whole tile is part of one f32 tensor.
+const WireFloat* floats_in_place(const Layout& layout, TensorData tensors, const Tile& tile) {
+  const WireFloat* found = nullptr;
+  for_each_part(layout, kFloatGroup, tile.first, tile.count, [&](const TensorPart& part) {
+    if (part.count == tile.count && layout.tensors()[part.tensor].dtype == DType::f32)
+      found = reinterpret_cast<const WireFloat*>(tensors[part.tensor]) + part.element;
+  });
+  return found;
 }
 
 void gather_integers(const Layout& layout, TensorData tensors, const Tile& tile,
@@ -95,14 +109,22 @@ class TensorReader final : public UpdateReader {
   TensorReader(const Layout& layout, TensorData tensors) : layout_(layout), tensors_(tensors) {}
 
   double screen(const Tile& tile, const std::string& site) const override {
+    if (const WireFloat* values = floats(tile))
+      return require_finite(layout_, tensors_, site, max_abs(values, tile.count));
     std::array<Value, kTile> values;
     return screen_tile(layout_, tensors_, tile, site, std::span(values.data(), tile.count));
   }
 
   void add(const Tile& tile, double factor, std::uint64_t* sums) const override {
+    if (const WireFloat* values = floats(tile))
+      return add_values(values, tile.count, factor, sums);
     std::array<Value, kTile> values;
     gather_tile(layout_, tensors_, tile, std::span(values.data(), tile.count));
     add_values(values.data(), tile.count, factor, sums);
+  }
+
+  const WireFloat* floats(const Tile& tile) const override {
+    return floats_in_place(layout_, tensors_, tile);
   }
 
   void read(const Tile& tile, const std::string& site,
@@ -120,10 +142,14 @@ class TensorReader final : public UpdateReader {
 template <class Value>
 double keep_tile(const Layout& layout, TensorData tensors, const Tile& tile,
                  const std::string& site, StoredBytes& kept) {
+  const std::size_t offset = tile.first * sizeof(Value);
+  if (std::byte* place = kept.place(offset))
+    return screen_tile(layout, tensors, tile, site,
+                       std::span(reinterpret_cast<Value*>(place), tile.count));
   std::array<Value, kTile> room;
   const std::span values(room.data(), tile.count);
   const double largest = screen_tile(layout, tensors, tile, site, values);
-  kept.write(tile.first * sizeof(Value), std::as_bytes(values));
+  kept.write(offset, std::as_bytes(values));
   return largest;
 }
 
@@ -139,11 +165,16 @@ class KeptReader final : public UpdateReader {
         integers_(kept.data() + layout.group_size(kFloatGroup) * sizeof(Value)) {}
 
   double screen(const Tile& tile, const std::string&) const override {
-    return max_abs(std::span<const Value>(floats_ + tile.first, tile.count));
+    return max_abs(floats_ + tile.first, tile.count);
   }
 
   void add(const Tile& tile, double factor, std::uint64_t* sums) const override {
     add_values(floats_ + tile.first, tile.count, factor, sums);
+  }
+
+  const WireFloat* floats(const Tile& tile) const override {
+    if constexpr (sizeof(Value) == sizeof(float)) return floats_ + tile.first;
+    return nullptr;
   }
 
   void read(const Tile& tile, const std::string&, std::span<std::int64_t> values) const override {
@@ -189,12 +220,17 @@ class ChunkReader final : public UpdateReader {
     const ChunkView& chunk = chunk_of(tile, 0);
     const std::size_t begin = tile.first - chunk.header.first;
     if (form_.codec == kCodecInt8) return add_codes(chunk, begin, tile.count, factor, sums);
-    if (form_.codec == kCodecF32)
-      return add_values(reinterpret_cast<const WireFloat*>(chunk.codes.data()) + begin, tile.count,
-                        factor, sums);
+    if (const WireFloat* values = floats(tile)) return add_values(values, tile.count, factor, sums);
     std::array<float, kTile> values;
     decode_floats(chunk, form_.scale, begin, {values.data(), tile.count});
     add_values(values.data(), tile.count, factor, sums);
+  }
+
+  const WireFloat* floats(const Tile& tile) const override {
+    if (form_.codec != kCodecF32) return nullptr;
+    const ChunkView& chunk = chunk_of(tile, 0);
+    return reinterpret_cast<const WireFloat*>(chunk.codes.data()) +
+           (tile.first - chunk.header.first);
   }
 
   void read(const Tile& tile, const std::string& site,
@@ -226,11 +262,8 @@ class ChunkReader final : public UpdateReader {
   }
 
   double largest_float(const Tile& tile) const {
-    if (form_.codec != kCodecF32) return max_abs(std::span(decode(tile).data(), tile.count));
-    const ChunkView& chunk = chunk_of(tile, 0);
-    return max_abs(std::span(reinterpret_cast<const float*>(chunk.codes.data()) +
-                                 (tile.first - chunk.header.first),
-                             tile.count));
+    if (const WireFloat* values = floats(tile)) return max_abs(values, tile.count);
+    return max_abs(decode(tile).data(), tile.count);
   }
 
   // Products of 7 and 24 bits: exact in a double.
@@ -260,7 +293,7 @@ class ChunkReader final : public UpdateReader {
     check_gaps(layout_, values, tile.first);
     for_each_part(layout_, kFloatGroup, tile.first, tile.count, [&](const TensorPart& part) {
       const Tensor& tensor = layout_.tensors()[part.tensor];
-      if (max_abs(values.subspan(part.offset, part.count)) > dtype_limit(tensor.dtype))
+      if (max_abs(values.data() + part.offset, part.count) > dtype_limit(tensor.dtype))
         throw PeerError(site, "sent values of tensor '" + tensor.name + "' that do not fit " +
                                   std::string(dtype_name(tensor.dtype)));
     });

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "codec/gather.h"
+#include "kernels/codec_kernels.h"
 #include "update/decode.h"
 
 namespace veilsum {
@@ -33,6 +34,9 @@ class UpdateReader {
   // sums[i] += round(value i * factor), ties to even, for a tile that was screened. int8
   // values are code * round(scale * factor) instead: exact products, one rounding per block.
   virtual void add(const Tile& tile, double factor, std::uint64_t* sums) const = 0;
+
+  // The tile's values where they lie, if they lie there as floats; else null.
+  virtual const WireFloat* floats(const Tile& tile) const = 0;
 
   // Values of a tile of group 2. Throws as screen().
   virtual void read(const Tile& tile, const std::string& site,

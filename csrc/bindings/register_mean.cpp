@@ -38,22 +38,53 @@ std::int64_t to_weight(py::handle weight) {
   return value;
 }
 
+// Keeps Python objects alive for a thread that may not hold the GIL when it lets go of them.
+template <class Kept>
+Owner own(Kept kept) {
+  return Owner(new Kept(std::move(kept)), [](const void* pointer) {
+    const py::gil_scoped_acquire acquire;
+    delete static_cast<const Kept*>(pointer);
+  });
+}
+
+// Whether nobody can ever change the bytes: a bytes object, or a view of one.
+bool is_immutable(py::handle buffer) {
+  if (PyBytes_CheckExact(buffer.ptr())) return true;
+  if (!PyMemoryView_Check(buffer.ptr())) return false;
+  const Py_buffer* view = PyMemoryView_GET_BUFFER(buffer.ptr());
+  return view->obj != nullptr && PyBytes_CheckExact(view->obj);
+}
+
+bool are_immutable(py::handle buffers) {
+  for (const py::handle buffer : py::iter(buffers))
+    if (!is_immutable(buffer)) return false;
+  return true;
+}
+
 void add_arrays(MeanAggregator& mean, const std::string& site, py::object weight,
-                py::object arrays) {
-  const TensorArrays tensors(mean.layout(), arrays);
+                py::object arrays, py::object copy) {
   const std::int64_t factor = to_weight(weight);
+  auto tensors = std::make_unique<TensorArrays>(mean.layout(), arrays);
+  const std::vector<const std::byte*> places(tensors->pointers().begin(),
+                                             tensors->pointers().end());
+  Owner owner = own(std::move(tensors));
+  const bool borrow = !to_bool("copy", copy);
   py::gil_scoped_release release;
-  mean.add_tensors(site, factor, tensors.pointers());
+  mean.add_tensors(site, factor, places, borrow ? owner : nullptr);
 }
 
 void add_chunks(MeanAggregator& mean, const std::string& site, py::object weight,
                 py::object chunks, py::object codec, double scale, py::object plan_digest,
                 py::object update_id, py::object chunk_coordinates) {
-  const std::vector<BufferView> views = buffer_views("chunks", chunks);
   const std::int64_t factor = to_weight(weight);
   const UpdateForm form = to_form(codec, scale, plan_digest, update_id, chunk_coordinates);
+  const py::list pieces(chunks);
+  const bool borrow = are_immutable(pieces);
+  std::vector<BufferView> views = buffer_views("chunks", pieces);
+  const std::vector<std::span<const std::byte>> spans = spans_of(views);
+  Owner owner = own(std::move(views));
   py::gil_scoped_release release;
-  mean.add_chunks(site, factor, spans_of(views), form);
+  mean.add_chunks(site, factor, spans, form, borrow ? owner : nullptr);
 }
 
 py::tuple finish_with_sites(const MeanAggregator& mean) {
@@ -102,7 +133,8 @@ void register_mean(py::module_& module) {
   py::class_<MeanAggregator>(module, "MeanAggregator", py::is_final())
       .def(py::init(&make_mean), py::arg("layout"), py::kw_only(), py::arg("threads"),
            py::arg("spool"), py::arg("streaming_max_abs"), py::arg("streaming_max_total_weight"))
-      .def("add_arrays", &add_arrays, py::arg("site"), py::arg("weight"), py::arg("arrays"))
+      .def("add_arrays", &add_arrays, py::arg("site"), py::arg("weight"), py::arg("arrays"),
+           py::kw_only(), py::arg("copy"))
       .def("add_chunks", &add_chunks, py::arg("site"), py::arg("weight"), py::arg("chunks"),
            py::kw_only(), py::arg("codec"), py::arg("scale"), py::arg("plan_digest"),
            py::arg("update_id"), py::arg("chunk_coordinates"))

@@ -81,16 +81,19 @@ void read_integers(const Tensor& tensor, const std::byte* from, std::span<std::i
                         "averages of integers are computed in signed 64 bits");
 }
 
-// Gaps are zeroed first, so that what was in `out` cannot show.
+// Calls `read` for the parts of the range and zeroes what lies between them.
 template <class T, class Read>
 void gather_parts(const Layout& layout, int group, TensorData tensors, std::uint64_t first,
                   std::span<T> out, const Read& read) {
-  std::fill(out.begin(), out.end(), T{0});
+  std::size_t end = 0;  // of the part before
   for_each_part(layout, group, first, out.size(), [&](const TensorPart& part) {
+    std::fill(out.begin() + end, out.begin() + part.offset, T{0});
     const Tensor& tensor = layout.tensors()[part.tensor];
     read(tensor, tensors[part.tensor] + part.element * dtype_size(tensor.dtype),
          out.subspan(part.offset, part.count));
+    end = part.offset + part.count;
   });
+  std::fill(out.begin() + end, out.end(), T{0});
 }
 
 // --- grid -> tensors -----------------------------------------------------------

@@ -25,10 +25,15 @@ struct CodeRule {
   std::uint32_t group;
 };
 
+// One of several updates that are summed in one pass.
+struct Stream {
+  const WireFloat* values;
+  double factor;
+};
+
 // How exact quotients are rounded to a format of few bits.
 struct QuotientRule {
-  double divisor;
-  double unit;            // a power of two: the quotient is sum / divisor * unit
+  double reciprocal;      // of the divisor, rounded once
   unsigned cut;           // bits of a double's significand that the format lacks
   std::int64_t smallest;  // pattern, as a double, of the format's smallest normal number
 };
@@ -62,13 +67,16 @@ struct CodecKernels {
   // Sums are in two's complement.
   // sums[i] += round(values[i] * factor), ties to even; |values[i] * factor| < 2^62.
   void (*add_f32)(const WireFloat* values, std::size_t count, double factor, std::uint64_t* sums);
+  // The same for several updates at once, whose sums stay in registers meanwhile.
+  void (*add_f32_streams)(const Stream* streams, std::size_t stream_count, std::size_t count,
+                          std::uint64_t* sums);
   void (*add_f64)(const WireDouble* values, std::size_t count, double factor, std::uint64_t* sums);
   // sums[i] += codes[i] * multipliers[i / kInt8Block].
   void (*add_int8)(const std::int8_t* codes, const std::uint64_t* multipliers, std::size_t count,
                    std::uint64_t* sums);
 
-  // rounded[i] = sums[i] / divisor * unit, rounded as if the quotient were exact; NaN where a
-  // double is not enough to tell (see round_narrow in aggregate/rounding.cpp).
+  // rounded[i] = sums[i] / divisor, rounded as if the quotient were exact; NaN where a double
+  // is not enough to tell.
   void (*round_quotients)(const std::uint64_t* sums, std::size_t count, const QuotientRule& rule,
                           float* rounded);
 };

@@ -129,9 +129,56 @@ void max_codes(const std::int8_t* codes, std::size_t count, std::uint8_t* larges
 // In unsigned words: the same bits as signed ones, and a caller that changes an array while
 // it is added gets a wrong sum, not undefined behaviour.
 
+constexpr std::size_t kSumLanes = VS_LANES / 2;
+typedef std::uint64_t SumLanes __attribute__((vector_size(8 * kSumLanes)));
+typedef double DoubleLanes __attribute__((vector_size(8 * kSumLanes)));
+typedef float FloatLanes __attribute__((vector_size(4 * kSumLanes)));
+
+// to_fixed_point() of every lane.
+VS_FN SumLanes to_fixed_point_lanes(DoubleLanes value) {
+#if defined(__AVX512DQ__)
+  return (SumLanes)_mm512_cvtpd_epi64((__m512d)value);  // rounds like the adder
+#else
+  const DoubleLanes high = value + 0x1.8p84;
+  const DoubleLanes low = (value - (high - 0x1.8p84)) + 0x1.8p52;
+  return (((SumLanes)high - bits_of_double(0x1.8p84)) << 32) +
+         ((SumLanes)low - bits_of_double(0x1.8p52));
+#endif
+}
+
+VS_FN SumLanes term_lanes(const WireFloat* values, double factor) {
+  FloatLanes lanes;
+  __builtin_memcpy(&lanes, values, sizeof lanes);
+  return to_fixed_point_lanes(__builtin_convertvector(lanes, DoubleLanes) * factor);
+}
+
+// Four vectors of sums at a time: enough that one addition need not wait for another, and
+// few enough for the sixteen registers of the lower levels.
+constexpr std::size_t kSumVectors = 4;
+constexpr std::size_t kSumBlock = kSumVectors * kSumLanes;
+
+VS_FN void add_block(const Stream* streams, std::size_t stream_count, std::size_t begin,
+                     std::uint64_t* sums) {
+  SumLanes held[kSumVectors];
+  __builtin_memcpy(held, sums + begin, sizeof held);
+  for (std::size_t k = 0; k < stream_count; ++k)
+    for (std::size_t v = 0; v < kSumVectors; ++v)
+      held[v] += term_lanes(streams[k].values + begin + v * kSumLanes, streams[k].factor);
+  __builtin_memcpy(sums + begin, held, sizeof held);
+}
+
+void add_f32_streams(const Stream* streams, std::size_t stream_count, std::size_t count,
+                     std::uint64_t* sums) {
+  std::size_t i = 0;
+  for (; i + kSumBlock <= count; i += kSumBlock) add_block(streams, stream_count, i, sums);
+  for (; i < count; ++i)
+    for (std::size_t k = 0; k < stream_count; ++k)
+      sums[i] += to_fixed_point(static_cast<double>(streams[k].values[i]) * streams[k].factor);
+}
+
 void add_f32(const WireFloat* values, std::size_t count, double factor, std::uint64_t* sums) {
-  for (std::size_t i = 0; i < count; ++i)
-    sums[i] += to_fixed_point(static_cast<double>(values[i]) * factor);
+  const Stream stream = {values, factor};
+  add_f32_streams(&stream, 1, count, sums);
 }
 
 void add_f64(const WireDouble* values, std::size_t count, double factor, std::uint64_t* sums) {
@@ -150,14 +197,15 @@ void add_int8(const std::int8_t* codes, const std::uint64_t* multipliers, std::s
 
 // --- means -----------------------------------------------------------------------
 
-// Converting the sum and dividing it err by at most half of a double's last place each, so
-// the quotient is within 2 of its last places. Unless that reaches the point half-way between
-// two numbers of the format, the mean lies on the same side of it.
+// The sum as a double, the reciprocal and their product are each off by at most 2^-53 of
+// themselves, so the quotient is off by less than 4 of its last places. Unless that reaches the
+// point half-way between two numbers of the format, the exact quotient lies on the same side
+// of it, and what is returned is exact although nothing was divided.
 //
 // Everything after the division is arithmetic on patterns without branches, which is what
 // makes vectors of it.
 VS_FN double round_quotient(std::uint64_t sum, const QuotientRule& rule) {
-  const double quotient = from_fixed_point(sum) / rule.divisor * rule.unit;
+  const double quotient = from_fixed_point(sum) * rule.reciprocal;
   const std::uint64_t bits = bits_of_double(quotient);
   const std::uint64_t half = std::uint64_t{1} << (rule.cut - 1);
   const std::uint64_t kept = ~(2 * half - 1);
@@ -177,8 +225,9 @@ void round_quotients(const std::uint64_t* sums, std::size_t count, const Quotien
 }
 
 constexpr CodecKernels kCodecKernels = {
-    crc32c,      max_abs32,   max_abs64, widen_f16, widen_bf16, narrow_f16, narrow_bf16,
-    encode_int8, decode_int8, max_codes, add_f32,   add_f64,    add_int8,    round_quotients,
+    crc32c,     max_abs32,       max_abs64,   widen_f16,   widen_bf16,
+    narrow_f16, narrow_bf16,     encode_int8, decode_int8, max_codes,
+    add_f32,    add_f32_streams, add_f64,     add_int8,    round_quotients,
 };
 
 }  // namespace

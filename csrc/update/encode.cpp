@@ -1,6 +1,8 @@
 #include "update/encode.h"
 
 #include <algorithm>
+#include <array>
+#include <cstring>
 #include <string>
 
 #include "base/error.h"
@@ -15,6 +17,7 @@ namespace veilsum {
 namespace {
 
 constexpr std::uint32_t kInfinity = 0x7F800000;
+constexpr std::size_t kPiece = 4096;
 
 template <class T>
 std::span<const std::byte> bytes_of(const std::vector<T>& values) {
@@ -34,8 +37,7 @@ Sections sections_in(std::byte* chunk, const ChunkHeader& header) {
 }
 
 // False if a value became infinite.
-bool write_halves(std::span<const float> values, std::uint16_t codec, std::byte* codes) {
-  auto* out = reinterpret_cast<WireHalf*>(codes);
+bool write_halves(std::span<const float> values, std::uint16_t codec, WireHalf* out) {
   const bool brain = codec == kCodecBf16;
   const CodecKernels& codec_kernels = kernels().codec;
   (brain ? codec_kernels.narrow_bf16 : codec_kernels.narrow_f16)(values.data(), values.size(), out);
@@ -53,13 +55,17 @@ class FloatChunks {
         plan_(plan),
         rule_{plan.rounding.has_value(), plan.rounding.value_or(PhiloxKey{}), kFloatGroup} {}
 
+  // Works through pieces that stay in the first-level cache.
   void write(const ChunkHeader& header, std::byte* chunk) const {
-    std::vector<float> values(header.count);
-    gather(layout_, tensors_, header.first, narrowing(), values);
     const Sections out = sections_in(chunk, header);
-    const bool finite = kernels().codec.max_abs32(values.data(), values.size()) < kInfinity;
-    if (!finite || !write_codes(values, header, out))
-      refuse_values(layout_, tensors_, header.codec);
+    std::array<float, kPiece> room;
+    for (std::size_t begin = 0; begin < header.count; begin += kPiece) {
+      const std::span values(room.data(), std::min<std::size_t>(kPiece, header.count - begin));
+      gather(layout_, tensors_, header.first + begin, narrowing(), values);
+      const bool finite = kernels().codec.max_abs32(values.data(), values.size()) < kInfinity;
+      if (!finite || !write_codes(values, header, begin, out))
+        refuse_values(layout_, tensors_, header.codec);
+    }
     write_chunk(header, out.scales, out.codes, chunk);
   }
 
@@ -70,18 +76,22 @@ class FloatChunks {
     return half ? Narrowing::odd : Narrowing::nearest;
   }
 
-  bool write_codes(std::span<const float> values, const ChunkHeader& header,
+  // Codes of the values from `begin` on, counted from the start of the chunk.
+  bool write_codes(std::span<const float> values, const ChunkHeader& header, std::size_t begin,
                    const Sections& out) const {
     switch (header.codec) {
       case kCodecF32:
-        std::copy_n(std::as_bytes(values).data(), values.size_bytes(), out.codes.data());
+        std::memcpy(out.codes.data() + 4 * begin, values.data(), values.size_bytes());
         return true;
       case kCodecInt8:
-        kernels().codec.encode_int8(values.data(), values.size(), header.first, rule_,
-                                    reinterpret_cast<WireFloat*>(out.scales.data()),
-                                    reinterpret_cast<std::int8_t*>(out.codes.data()));
+        kernels().codec.encode_int8(
+            values.data(), values.size(), header.first + begin, rule_,
+            reinterpret_cast<WireFloat*>(out.scales.data()) + begin / kInt8Block,
+            reinterpret_cast<std::int8_t*>(out.codes.data()) + begin);
         return true;
-      default: return write_halves(values, header.codec, out.codes.data());
+      default:
+        return write_halves(values, header.codec,
+                            reinterpret_cast<WireHalf*>(out.codes.data()) + begin);
     }
   }
 

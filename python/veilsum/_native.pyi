@@ -41,7 +41,9 @@ def compiler() -> str:
 def cuda_status() -> tuple[bool, tuple[str, ...], str]:
     """(built with CUDA, device names, why there is no device or ""). Never raises."""
 
-def cuda_mask_words(device: int, key: Secret, *, stream: int, first: int, count: int, bits: int) -> NDArray[np.uint64]:
+def cuda_mask_words(
+    device: int, key: Secret, *, stream: int, first: int, count: int, bits: int
+) -> NDArray[np.uint64]:
     """Mask elements computed on a CUDA device, for the self-test.
 
     Raises:
@@ -88,7 +90,9 @@ class Secret:
 
 # --- Shamir sharing over GF(2^128) (register_masks.cpp) -----------------------
 
-def deal_shares(secret: Secret, threshold: int, indices: Sequence[int], coefficients: Secret) -> list[Secret]:
+def deal_shares(
+    secret: Secret, threshold: int, indices: Sequence[int], coefficients: Secret
+) -> list[Secret]:
     """One 32-byte share of a 32-byte secret per index.
 
     The secret is two big-endian 16-byte elements of GF(2^128) with polynomial
@@ -101,7 +105,8 @@ def deal_shares(secret: Secret, threshold: int, indices: Sequence[int], coeffici
             degree 1, 2, ..., each 16 bytes big-endian, then the second limb's.
 
     Raises:
-        ConfigError: wrong sizes, threshold < 1, threshold > len(indices), zero or repeated index.
+        ConfigError: wrong sizes, threshold < 1, threshold > len(indices), zero or repeated
+            index.
     """
 
 def combine_shares(indices: Sequence[int], shares: Sequence[Sequence[Secret]]) -> list[Secret]:
@@ -137,7 +142,8 @@ def add_masks(
     width 1..64, same bits on every instruction set and thread count.
 
     Raises:
-        ConfigError: a key is not 32 bytes, a sign is not +1 or -1, bits or range out of bounds.
+        ConfigError: a key is not 32 bytes, a sign is not +1 or -1, bits or range out of
+            bounds.
     """
 
 def pack_ring(words: _Words, bits: int) -> bytes:
@@ -151,7 +157,10 @@ def unpack_ring(data: Buffer, count: int, bits: int) -> NDArray[np.uint64]:
     """
 
 def center_ring(words: _Words, bits: int) -> NDArray[np.int64]:
-    """Each word mod 2**bits as a signed integer in [-2**(bits-1), 2**(bits-1)).  bits=1 gives {-1, 0}."""
+    """Each word mod 2**bits as a signed integer in [-2**(bits-1), 2**(bits-1)).
+
+    bits=1 gives -1 and 0.
+    """
 
 # --- model layout (register_layout.cpp) ---------------------------------------
 
@@ -166,7 +175,9 @@ class Layout:
     """
 
     def __init__(self, tensors: Sequence[tuple[str, str, tuple[int, ...]]]) -> None:
-        """From (name, dtype, shape), in order. dtypes: f16 bf16 f32 f64 i8 i16 i32 i64 u8 u16 u32 u64.
+        """From (name, dtype, shape), in order.
+
+        dtypes: f16 bf16 f32 f64 i8 i16 i32 i64 u8 u16 u32 u64.
 
         Raises:
             ConfigError: unknown dtype (bool, complex, object are refused by name),
@@ -206,7 +217,7 @@ class Layout:
 # chunk of a group being shorter. 64-byte header and CRC32C as in docs/format.md.
 
 def codec_number(name: str) -> int:
-    """"f32" -> 1, ..., "ring22" -> 0x116. ConfigError names the known ones."""
+    """ "f32" -> 1, ..., "ring22" -> 0x116. ConfigError names the known ones."""
 
 def codec_name(number: int) -> str: ...
 def chunk_size(codec: int, coordinates: int) -> int:
@@ -333,7 +344,12 @@ def decode_chunks(
     """
 
 def fold_ring_chunks(
-    accumulator: _Words, chunks: Sequence[Buffer], *, bits: int, chunk_coordinates: int, threads: int
+    accumulator: _Words,
+    chunks: Sequence[Buffer],
+    *,
+    bits: int,
+    chunk_coordinates: int,
+    threads: int,
 ) -> None:
     """Adds the words of one group's complete, already checked chunks into the accumulator."""
 
@@ -361,8 +377,16 @@ class MeanAggregator:
     ) -> None:
         """spool "" keeps updates in memory; streaming_max_abs 0 means not streaming."""
 
-    def add_arrays(self, site: str, weight: int, arrays: Sequence[NDArray[Any]]) -> None:
-        """Raises:
+    def add_arrays(
+        self, site: str, weight: int, arrays: Sequence[NDArray[Any]], *, copy: bool
+    ) -> None:
+        """Adds tensors.
+
+        Args:
+            copy: False keeps references instead, if there is no spool. The arrays must then
+                stay as they are; finish() refuses a change that could overflow.
+
+        Raises:
         PeerError: not finite, repeated site, weight outside 1..2**31-1, beyond the declared bound.
         """
 
@@ -377,7 +401,15 @@ class MeanAggregator:
         plan_digest: bytes,
         update_id: int,
         chunk_coordinates: int,
-    ) -> None: ...
+    ) -> None:
+        """Adds the chunks of a plain update. Those that are bytes, or views of bytes, are kept
+        by reference, if there is no spool.
+
+        Raises:
+            PeerError: as add_arrays, or a value does not fit its tensor.
+            DecodeError: as decode_chunks.
+        """
+
     def remove(self, site: str) -> None:
         """Forgets a committed update. ConfigError if unknown, or in the streaming discipline."""
 

@@ -79,7 +79,9 @@ class Deadlines:
     def __post_init__(self) -> None:
         for name in self.__slots__:
             value = getattr(self, name)
-            _require(0.0 < value <= 604_800.0, f"{name} must be above 0, at most a week, got {value}")
+            _require(
+                0.0 < value <= 604_800.0, f"{name} must be above 0, at most a week, got {value}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +137,7 @@ class RunSpec:
             f"a masked run needs min_sites of 3 or more, got {self.min_sites}: "
             "the sum of two sites shows each the other's update",
         )
-        _require(
-            len(set(self.cohort)) == len(self.cohort), "cohort names a site twice"
-        )
+        _require(len(set(self.cohort)) == len(self.cohort), "cohort names a site twice")
         _require(2 <= self.value_bits <= 32, f"value_bits must be 2 to 32, got {self.value_bits}")
         _require(0.0 < self.clip < 1e30, f"clip must be positive and finite, got {self.clip}")
         _require(

@@ -40,7 +40,7 @@ class PeerError(VeilsumError):
         self.site = site
 
 
-class RoundAborted(VeilsumError):
+class RoundAborted(VeilsumError):  # noqa: N818  the outcome of a round, not a mistake
     """A round ended without a result."""
 
 

@@ -162,7 +162,7 @@ def result_digest(
             raise ConfigError(f"tensor {name!r} is missing") from error
         expected = NUMPY_DTYPES[dtype]
         if dtype == "bf16" and array.dtype == np.float32:
-            array = _bfloat16_patterns(array, name)  # noqa: PLW2901
+            array = _bfloat16_patterns(array, name)
         if array.shape != shape or array.dtype.newbyteorder("<") != expected:
             raise ConfigError(
                 f"tensor {name!r} is {array.dtype} {array.shape}, the layout has {dtype} {shape}"

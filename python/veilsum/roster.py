@@ -125,7 +125,9 @@ class Roster:
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             if isinstance(error, ConfigError):
                 raise
-            raise ConfigError("not a roster file", hint="make one with `veilsum pki roster`") from error
+            raise ConfigError(
+                "not a roster file", hint="make one with `veilsum pki roster`"
+            ) from error
         if roster.to_bytes() != data.strip():
             raise ConfigError("the roster file is not in canonical form and may have been edited")
         return roster

@@ -117,9 +117,7 @@ class Federation:
                 site=site,
                 signing_key=_CONSORTIUM.site_keys[site],
                 roster=plan.roster,
-                policy=(policies or {}).get(
-                    site, secagg.LocalPolicy(min_colluders=plan.colluders)
-                ),
+                policy=(policies or {}).get(site, secagg.LocalPolicy(min_colluders=plan.colluders)),
                 entropy=self.entropies[site],
             )
             for site in plan.cohort

@@ -126,7 +126,12 @@ class Aggregator:
         return self._native.total_weight
 
     def add(
-        self, update: Mapping[str, Any] | EncodedUpdate | Buffer, *, weight: int, site: str
+        self,
+        update: Mapping[str, Any] | EncodedUpdate | Buffer,
+        *,
+        weight: int,
+        site: str,
+        copy: bool = True,
     ) -> None:
         """Adds one site's update. A call that raises has changed nothing.
 
@@ -135,6 +140,10 @@ class Aggregator:
                 one.
             weight: how much it counts, 1 to 2**31-1; often the number of training samples.
             site: whose it is. A site has one update; remove() it to add another.
+            copy: False keeps references to arrays instead of copying them, which halves the
+                work. They must then not be changed until the mean is taken; finish() refuses
+                changes that could spoil it. Encoded updates are never copied, and arrays
+                always are if there is a spool.
 
         Raises:
             PeerError: the update does not fit the layout, holds a value that is not finite or
@@ -144,7 +153,7 @@ class Aggregator:
         """
         number = _weight(site, weight)
         if isinstance(update, Mapping):
-            self._native.add_arrays(site, number, self._fit(update, site))
+            self._native.add_arrays(site, number, self._fit(update, site), copy=copy)
             return
         parsed = _parsed(update)
         if parsed.layout != self._layout:

@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from veilsum.cli.exits import FAILED, USAGE
-from veilsum.cli.output import JsonOption, print_error, print_json
+from veilsum.cli.exits import FAILED
+from veilsum.cli.output import JsonOption, print_error, print_json, progress_console
+from veilsum.errors import ConfigError
+
+if TYPE_CHECKING:
+    from veilsum.demo.options import DemoOptions
 
 
 def demo(
-    sites: Annotated[int, typer.Option(help="Number of hospitals, 3 to 12.")] = 12,
-    rounds: Annotated[int, typer.Option(help="Rounds of training.")] = 12,
-    codec: Annotated[str, typer.Option(help="Codec of the updates, with --plain.")] = "f32",
+    sites: Annotated[int | None, typer.Option(help="Hospitals, 3 to 12; default: 12.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Rounds; default: 12.")] = None,
     plain: Annotated[
         bool, typer.Option("--plain", help="No masks: the coordinator can read the updates.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Of the model, the training and the rounding.")] = 1,
-    out: Annotated[Path, typer.Option(help="Folder for report, model and logs.")] = Path(
-        "veilsum-demo"
-    ),
+    codec: Annotated[
+        str | None, typer.Option(help="Of the updates, with --plain; default: f32.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of the model, the training and the rounding; default: 1.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for report, model and logs; default: veilsum-demo."),
+    ] = None,
     drop: Annotated[
-        str,
-        typer.Option(metavar="SITE@ROUND", help="Who fails when, or none (default: one, halfway)."),
-    ] = "",
+        str | None,
+        typer.Option(
+            metavar="SITE@ROUND",
+            help="Who fails when, or none; default: the largest site, halfway.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train a lung-nodule model among twelve hospitals, on this machine.
@@ -38,30 +51,38 @@ def demo(
       veilsum demo
       veilsum demo --sites 5 --rounds 2 --out quick
     """
-    try:
-        import torch  # noqa: F401  the demo's sites train with it
-    except ImportError:
-        print_error(
-            "the demo needs PyTorch", "install it with: python -m pip install 'veilsum[demo]'"
-        )
-        raise typer.Exit(USAGE) from None
+    _require_torch()
     from rich.console import Console
 
-    from veilsum.demo.options import DemoOptions
     from veilsum.demo.run import run_demo
 
-    options = DemoOptions(
+    options = _options(
         sites=sites, rounds=rounds, plain=plain, codec=codec, seed=seed, out=out, drop=drop
     )
-    terminal = Console(stderr=True)
-    outcome = run_demo(
-        options,
-        out=None if as_json else Console(soft_wrap=True),
-        live=terminal if terminal.is_terminal else None,
-    )
+    console = None if as_json else Console(soft_wrap=True)
+    outcome = run_demo(options, out=console, live=progress_console())
     if as_json:
         print_json(outcome.document())
     for problem in outcome.problems:
         print_error(problem)
     if outcome.problems:
         raise typer.Exit(FAILED)
+
+
+def _require_torch() -> None:
+    if importlib.util.find_spec("torch") is None:
+        raise ConfigError(
+            "the demo trains with torch, which is not installed",
+            hint="python -m pip install 'veilsum[demo]'",
+        )
+
+
+def _options(**given: Any) -> DemoOptions:
+    """The demo's own defaults where nothing is given."""
+    from veilsum.demo.options import DemoOptions
+
+    try:
+        return DemoOptions(**{name: value for name, value in given.items() if value is not None})
+    except ConfigError as error:
+        hint = f" ({error.hint})" if error.hint else ""
+        raise typer.BadParameter(f"{error}{hint}") from error

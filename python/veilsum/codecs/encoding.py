@@ -157,7 +157,7 @@ def _settings(codec: str, seed: int | bytes | None, options: Mapping[str, Any]) 
 def _most_steps(bits: int) -> int:
     # From 31 bits on the sum of the largest step and a 24-bit uniform below 1 has more digits
     # than a double and may round up to the next whole step, which must exist too.
-    return 2 ** (bits - 1) - (2 if bits > 30 else 1)
+    return (1 << (bits - 1)) - (2 if bits > 30 else 1)
 
 
 def _scale(steps: int, clip: float) -> float:

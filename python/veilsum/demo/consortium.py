@@ -55,9 +55,7 @@ def make_consortium(folder: DemoFolder, sites: Sequence[Hospital]) -> Consortium
     coordinator = issue(authority, "coordinator", "coordinator", folder.members, days=30)
     operator = issue(authority, "operator", "operator", folder.members, days=30)
     members = {
-        site.name: issue(
-            authority, "site", site.name, folder.members, region=site.region, days=30
-        )
+        site.name: issue(authority, "site", site.name, folder.members, region=site.region, days=30)
         for site in sites
     }
     roster = build_roster(folder.authority / SIGNING_FOLDER, coordinator.ca)
@@ -91,9 +89,7 @@ def write_coordinator_toml(consortium: Consortium) -> Path:
     )
 
 
-def write_site_toml(
-    consortium: Consortium, site: str, port: int, options: DemoOptions
-) -> Path:
+def write_site_toml(consortium: Consortium, site: str, port: int, options: DemoOptions) -> Path:
     """A site's configuration."""
     files, folder = consortium.sites[site], consortium.folder
     return _write_toml(

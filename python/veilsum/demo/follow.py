@@ -70,9 +70,7 @@ def _is_time(drop: Drop, event: RunEvent) -> bool:
     )
 
 
-def _events(
-    operator: OperatorClient, run_id: str, processes: Processes
-) -> Iterator[RunEvent]:
+def _events(operator: OperatorClient, run_id: str, processes: Processes) -> Iterator[RunEvent]:
     """The run's events; between them, looks after the processes."""
     arrived: queue.SimpleQueue[RunEvent | VeilsumError | None] = queue.SimpleQueue()
 

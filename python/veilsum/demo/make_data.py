@@ -150,8 +150,10 @@ def _covered(points: Floats, point_area: float) -> Floats:
     # One or two points are no polygon; each then stands for one pixel of the scan.
     half = point_area**0.5 / 2
     corners = np.array([[-half, -half], [-half, half], [half, half], [half, -half]])
-    apart = [polygon_coverage(point + corners) for point in np.unique(points, axis=0)]
-    return np.sum(apart, axis=0)
+    covered = np.zeros((PIXELS, PIXELS))
+    for point in np.unique(points, axis=0):
+        covered += polygon_coverage(point + corners)
+    return covered
 
 
 def polygon_coverage(points: Floats) -> Floats:

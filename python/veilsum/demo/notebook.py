@@ -1,7 +1,7 @@
 """What a demo site writes down of each training, for the proof that masked equals plain.
 
-    <folder>/<site>/<hash of the model trained from>.trained.npz
-    <folder>/<site>/<hash of the model measured>.measured.json
+<folder>/<site>/<hash of the model trained from>.trained.npz
+<folder>/<site>/<hash of the model measured>.measured.json
 """
 
 from __future__ import annotations
@@ -56,9 +56,7 @@ class Notebook:
                 for name in columns.files
                 if name.startswith(_TENSOR)
             }
-            return TrainingResult(
-                arrays, int(columns[_WEIGHT]), json.loads(str(columns[_METRICS]))
-            )
+            return TrainingResult(arrays, int(columns[_WEIGHT]), json.loads(str(columns[_METRICS])))
 
     def evaluation(self, model_hash: str) -> EvaluationResult:
         """How good the model of that hash is.

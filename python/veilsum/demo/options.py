@@ -11,7 +11,7 @@ from veilsum.demo.data import FEWEST_SITES, MOST_SITES
 from veilsum.errors import ConfigError
 
 DEFAULT_FOLDER = Path("veilsum-demo")
-DEFAULT_ROUNDS = 16
+DEFAULT_ROUNDS = 12
 TASK_ID = "lung-nodules"
 METRICS = ("auc", "train_loss")
 
@@ -73,7 +73,7 @@ class DemoOptions:
             raise ConfigError(f"seed must be 0 to 2**32-1, got {self.seed}")
         if self.codec != "f32" and not self.plain:
             raise ConfigError(
-                f"codec {self.codec!r} is for plain rounds; masked rounds have a codec of their own",
+                f"codec {self.codec!r} is for plain rounds; masked rounds have their own",
                 hint="add --plain, or leave --codec out",
             )
         self.run_spec()

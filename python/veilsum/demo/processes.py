@@ -107,7 +107,7 @@ class Processes:
         arguments = [sys.executable, "-P", "-m", "veilsum", command, "--config", str(config)]
         one_thread = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         with open(log, "ab") as stderr:
-            process = subprocess.Popen(
+            process = subprocess.Popen(  # noqa: S603  this very program
                 [*arguments, "--json"],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE if command == "coordinator" else subprocess.DEVNULL,

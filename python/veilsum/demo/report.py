@@ -111,7 +111,7 @@ def _per_site(outcome: DemoOutcome) -> str:
         for site in outcome.sites
     ]
     means = [
-        "mean of the sites",
+        "mean of sites",
         "",
         "",
         "",
@@ -121,7 +121,7 @@ def _per_site(outcome: DemoOutcome) -> str:
         f"{baselines.centralized.mean_on_site:.3f}",
     ]
     together = [
-        "all patients together",
+        "on all patients",
         "",
         str(sum(len(site.train) for site in outcome.sites)),
         str(sum(len(site.test) for site in outcome.sites)),
@@ -254,7 +254,7 @@ def _table(
 
     def cells(row: Sequence[str], tag: str) -> str:
         return "".join(
-            f'<{tag}{"" if column < text_columns else " class=number"}>{escape(cell)}</{tag}>'
+            f"<{tag}{'' if column < text_columns else ' class=number'}>{escape(cell)}</{tag}>"
             for column, cell in enumerate(row)
         )
 

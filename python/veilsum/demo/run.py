@@ -6,7 +6,6 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,12 +22,12 @@ from veilsum.demo.consortium import (
     write_site_toml,
 )
 from veilsum.demo.data import Hospital, Nodules, hospitals, load_nodules
-from veilsum.demo.folder import DemoFolder, prepare_folder
+from veilsum.demo.folder import prepare_folder
 from veilsum.demo.follow import Failure, follow_run
 from veilsum.demo.ledger import read_ledger
 from veilsum.demo.metrics import auc
 from veilsum.demo.model import initial_arrays, one_thread
-from veilsum.demo.options import DemoOptions, Drop
+from veilsum.demo.options import DemoOptions
 from veilsum.demo.outcome import DemoOutcome, RoundOutcome
 from veilsum.demo.processes import Processes, sigterm_interrupts
 from veilsum.demo.proof import Prover, StartOfRound
@@ -64,22 +63,19 @@ def run_demo(
     return outcome
 
 
-@dataclass
 class _Demo:
     """What stays the same during one demo."""
 
-    options: DemoOptions
-    view: DemoView
-    began: float = field(default_factory=time.monotonic)
-
-    def __post_init__(self) -> None:
+    def __init__(self, options: DemoOptions, view: DemoView) -> None:
         one_thread()
-        self.nodules: Nodules = load_nodules()
-        self.sites: tuple[Hospital, ...] = hospitals(self.nodules, self.options.sites)
-        sizes = {site.name: site.images for site in self.sites}
-        self.drop: Drop | None = self.options.chosen_drop(sizes)
-        self.start: dict[str, NDArray[Any]] = initial_arrays(self.options.seed)
-        self.folder: DemoFolder = prepare_folder(self.options.out)
+        self.began = time.monotonic()
+        self.options = options
+        self.view = view
+        self.nodules = load_nodules()
+        self.sites = hospitals(self.nodules, options.sites)
+        self.drop = options.chosen_drop({site.name: site.images for site in self.sites})
+        self.start = initial_arrays(options.seed)
+        self.folder = prepare_folder(options.out)
 
     def run(self) -> DemoOutcome:
         consortium = make_consortium(self.folder, self.sites)

@@ -65,11 +65,10 @@ def proof_sentence(outcome: DemoOutcome) -> str:
 
 
 def _auc_table(outcome: DemoOutcome) -> Table:
-    table = Table(
-        title="AUC on unseen patients", title_justify="left", box=None, pad_edge=False
-    )
-    for heading in ("site", "region", "images"):
-        table.add_column(heading, justify="right" if heading == "images" else "left")
+    table = Table(title="AUC on unseen patients", title_justify="left", box=None, pad_edge=False)
+    table.add_column("site", no_wrap=True)
+    table.add_column("region", no_wrap=True)
+    table.add_column("images", justify="right")
     for heading in ("alone, own", "alone, all", "federated, own", "centralized, own"):
         table.add_column(heading, justify="right")
     baselines, federated = outcome.baselines, outcome.federated
@@ -86,7 +85,7 @@ def _auc_table(outcome: DemoOutcome) -> Table:
         )
     table.add_section()
     table.add_row(
-        "mean of the sites",
+        "mean of sites",
         "",
         "",
         f"{baselines.mean_alone_on_own:.3f}",
@@ -95,7 +94,7 @@ def _auc_table(outcome: DemoOutcome) -> Table:
         f"{baselines.centralized.mean_on_site:.3f}",
     )
     table.add_row(
-        "all patients together",
+        "on all patients",
         "",
         str(outcome.images),
         "",
@@ -107,9 +106,7 @@ def _auc_table(outcome: DemoOutcome) -> Table:
 
 
 def _bytes_table(outcome: DemoOutcome) -> Table:
-    table = Table(
-        title="What left the sites", title_justify="left", box=None, pad_edge=False
-    )
+    table = Table(title="What left the sites", title_justify="left", box=None, pad_edge=False)
     table.add_column("message")
     for heading in ("messages", "bytes", "per site and round"):
         table.add_column(heading, justify="right")

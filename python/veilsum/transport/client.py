@@ -35,7 +35,7 @@ from veilsum.transport import wire_data
 from veilsum.transport.callers import INSECURE_IDENTITY
 from veilsum.transport.process import KEEPALIVE_OPTIONS
 from veilsum.transport.server import FEDERATION
-from veilsum.transport.settings import MESSAGE_LIMIT
+from veilsum.transport.settings import MESSAGE_LIMIT, RELAY_LIMIT
 from veilsum.transport.tls import TlsIdentity
 from veilsum.transport.wire import decode_to_site, encode_to_coordinator
 
@@ -94,7 +94,7 @@ class Endpoint:
     def channel(self) -> grpc.aio.Channel:
         """A fresh channel: one that failed may be stuck with the address it resolved."""
         options = [
-            ("grpc.max_receive_message_length", MESSAGE_LIMIT),
+            ("grpc.max_receive_message_length", RELAY_LIMIT),
             ("grpc.max_send_message_length", MESSAGE_LIMIT),
             # Without it, channels to one address share a connection and its back-off.
             ("grpc.use_local_subchannel_pool", 1),

@@ -33,7 +33,7 @@ from veilsum.transport.process import (
 )
 from veilsum.transport.runner import Outside, Runner
 from veilsum.transport.server import FEDERATION, Desk, FederationService
-from veilsum.transport.settings import CoordinatorSettings, split_address, tls_files
+from veilsum.transport.settings import RELAY_LIMIT, CoordinatorSettings, split_address, tls_files
 from veilsum.transport.storage import Storage
 from veilsum.transport.tls import TlsIdentity, load_signing_key, load_tls_identity
 from veilsum.transport.watchers import Watchers
@@ -190,7 +190,7 @@ def _options(settings: CoordinatorSettings) -> list[tuple[str, int]]:
         # the connections.
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", settings.max_message_bytes),
-        ("grpc.max_send_message_length", settings.max_message_bytes),
+        ("grpc.max_send_message_length", max(settings.max_message_bytes, RELAY_LIMIT)),
         *KEEPALIVE_OPTIONS,
     ]
 

@@ -22,6 +22,9 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 MESSAGE_LIMIT = 4 << 20
 """Largest gRPC message, bytes; updates and models travel in pieces of about 1 MiB."""
 
+RELAY_LIMIT = 8 << 20
+"""Largest from the coordinator to a site: the share relay of 255 sites has 6 MiB."""
+
 _ROUNDING_SEED_BYTES = 32
 
 

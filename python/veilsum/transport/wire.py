@@ -37,7 +37,8 @@ from veilsum.proto.v1 import federation_pb2 as pb
 HASH_BYTES = 32
 MAX_ID_BYTES = 64
 MAX_TEXT_BYTES = 4096  # a reason, for people
-MAX_PAYLOAD_BYTES = 2 << 20  # a protocol message; the largest carries one box per pair of sites
+MAX_PAYLOAD_BYTES = 2 << 20  # a protocol message of a site
+MAX_RELAY_BYTES = 7 << 20  # one of the coordinator; the largest relays the deals of 255 sites
 MAX_LAYOUT_BYTES = 3 << 20
 MAX_METRICS = 16
 MAX_WEIGHT = 2**31 - 1
@@ -190,10 +191,10 @@ def _encode_protocol(message: ProtocolMessage) -> pb.ProtocolMessage:
     return pb.ProtocolMessage(round=encode_round_id(message.round), payload=message.payload)
 
 
-def _decode_protocol(message: pb.ProtocolMessage) -> ProtocolMessage:
+def _decode_protocol(message: pb.ProtocolMessage, *, largest: int) -> ProtocolMessage:
     return ProtocolMessage(
         decode_round_id(message.round),
-        blob(message.payload, "payload", smallest=1, largest=MAX_PAYLOAD_BYTES),
+        blob(message.payload, "payload", smallest=1, largest=largest),
     )
 
 
@@ -256,7 +257,7 @@ def decode_to_site(data: bytes) -> ToSite:
         case "round_opened":
             return _decode_opened(message.round_opened)
         case "protocol":
-            return _decode_protocol(message.protocol)
+            return _decode_protocol(message.protocol, largest=MAX_RELAY_BYTES)
         case "round_closed":
             closed = message.round_closed
             return RoundClosed(
@@ -346,7 +347,7 @@ def decode_to_coordinator(data: bytes) -> ToCoordinator:
                 hash_bytes(message.hello.roster_hash, "roster_hash"),
             )
         case "protocol":
-            return _decode_protocol(message.protocol)
+            return _decode_protocol(message.protocol, largest=MAX_PAYLOAD_BYTES)
         case "decline":
             decline = message.decline
             return Decline(
