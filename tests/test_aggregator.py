@@ -312,9 +312,7 @@ def test_zero_codes_under_a_huge_scale_do_no_harm() -> None:
     scales = np.array([3e35, 1e-30], "<f4").tobytes()
     codes = np.array([0] * 64 + [100] * 64, "i1").tobytes()
     form = update.form
-    chunk = reference_codecs.chunk(
-        "int8", 1, 0, 0, True, (scales, codes), 128, form.plan_digest, 0
-    )
+    chunk = reference_codecs.chunk("int8", 1, 0, 0, True, (scales, codes), 128, form.plan_digest, 0)
     pieces = [update.chunks()[0], chunk]
     mean = Aggregator(update.layout)
     mean.add(type(update).from_chunks(pieces), weight=2**31 - 1, site="a")
@@ -679,9 +677,7 @@ def test_a_gap_that_is_not_zero_is_refused(codec: str) -> None:
     layout = _native.Layout([("w", dtype, (3,))])
     plan = bytes(32)
     body = reference_codecs.sections(codec, [0] * 63 + [1], 0, 1.0, None)
-    chunk = reference_codecs.chunk(
-        codec, 2 if codec == "i64" else 1, 0, 0, True, body, 64, plan, 0
-    )
+    chunk = reference_codecs.chunk(codec, 2 if codec == "i64" else 1, 0, 0, True, body, 64, plan, 0)
     mean = _native.MeanAggregator(
         layout, threads=1, spool="", streaming_max_abs=0.0, streaming_max_total_weight=0
     )
@@ -713,7 +709,8 @@ def test_settings_that_cannot_work_are_refused(
 
 
 @pytest.mark.parametrize(
-    ("max_abs", "weight"), [(0.0, 1), (-1.0, 1), (math.inf, 1), (math.nan, 1), (1.0, 0), (1.0, 2**53)]
+    ("max_abs", "weight"),
+    [(0.0, 1), (-1.0, 1), (math.inf, 1), (math.nan, 1), (1.0, 0), (1.0, 2**53)],
 )
 def test_streaming_bounds_that_bound_nothing_are_refused(max_abs: float, weight: int) -> None:
     with pytest.raises(ConfigError):

@@ -49,9 +49,7 @@ def make_chunk(codec: str, index: int = 1, sections: tuple[bytes, bytes] | None 
         values = [0.0] * count if codec == "ring1" else values_of(codec, count)
         sections = reference.sections(codec, values, first, 1.0, None)
     group = 2 if codec == "i64" else 1
-    return reference.chunk(
-        codec, group, index, first, index == 1, sections, count, PLAN, UPDATE_ID
-    )
+    return reference.chunk(codec, group, index, first, index == 1, sections, count, PLAN, UPDATE_ID)
 
 
 @pytest.mark.parametrize("codec", CODECS)
@@ -268,7 +266,9 @@ def test_a_float_that_is_not_finite_is_refused_with_its_coordinate(
 
     for isa in _native.supported_isas():
         _native.use_isa(isa)
-        with pytest.raises(DecodeError, match=f"coordinate {CHUNK + place} of group 1 is not finite"):
+        with pytest.raises(
+            DecodeError, match=f"coordinate {CHUNK + place} of group 1 is not finite"
+        ):
             check(make_chunk(codec, sections=(b"", changed)), codec)
 
 
@@ -279,9 +279,7 @@ def test_a_set_bit_behind_the_last_ring_word_is_refused(bits: int) -> None:
     good = bytes(size)
     bad = bytes(size - 1) + b"\x80"
     for body, accepted in ((good, True), (bad, False)):
-        chunk = reference.chunk(
-            f"ring{bits}", 0, 0, 0, True, (b"", body), count, PLAN, UPDATE_ID
-        )
+        chunk = reference.chunk(f"ring{bits}", 0, 0, 0, True, (b"", body), count, PLAN, UPDATE_ID)
         if accepted:
             assert check(chunk, f"ring{bits}", group=0, group_size=count) == 0
         else:
@@ -317,7 +315,9 @@ def test_codec_names_and_numbers_are_those_of_the_format(name: str, number: int)
     assert _native.codec_name(number) == name
 
 
-@pytest.mark.parametrize("name", ["", "f64", "ring", "ring0", "ring65", "ring08", "ring1x", "RING8"])
+@pytest.mark.parametrize(
+    "name", ["", "f64", "ring", "ring0", "ring65", "ring08", "ring1x", "RING8"]
+)
 def test_an_unknown_codec_name_is_an_error_that_lists_the_known_ones(name: str) -> None:
     with pytest.raises(ConfigError, match="unknown codec") as caught:
         _native.codec_number(name)

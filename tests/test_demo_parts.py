@@ -119,12 +119,6 @@ def test_three_masked_sites_are_left_alone_because_none_can_be_spared() -> None:
     assert DemoOptions(sites=3, plain=True).chosen_drop(SIZES) is not None
 
 
-def test_the_comparison_makes_as_many_passes_as_the_whole_run() -> None:
-    options = DemoOptions(rounds=7)
-
-    assert options.task_without_federation().epochs == 7 * options.task().epochs
-
-
 # --- folder -----------------------------------------------------------------------
 
 

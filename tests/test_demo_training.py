@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from veilsum.control import TaskSettings
-from veilsum.demo.baselines import scorecard, train_baselines
+from veilsum.demo.baselines import Comparison, scorecard
 from veilsum.demo.data import Nodules, hospitals, load_nodules
 from veilsum.demo.model import initial_arrays, scores
 from veilsum.demo.notebook import Notebook
@@ -87,15 +87,13 @@ def test_baselines_are_trained_for_every_site_and_for_all_together(nodules: Nodu
     sites = hospitals(nodules, 3)
     told: list[tuple[str, float]] = []
 
-    found = train_baselines(
-        initial_arrays(1), nodules, sites, QUICK, lambda who, part: told.append((who, part))
-    )
+    found = Comparison(
+        nodules, sites, initial_arrays(1), QUICK, 2, lambda who, part: told.append((who, part))
+    ).baselines()
 
-    assert set(found.alone) == {site.name for site in sites}
-    assert [who for who, part in told if part == 1.0] == [
-        *(site.name for site in sites),
-        "all in one place",
-    ]
+    names = [*(site.name for site in sites), "all in one place"]
+    assert set(found.alone) == set(names[:-1])
+    assert told == [(name, part) for name in names for part in (0.5, 1.0)]
 
 
 def test_a_model_that_broke_is_refused(nodules: Nodules) -> None:

@@ -25,9 +25,7 @@ TENSORS = [
     ("counts", "u8", (3, 5)),
 ]
 
-names = st.text(
-    alphabet=st.characters(exclude_categories=("Cs",)), min_size=1, max_size=20
-)
+names = st.text(alphabet=st.characters(exclude_categories=("Cs",)), min_size=1, max_size=20)
 tensor_lists = st.lists(
     st.tuples(
         names,

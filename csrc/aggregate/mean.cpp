@@ -75,6 +75,11 @@ void require_updates(std::uint64_t total_weight) {
   if (total_weight == 0) throw ConfigError("there is no mean of no updates", "add one first");
 }
 
+[[noreturn]] void refuse_changed() {
+  throw ConfigError("arrays were changed between add() and finish()",
+                    "leave borrowed arrays alone until the mean is taken, or have them copied");
+}
+
 std::span<const std::int64_t> as_signed(const std::uint64_t* sums, std::size_t count) {
   return {reinterpret_cast<const std::int64_t*>(sums), count};
 }
@@ -366,32 +371,28 @@ int MeanAggregator::tile_exponent(const Set& set, std::size_t tile) const {
   return scale_exponent(e, set.size());
 }
 
-// The scale rests on what was screened. Only tensors that are not ours can have changed.
-void MeanAggregator::require_unchanged(const Committed& update, std::size_t index,
-                                       const Tile& tile) const {
-  if (update.places.empty() ||
-      update.values->screen(tile, update.site) == update.tile_max[index])
-    return;
-  throw ConfigError("the arrays of site '" + update.site + "' were changed after they were added",
-                    "leave them alone until the mean is taken, or let the aggregator copy them");
-}
-
+// Where an update's values lie as floats they are read side by side with the others'; what
+// else there is comes one by one. The scale rests on what was screened, which only holds if
+// tensors that are not ours have not been changed since.
 void MeanAggregator::sum_floats(const Set& set, std::size_t index, const Tile& tile,
                                 int exponent, std::uint64_t* sums) const {
   std::vector<Stream> streams;
   for (const auto& update : set) {
-    require_unchanged(*update, index, tile);
-    if (update->tile_max[index] == 0) continue;
+    const double largest = update->tile_max[index];
     const double factor = factor_of(update->weight, exponent);
-    if (const WireFloat* values = update->values->floats(tile))
-      streams.push_back({values, factor});
-    else
-      update->values->add(tile, factor, sums);
+    if (const WireFloat* values = update->values->floats(tile)) {
+      streams.push_back({values, factor, static_cast<float>(largest)});
+      continue;
+    }
+    if (!update->places.empty() && update->values->screen(tile, update->site) > largest)
+      refuse_changed();
+    if (largest > 0) update->values->add(tile, factor, sums);
   }
   const auto add_streams = kernels().codec.add_f32_streams;
   for (std::size_t begin = 0; begin < streams.size(); begin += kStreams)
-    add_streams(streams.data() + begin, std::min(kStreams, streams.size() - begin), tile.count,
-                sums);
+    if (!add_streams(streams.data() + begin, std::min(kStreams, streams.size() - begin),
+                     tile.count, sums))
+      refuse_changed();
 }
 
 void MeanAggregator::finish_floats(const Set& set, std::uint64_t total,

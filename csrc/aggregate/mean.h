@@ -91,7 +91,6 @@ class MeanAggregator {
   Committed borrow(const std::string& site, TensorData tensors, Owner owner) const;
   Committed borrow(const std::string& site, std::span<const ByteSpan> chunks,
                    const UpdateForm& form, Owner owner) const;
-  void require_unchanged(const Committed& update, std::size_t index, const Tile& tile) const;
   void commit(Arrival& arrival, Committed update);
   std::size_t tiles(int group) const;
   void sum_tile(const UpdateReader& values, int group, const Tile& tile, std::int64_t weight);

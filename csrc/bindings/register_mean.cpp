@@ -62,15 +62,22 @@ bool are_immutable(py::handle buffers) {
 }
 
 void add_arrays(MeanAggregator& mean, const std::string& site, py::object weight,
-                py::object arrays, py::object copy) {
+                py::object arrays) {
+  const TensorArrays tensors(mean.layout(), arrays);
   const std::int64_t factor = to_weight(weight);
-  auto tensors = std::make_unique<TensorArrays>(mean.layout(), arrays);
-  const std::vector<const std::byte*> places(tensors->pointers().begin(),
-                                             tensors->pointers().end());
-  Owner owner = own(std::move(tensors));
-  const bool borrow = !to_bool("copy", copy);
   py::gil_scoped_release release;
-  mean.add_tensors(site, factor, places, borrow ? owner : nullptr);
+  mean.add_tensors(site, factor, tensors.pointers(), nullptr);
+}
+
+void borrow_arrays(MeanAggregator& mean, const std::string& site, py::object weight,
+                   py::object arrays) {
+  const std::int64_t factor = to_weight(weight);
+  TensorArrays tensors(mean.layout(), arrays);
+  const std::vector<const std::byte*> places(tensors.pointers().begin(),
+                                             tensors.pointers().end());
+  Owner owner = own(std::move(tensors));
+  py::gil_scoped_release release;
+  mean.add_tensors(site, factor, places, std::move(owner));
 }
 
 void add_chunks(MeanAggregator& mean, const std::string& site, py::object weight,
@@ -133,8 +140,9 @@ void register_mean(py::module_& module) {
   py::class_<MeanAggregator>(module, "MeanAggregator", py::is_final())
       .def(py::init(&make_mean), py::arg("layout"), py::kw_only(), py::arg("threads"),
            py::arg("spool"), py::arg("streaming_max_abs"), py::arg("streaming_max_total_weight"))
-      .def("add_arrays", &add_arrays, py::arg("site"), py::arg("weight"), py::arg("arrays"),
-           py::kw_only(), py::arg("copy"))
+      .def("add_arrays", &add_arrays, py::arg("site"), py::arg("weight"), py::arg("arrays"))
+      .def("borrow_arrays", &borrow_arrays, py::arg("site"), py::arg("weight"),
+           py::arg("arrays"))
       .def("add_chunks", &add_chunks, py::arg("site"), py::arg("weight"), py::arg("chunks"),
            py::kw_only(), py::arg("codec"), py::arg("scale"), py::arg("plan_digest"),
            py::arg("update_id"), py::arg("chunk_coordinates"))

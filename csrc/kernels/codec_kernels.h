@@ -29,6 +29,7 @@ struct CodeRule {
 struct Stream {
   const WireFloat* values;
   double factor;
+  float limit;  // that no |value| should be beyond
 };
 
 // How exact quotients are rounded to a format of few bits.
@@ -67,8 +68,9 @@ struct CodecKernels {
   // Sums are in two's complement.
   // sums[i] += round(values[i] * factor), ties to even; |values[i] * factor| < 2^62.
   void (*add_f32)(const WireFloat* values, std::size_t count, double factor, std::uint64_t* sums);
-  // The same for several updates at once, whose sums stay in registers meanwhile.
-  void (*add_f32_streams)(const Stream* streams, std::size_t stream_count, std::size_t count,
+  // The same for several updates at once, whose sums stay in registers meanwhile. False if a
+  // value is beyond its stream's limit, or NaN: the sums are then worthless.
+  bool (*add_f32_streams)(const Stream* streams, std::size_t stream_count, std::size_t count,
                           std::uint64_t* sums);
   void (*add_f64)(const WireDouble* values, std::size_t count, double factor, std::uint64_t* sums);
   // sums[i] += codes[i] * multipliers[i / kInt8Block].

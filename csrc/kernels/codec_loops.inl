@@ -146,10 +146,14 @@ VS_FN SumLanes to_fixed_point_lanes(DoubleLanes value) {
 #endif
 }
 
-VS_FN SumLanes term_lanes(const WireFloat* values, double factor) {
+typedef std::int32_t MaskLanes __attribute__((vector_size(4 * kSumLanes)));
+
+// Clears lanes of `within` whose value is beyond the stream's limit.
+VS_FN SumLanes term_lanes(const Stream& stream, std::size_t begin, MaskLanes& within) {
   FloatLanes lanes;
-  __builtin_memcpy(&lanes, values, sizeof lanes);
-  return to_fixed_point_lanes(__builtin_convertvector(lanes, DoubleLanes) * factor);
+  __builtin_memcpy(&lanes, stream.values + begin, sizeof lanes);
+  within &= (FloatLanes)((MaskLanes)lanes & 0x7FFFFFFF) <= stream.limit;  // false for NaN
+  return to_fixed_point_lanes(__builtin_convertvector(lanes, DoubleLanes) * stream.factor);
 }
 
 // Four vectors of sums at a time: enough that one addition need not wait for another, and
@@ -158,26 +162,36 @@ constexpr std::size_t kSumVectors = 4;
 constexpr std::size_t kSumBlock = kSumVectors * kSumLanes;
 
 VS_FN void add_block(const Stream* streams, std::size_t stream_count, std::size_t begin,
-                     std::uint64_t* sums) {
+                     std::uint64_t* sums, MaskLanes& within) {
   SumLanes held[kSumVectors];
   __builtin_memcpy(held, sums + begin, sizeof held);
   for (std::size_t k = 0; k < stream_count; ++k)
     for (std::size_t v = 0; v < kSumVectors; ++v)
-      held[v] += term_lanes(streams[k].values + begin + v * kSumLanes, streams[k].factor);
+      held[v] += term_lanes(streams[k], begin + v * kSumLanes, within);
   __builtin_memcpy(sums + begin, held, sizeof held);
 }
 
-void add_f32_streams(const Stream* streams, std::size_t stream_count, std::size_t count,
+VS_FN bool add_singly(const Stream& stream, std::size_t i, std::uint64_t* sums) {
+  const float value = stream.values[i];
+  sums[i] += to_fixed_point(static_cast<double>(value) * stream.factor);
+  return float_of_bits(bits_of_float(value) & 0x7FFFFFFFu) <= stream.limit;
+}
+
+bool add_f32_streams(const Stream* streams, std::size_t stream_count, std::size_t count,
                      std::uint64_t* sums) {
+  MaskLanes within = ~MaskLanes{};
   std::size_t i = 0;
-  for (; i + kSumBlock <= count; i += kSumBlock) add_block(streams, stream_count, i, sums);
+  for (; i + kSumBlock <= count; i += kSumBlock) add_block(streams, stream_count, i, sums, within);
+  bool all_within = true;
+  for (std::size_t lane = 0; lane < kSumLanes; ++lane) all_within &= within[lane] != 0;
   for (; i < count; ++i)
     for (std::size_t k = 0; k < stream_count; ++k)
-      sums[i] += to_fixed_point(static_cast<double>(streams[k].values[i]) * streams[k].factor);
+      all_within &= add_singly(streams[k], i, sums);
+  return all_within;
 }
 
 void add_f32(const WireFloat* values, std::size_t count, double factor, std::uint64_t* sums) {
-  const Stream stream = {values, factor};
+  const Stream stream = {values, factor, kLargest};
   add_f32_streams(&stream, 1, count, sums);
 }
 

@@ -105,7 +105,7 @@ def deal_shares(
             degree 1, 2, ..., each 16 bytes big-endian, then the second limb's.
 
     Raises:
-        ConfigError: wrong sizes, threshold < 1, threshold > len(indices), zero or repeated
+        ConfigError: wrong sizes, threshold < 2, threshold > len(indices), zero or repeated
             index.
     """
 
@@ -377,17 +377,15 @@ class MeanAggregator:
     ) -> None:
         """spool "" keeps updates in memory; streaming_max_abs 0 means not streaming."""
 
-    def add_arrays(
-        self, site: str, weight: int, arrays: Sequence[NDArray[Any]], *, copy: bool
-    ) -> None:
-        """Adds tensors.
-
-        Args:
-            copy: False keeps references instead, if there is no spool. The arrays must then
-                stay as they are; finish() refuses a change that could overflow.
-
-        Raises:
+    def add_arrays(self, site: str, weight: int, arrays: Sequence[NDArray[Any]]) -> None:
+        """Raises:
         PeerError: not finite, repeated site, weight outside 1..2**31-1, beyond the declared bound.
+        """
+
+    def borrow_arrays(self, site: str, weight: int, arrays: Sequence[NDArray[Any]]) -> None:
+        """add_arrays, but keeps references instead of copies, unless there is a spool.
+
+        The arrays must stay as they are; finish() refuses a change that could overflow.
         """
 
     def add_chunks(

@@ -102,9 +102,7 @@ def int8_scale(block: Sequence[float]) -> float:
     return scale if scale >= 2.0**-126 else 0.0
 
 
-def int8_codes(
-    block: Sequence[float], scale: float, seed: bytes | None, first: int
-) -> list[int]:
+def int8_codes(block: Sequence[float], scale: float, seed: bytes | None, first: int) -> list[int]:
     if scale == 0:
         return [0] * len(block)
     codes = []
@@ -128,7 +126,9 @@ def sections(
             block = values[begin : begin + BLOCK]
             block_scale = int8_scale(block)
             scales += struct.pack("<f", block_scale)
-            codes += struct.pack(f"<{len(block)}b", *int8_codes(block, block_scale, seed, first + begin))
+            codes += struct.pack(
+                f"<{len(block)}b", *int8_codes(block, block_scale, seed, first + begin)
+            )
         return scales, codes
     if codec.startswith("ring"):
         bits = int(codec[4:])
@@ -224,7 +224,5 @@ def encode_update(
             part = coordinates[first : first + chunk_coordinates]
             last = first + len(part) == len(coordinates)
             body = sections(name, part, first, scale, seed)
-            chunks.append(
-                chunk(name, group, index, first, last, body, len(part), plan, update_id)
-            )
+            chunks.append(chunk(name, group, index, first, last, body, len(part), plan, update_id))
     return chunks

@@ -56,8 +56,7 @@ def mean(
         s = tile_exponent([max(map(abs, values)) for values in tile], weights)
         for place, dtype in enumerate(dtypes[begin : begin + TILE]):
             total = sum(
-                term(values[place], weight, s)
-                for values, weight in zip(tile, weights, strict=True)
+                term(values[place], weight, s) for values, weight in zip(tile, weights, strict=True)
             )
             out.append(mean_of_sum(total, s, sum(weights), dtype))
     return out

@@ -153,7 +153,8 @@ class Aggregator:
         """
         number = _weight(site, weight)
         if isinstance(update, Mapping):
-            self._native.add_arrays(site, number, self._fit(update, site), copy=copy)
+            add = self._native.add_arrays if copy else self._native.borrow_arrays
+            add(site, number, self._fit(update, site))
             return
         parsed = _parsed(update)
         if parsed.layout != self._layout:

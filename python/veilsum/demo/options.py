@@ -115,15 +115,6 @@ class DemoOptions:
             epochs=_TASK_EPOCHS, batch_size=_BATCH, learning_rate=_LEARNING_RATE, seed=self.seed
         )
 
-    def task_without_federation(self) -> TaskSettings:
-        """As many passes over the data, in one go."""
-        return TaskSettings(
-            epochs=_TASK_EPOCHS * self.rounds,
-            batch_size=_BATCH,
-            learning_rate=_LEARNING_RATE,
-            seed=self.seed,
-        )
-
     def run_spec(self) -> RunSpec:
         """The run that the demo submits."""
         return RunSpec(

@@ -86,8 +86,8 @@ def _learning(outcome: DemoOutcome) -> str:
     return (
         "<h2>Round by round</h2>"
         "<p>AUC of the federated model on the unseen patients of all sites. The two levels are "
-        "models that made as many passes over the data without federation.</p>"
-        + curve_chart(values, levels, marked=marked)
+        "models that made as many passes over the data without federation, each at its best "
+        "moment.</p>" + curve_chart(values, levels, marked=marked)
     )
 
 
@@ -224,7 +224,8 @@ def _honesty(outcome: DemoOutcome) -> str:
         "Every nodule is scaled to one size. Size alone would give an AUC of "
         f"{outcome.by_extent:.3f}, more than the shape does, and a site learns that by itself; "
         "it was taken out so that there is something to learn together.",
-        "Each model was trained once, and nothing was chosen by looking at single sites. AUC "
+        "Models trained alone or in one place count at their best moment, chosen in hindsight on "
+        "the unseen patients; the federated model counts as it is after the last round. AUC "
         "differs by a few hundredths from seed to seed.",
         "All processes ran on one machine, and the demo knows every site's update: that is how "
         "it can prove the sums. Nobody knows that in a real consortium.",

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from veilsum.control import RunEvent, RunStatus
-from veilsum.demo.baselines import Scorecard, scorecard, train_baselines
+from veilsum.demo.baselines import Comparison, Scorecard, scorecard
 from veilsum.demo.consortium import (
     Consortium,
     make_consortium,
@@ -86,11 +86,12 @@ class _Demo:
         status = self._train(consortium)
         ledger = read_ledger(self.folder.logs, [site.name for site in self.sites])
         rounds = self._check_rounds(consortium, status)
-        baselines = train_baselines(
-            self.start,
+        comparison = Comparison(
             self.nodules,
             self.sites,
-            self.options.task_without_federation(),
+            self.start,
+            self.options.task(),
+            self.options.rounds,
             lambda who, done: self.view.now(f"for comparison: {who} trains, {done:.0%}"),
         )
         return DemoOutcome(
@@ -104,7 +105,7 @@ class _Demo:
             run=status,
             before=self._scorecard(self.start),
             rounds=rounds,
-            baselines=baselines,
+            baselines=comparison.baselines(),
             ledger=ledger,
             seconds=time.monotonic() - self.began,
         )

@@ -65,11 +65,16 @@ def proof_sentence(outcome: DemoOutcome) -> str:
 
 
 def _auc_table(outcome: DemoOutcome) -> Table:
-    table = Table(title="AUC on unseen patients", title_justify="left", box=None, pad_edge=False)
+    table = Table(
+        title="AUC on unseen patients (each site's own, but where it says all)",
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+    )
     table.add_column("site", no_wrap=True)
     table.add_column("region", no_wrap=True)
     table.add_column("images", justify="right")
-    for heading in ("alone, own", "alone, all", "federated, own", "centralized, own"):
+    for heading in ("alone", "alone, all", "federated", "centralized"):
         table.add_column(heading, justify="right")
     baselines, federated = outcome.baselines, outcome.federated
     for site in outcome.sites:

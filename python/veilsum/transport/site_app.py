@@ -100,9 +100,7 @@ async def serve_site(
     log = Log("site", site=settings.site)
     log.info("starting", coordinator=settings.coordinator, trainer=settings.trainer, **versions())
     # The site's own list of what left it; sizes and kinds, never content.
-    endpoint = replace(
-        endpoint, on_sent=lambda kind, size: log.info("sent", kind=kind, bytes=size)
-    )
+    endpoint = replace(endpoint, on_sent=lambda kind, size: log.info("sent", kind=kind, bytes=size))
     app = _SiteApp(core, trainer, settings, log)
     serving = asyncio.create_task(app.serve(endpoint, connect))
     stopping = asyncio.create_task(stop.wait())
