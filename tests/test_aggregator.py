@@ -395,16 +395,19 @@ def test_a_spool_that_cannot_be_written_is_an_error_that_changes_nothing(tmp_pat
     mean = aggregator(spool=spool)
     spool.rmdir()
 
-    with pytest.raises(ConfigError, match="cannot create spool file.*No such file"):
+    with pytest.raises(ConfigError, match=r"cannot create spool file.*No such file"):
         mean.add(UPDATES["lyon"], weight=1, site="lyon")
     assert mean.sites == ()
 
 
-def test_several_threads_may_add_at_once() -> None:
-    expected = filled().finish().digest
-    for options in ({}, {"streaming": STREAMING}):
-        if options:
-            expected = filled(**options).finish().digest
+# The second bound is the sum of all weights: an arrival that is counted twice for a moment
+# would make the aggregator refuse another one.
+@pytest.mark.parametrize(
+    "options", [{}, {"streaming": Streaming(max_abs=200.0, max_total_weight=sum(WEIGHTS.values()))}]
+)
+def test_several_threads_may_add_at_once(options: dict[str, Any]) -> None:
+    expected = filled(**options).finish().digest
+    for _ in range(50):
         mean = aggregator(threads=2, **options)
         workers = [
             threading.Thread(target=mean.add, args=(UPDATES[site],),
@@ -416,6 +419,58 @@ def test_several_threads_may_add_at_once() -> None:
         for worker in workers:
             worker.join()
         assert mean.finish().digest == expected
+
+
+def test_borrowed_arrays_average_to_the_same_bits() -> None:
+    mean = aggregator()
+    for site, update in UPDATES.items():
+        mean.add(update, weight=WEIGHTS[site], site=site, copy=False)
+
+    for isa in ISAS:
+        _native.use_isa(isa)
+        assert mean.finish().digest == filled().finish().digest
+
+
+@pytest.mark.parametrize("name", ["a", "h"])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 60_000.0])
+def test_a_borrowed_array_that_grew_is_refused_and_a_copy_is_not_affected(
+    name: str, bad: float
+) -> None:
+    expected = filled().finish().digest
+    update = {key: array.copy() for key, array in UPDATES["lyon"].items()}
+    borrowing, copying = aggregator(), aggregator()
+    for mean, copy in ((borrowing, False), (copying, True)):
+        for site, weight in WEIGHTS.items():
+            arrays = update if site == "lyon" else UPDATES[site]
+            mean.add(arrays, weight=weight, site=site, copy=copy)
+
+    update[name][-1] = bad
+
+    assert copying.finish().digest == expected
+    for isa in ISAS:
+        _native.use_isa(isa)
+        with pytest.raises((ConfigError, PeerError), match=r"changed between|not finite"):
+            borrowing.finish()
+
+
+def test_a_caller_may_drop_and_reuse_what_was_added() -> None:
+    expected = filled().finish().digest
+    mean = aggregator()
+    for site, update in UPDATES.items():
+        buffer = bytearray(encode(update, "f32", layout=LAYOUT).to_bytes())
+        scratch = {name: array.copy() for name, array in update.items()}
+        if site in ("lyon", "oslo"):
+            mean.add(scratch, weight=WEIGHTS[site], site=site)
+        elif site == "bern":
+            mean.add({name: array.copy() for name, array in update.items()},
+                     weight=WEIGHTS[site], site=site, copy=False)  # fmt: skip
+        else:
+            mean.add(buffer, weight=WEIGHTS[site], site=site)
+        for array in scratch.values():
+            array.fill(1)
+        buffer[:] = bytes(len(buffer))
+
+    assert mean.finish().digest == expected
 
 
 def test_a_host_that_flushes_subnormal_numbers_gets_the_same_bits() -> None:

@@ -81,6 +81,7 @@ def test_auc_of_what_cannot_be_ranked_is_refused(
         ({"rounds": 0}, "rounds must be 1 to 1000"),
         ({"seed": -1}, "seed must be 0"),
         ({"codec": "int8"}, "is for plain rounds"),
+        ({"codec": "zip", "plain": True}, "zip"),
     ],
 )
 def test_options_that_cannot_work_are_refused(options: dict[str, int], reason: str) -> None:

@@ -77,7 +77,7 @@ def test_the_report_tells_results_digests_bytes_and_limits() -> None:
     for needed in (
         "0.600", "0.700", "0.720", *NAMES, "03" * 32, "masked-update", "key-advert",
         "not known hospitals", "not a biopsy", "not a medical device", "LIDC-IDRI", "CC BY 3.0",
-        "Armato", "National Cancer Institute", "the round went on with 3 sites, and was back",
+        "Armato", "National Cancer Institute", "the round went on with 3 sites; it was back",
     ):  # fmt: skip
         assert needed in text
 

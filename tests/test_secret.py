@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import ctypes
 import gc
+import os
 import pickle
 import resource
 import subprocess
@@ -109,11 +110,18 @@ def test_a_secret_cannot_be_made_or_derived_in_other_ways():
         Secret.from_bytes("text")
 
 
+needs_mlock = pytest.mark.skipif(
+    "libasan" in os.environ.get("LD_PRELOAD", ""),
+    reason="the address sanitizer turns mlock into a no-op",
+)
+
+
 def locked_kib() -> int:
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) for line in status if line.startswith("VmLck:"))
 
 
+@needs_mlock
 def test_thousands_of_small_secrets_share_locked_pages_and_give_them_back():
     gc.collect()
     before = locked_kib()
@@ -144,6 +152,7 @@ except ConfigError as error:
 """
 
 
+@needs_mlock
 def test_too_little_lockable_memory_is_an_error_with_a_remedy_not_an_unlocked_secret():
     done = subprocess.run(
         [sys.executable, "-c", LITTLE_LOCKED_MEMORY], capture_output=True, text=True, check=True
@@ -173,6 +182,7 @@ def mapping_flags(address: int) -> set[str]:
     return set()
 
 
+@needs_mlock
 def test_pages_of_secrets_are_locked_and_left_out_of_core_dumps():
     secret = Secret.from_os(64)
 

@@ -3,85 +3,29 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
-#include <bit>
 #include <cmath>
-#include <cstring>
 #include <numeric>
 #include <utility>
 
-#include "aggregate/rounding.h"
+#include "aggregate/scale.h"
 #include "base/error.h"
 #include "base/float_environment.h"
-#include "base/parallel.h"
-#include "kernels/dispatch.h"
 #include "update/encode.h"
 
 namespace veilsum {
 namespace {
 
-constexpr std::int64_t kMaxWeight = (std::int64_t{1} << 31) - 1;
-// With it a total weight stays below 2^53 and is exact as a double.
-constexpr std::size_t kMaxUpdates = std::size_t{1} << 22;
-constexpr std::uint64_t kMaxTotalWeight = (std::uint64_t{1} << 53) - 1;
-
-// The largest scale exponent: weight * 2^kMaxExponent is finite for every weight. Only f64
-// tiles whose values are all below 2^-900 would ask for more; their sums are then exact to
-// 2^-960, which is far below what any value near 2^-900 / 2^53 needs.
-constexpr int kMaxExponent = 960;
-
-// Updates read side by side: as many streams as memory is read ahead for.
-constexpr std::size_t kStreams = 12;
-
-// e such that |value| < 2^e.
-int exponent_above(double value) {
-  int exponent = 0;
-  std::frexp(value, &exponent);
-  return exponent;
-}
-
-// s such that summing `count` addends round(w * x * 2^s), each with w * |x| < 2^e, stays
-// inside 64 bits.
-//
-// An addend is at most w * |x| * 2^s * (1 + 2^-53) + 1/2, or, for int8 values, whose factor
-// per block is rounded instead, w * |x| * 2^s * (1 + 2^-53) + 127/2. With s = 62 - e -
-// ceil(log2 count) the first terms add up to less than 2^62 * (1 + 2^-53); with at most 2^22
-// updates, or a total weight below 2^53 of weights from 1 on, the second ones to less than
-// 2^53 * 64 = 2^59. Together that is below 2^63.
-//
-// e is at most 31 + 1024 and count at most 2^22 (53 + 1024 and 1 when streaming), so s is at
-// least -1015 and weight * 2^s is never subnormal.
-int scale_exponent(int e, std::size_t count) {
-  return std::min(62 - e - static_cast<int>(std::bit_width(count - 1)), kMaxExponent);
-}
-
-double factor_of(std::int64_t weight, int exponent) {
-  return std::ldexp(static_cast<double>(weight), exponent);  // exact
-}
-
 int streaming_exponent(const MeanSettings& settings) {
-  if (settings.streaming_max_abs == 0) return 0;
-  if (!(settings.streaming_max_abs >= 0x1p-900 && std::isfinite(settings.streaming_max_abs)))
-    throw ConfigError("streaming max_abs must be a positive, finite number, got " +
-                      std::to_string(settings.streaming_max_abs));
+  const double max_abs = settings.streaming_max_abs;
+  if (max_abs == 0) return 0;
+  if (!(max_abs >= 0x1p-900 && std::isfinite(max_abs)))
+    throw ConfigError("streaming max_abs must be positive, finite and at least 2**-900, got " +
+                      std::to_string(max_abs));
   const std::uint64_t weight = settings.streaming_max_total_weight;
   if (weight < 1 || weight > kMaxTotalWeight)
     throw ConfigError("streaming max_total_weight must be 1 to 2**53-1, got " +
                       std::to_string(weight));
-  return scale_exponent(
-      exponent_above(settings.streaming_max_abs) + static_cast<int>(std::bit_width(weight)), 1);
-}
-
-void require_updates(std::uint64_t total_weight) {
-  if (total_weight == 0) throw ConfigError("there is no mean of no updates", "add one first");
-}
-
-[[noreturn]] void refuse_changed() {
-  throw ConfigError("arrays were changed between add() and finish()",
-                    "leave borrowed arrays alone until the mean is taken, or have them copied");
-}
-
-std::span<const std::int64_t> as_signed(const std::uint64_t* sums, std::size_t count) {
-  return {reinterpret_cast<const std::int64_t*>(sums), count};
+  return scale_exponent(exponent_above(max_abs) + exponent_above(weight), 1);
 }
 
 }  // namespace
@@ -102,25 +46,33 @@ class MeanAggregator::Arrival {
     owner.arriving_weight_ += static_cast<std::uint64_t>(weight);
   }
   ~Arrival() {
+    if (counted_) return;
     const std::lock_guard lock(owner_.mutex_);
-    owner_.arriving_.erase(site_);
-    owner_.arriving_weight_ -= static_cast<std::uint64_t>(weight_);
+    leave();
   }
   Arrival(const Arrival&) = delete;
   Arrival& operator=(const Arrival&) = delete;
 
   const std::string& site() const { return site_; }
   std::int64_t weight() const { return weight_; }
-  // With the mutex held. Allocates first: what follows cannot fail.
+  // With the mutex held. Allocates first: what follows cannot fail. The weight goes from one
+  // account to the other in one step, so that no other arrival sees it in both.
   void count() {
     owner_.weights_.emplace(site_, weight_);
     owner_.total_weight_ += static_cast<std::uint64_t>(weight_);
+    leave();
+    counted_ = true;
   }
 
  private:
+  void leave() {
+    owner_.arriving_.erase(site_);
+    owner_.arriving_weight_ -= static_cast<std::uint64_t>(weight_);
+  }
+
   void require_room() const {
-    const std::uint64_t total = owner_.total_weight_ + owner_.arriving_weight_ +
-                                static_cast<std::uint64_t>(weight_);
+    const std::uint64_t total =
+        owner_.total_weight_ + owner_.arriving_weight_ + static_cast<std::uint64_t>(weight_);
     if (owner_.streaming() && total > owner_.settings_.streaming_max_total_weight)
       throw PeerError(site_, "has weight " + std::to_string(weight_) +
                                  ", which passes the declared total weight of " +
@@ -132,6 +84,7 @@ class MeanAggregator::Arrival {
   MeanAggregator& owner_;
   const std::string site_;
   const std::int64_t weight_;
+  bool counted_ = false;
 };
 
 MeanAggregator::MeanAggregator(Layout layout, MeanSettings settings)
@@ -142,13 +95,6 @@ MeanAggregator::MeanAggregator(Layout layout, MeanSettings settings)
   if (!streaming()) return;
   float_sums_.resize(layout_.group_size(kFloatGroup));
   integer_sums_.resize(layout_.group_size(kIntegerGroup));
-}
-
-template <class Body>
-void MeanAggregator::for_each_tile(int group, const Body& body) const {
-  parallel_for(layout_.group_size(group), kTile, settings_.threads, [&](const Range& range) {
-    body(range.index, Tile{range.begin, range.end - range.begin});
-  });
 }
 
 std::size_t MeanAggregator::tiles(int group) const {
@@ -170,8 +116,7 @@ std::vector<double> MeanAggregator::screen(const UpdateReader& values,
   return tile_max;
 }
 
-MeanAggregator::Committed MeanAggregator::keep(const std::string& site,
-                                               TensorData tensors) const {
+MeanAggregator::Committed MeanAggregator::keep(const std::string& site, TensorData tensors) const {
   StoredBytes kept(settings_.spool, site, kept_bytes(layout_));
   std::vector<double> tile_max(tiles(kFloatGroup));
   for_each_tile(kFloatGroup, [&](std::size_t index, const Tile& tile) {
@@ -192,7 +137,8 @@ MeanAggregator::Committed MeanAggregator::keep(const std::string& site,
   const std::vector<std::size_t> sizes =
       update_chunk_sizes(layout_, {form, 0, std::nullopt, settings_.threads});
   require_sizes(chunks, sizes);
-  StoredBytes kept(settings_.spool, site, std::accumulate(sizes.begin(), sizes.end(), std::size_t{0}));
+  StoredBytes kept(settings_.spool, site,
+                   std::accumulate(sizes.begin(), sizes.end(), std::size_t{0}));
   for (std::size_t offset = 0; const ByteSpan chunk : chunks) {
     kept.write(offset, chunk);
     offset += chunk.size();
@@ -204,13 +150,8 @@ MeanAggregator::Committed MeanAggregator::keep(const std::string& site,
     begin += size;
   }
   Committed update = borrow(site, copies, form, nullptr);
-  return {site,
-          0,
-          nullptr,
-          {},
-          std::move(kept),
-          std::move(update.tile_max),
-          std::move(update.values)};
+  return {
+      site, 0, nullptr, {}, std::move(kept), std::move(update.tile_max), std::move(update.values)};
 }
 
 MeanAggregator::Committed MeanAggregator::borrow(const std::string& site, TensorData tensors,
@@ -218,8 +159,13 @@ MeanAggregator::Committed MeanAggregator::borrow(const std::string& site, Tensor
   std::vector<const std::byte*> places(tensors.begin(), tensors.end());
   auto values = read_tensors(layout_, places);  // moving the vector does not move its elements
   auto tile_max = screen(*values, site);
-  return {site,           0, std::move(owner), std::move(places), StoredBytes("", site, 0),
-          std::move(tile_max), std::move(values)};
+  return {site,
+          0,
+          std::move(owner),
+          std::move(places),
+          StoredBytes("", site, 0),
+          std::move(tile_max),
+          std::move(values)};
 }
 
 MeanAggregator::Committed MeanAggregator::borrow(const std::string& site,
@@ -227,7 +173,12 @@ MeanAggregator::Committed MeanAggregator::borrow(const std::string& site,
                                                  const UpdateForm& form, Owner owner) const {
   auto values = read_chunks(layout_, check_update(layout_, chunks, form), form);
   auto tile_max = screen(*values, site);
-  return {site, 0, std::move(owner), {}, StoredBytes("", site, 0), std::move(tile_max),
+  return {site,
+          0,
+          std::move(owner),
+          {},
+          StoredBytes("", site, 0),
+          std::move(tile_max),
           std::move(values)};
 }
 
@@ -255,7 +206,7 @@ void MeanAggregator::require_bounds(const std::string& site,
 void MeanAggregator::sum_tile(const UpdateReader& values, int group, const Tile& tile,
                               std::int64_t weight) {
   if (group == kFloatGroup)
-    return values.add(tile, factor_of(weight, streaming_exponent_),
+    return values.add(tile, scale_factor(weight, streaming_exponent_),
                       float_sums_.data() + tile.first);
   std::array<std::int64_t, kTile> room;
   values.read(tile, "", {room.data(), tile.count});  // screened before
@@ -286,8 +237,8 @@ void MeanAggregator::stream(Arrival& arrival, std::int64_t weight, const UpdateR
   }
 }
 
-void MeanAggregator::add_tensors(const std::string& site, std::int64_t weight,
-                                 TensorData tensors, Owner owner) {
+void MeanAggregator::add_tensors(const std::string& site, std::int64_t weight, TensorData tensors,
+                                 Owner owner) {
   const FloatEnvironment exact;
   Arrival arrival(*this, site, weight);
   if (streaming())
@@ -333,126 +284,6 @@ std::vector<std::string> MeanAggregator::sites() const {
 std::uint64_t MeanAggregator::total_weight() const {
   const std::lock_guard lock(mutex_);
   return total_weight_;
-}
-
-// --- finishing ---------------------------------------------------------------------
-
-void MeanAggregator::write_floats(const Tile& tile, const std::uint64_t* sums, int exponent,
-                                  std::uint64_t total, MutableTensorData tensors) const {
-  for_each_part(layout_, kFloatGroup, tile.first, tile.count, [&](const TensorPart& part) {
-    const DType dtype = layout_.tensors()[part.tensor].dtype;
-    write_means(as_signed(sums + part.offset, part.count), {exponent, total}, dtype,
-                tensors[part.tensor] + part.element * dtype_size(dtype));
-  });
-}
-
-// Keeping the low bytes is exact: a mean lies between the smallest and the largest value, and
-// those fit the dtype.
-void MeanAggregator::write_integers(const Tile& tile, const __int128* sums, std::uint64_t total,
-                                    MutableTensorData tensors) const {
-  for_each_part(layout_, kIntegerGroup, tile.first, tile.count, [&](const TensorPart& part) {
-    const std::size_t size = dtype_size(layout_.tensors()[part.tensor].dtype);
-    std::byte* out = tensors[part.tensor] + part.element * size;
-    for (std::size_t i = 0; i < part.count; ++i) {
-      const auto mean =
-          static_cast<std::int64_t>(round_integer_mean(sums[part.offset + i], total));
-      std::memcpy(out + i * size, &mean, size);
-    }
-  });
-}
-
-int MeanAggregator::tile_exponent(const Set& set, std::size_t tile) const {
-  int e = -2000;  // below every exponent: a tile of zeros
-  for (const auto& update : set)
-    if (const double largest = update->tile_max[tile]; largest > 0)
-      e = std::max(e, exponent_above(largest) +
-                          static_cast<int>(std::bit_width(
-                              static_cast<std::uint64_t>(update->weight))));
-  return scale_exponent(e, set.size());
-}
-
-// Where an update's values lie as floats they are read side by side with the others'; what
-// else there is comes one by one. The scale rests on what was screened, which only holds if
-// tensors that are not ours have not been changed since.
-void MeanAggregator::sum_floats(const Set& set, std::size_t index, const Tile& tile,
-                                int exponent, std::uint64_t* sums) const {
-  std::vector<Stream> streams;
-  for (const auto& update : set) {
-    const double largest = update->tile_max[index];
-    const double factor = factor_of(update->weight, exponent);
-    if (const WireFloat* values = update->values->floats(tile)) {
-      streams.push_back({values, factor, static_cast<float>(largest)});
-      continue;
-    }
-    if (!update->places.empty() && update->values->screen(tile, update->site) > largest)
-      refuse_changed();
-    if (largest > 0) update->values->add(tile, factor, sums);
-  }
-  const auto add_streams = kernels().codec.add_f32_streams;
-  for (std::size_t begin = 0; begin < streams.size(); begin += kStreams)
-    if (!add_streams(streams.data() + begin, std::min(kStreams, streams.size() - begin),
-                     tile.count, sums))
-      refuse_changed();
-}
-
-void MeanAggregator::finish_floats(const Set& set, std::uint64_t total,
-                                   MutableTensorData tensors) const {
-  for_each_tile(kFloatGroup, [&](std::size_t index, const Tile& tile) {
-    std::array<std::uint64_t, kTile> sums{};
-    const int exponent = tile_exponent(set, index);
-    sum_floats(set, index, tile, exponent, sums.data());
-    write_floats(tile, sums.data(), exponent, total, tensors);
-  });
-}
-
-void MeanAggregator::finish_integers(const Set& set, std::uint64_t total,
-                                     MutableTensorData tensors) const {
-  for_each_tile(kIntegerGroup, [&](std::size_t, const Tile& tile) {
-    std::vector<__int128> sums(tile.count);
-    std::array<std::int64_t, kTile> room;
-    for (const auto& update : set) {
-      update->values->read(tile, "", {room.data(), tile.count});
-      for (std::size_t i = 0; i < tile.count; ++i)
-        sums[i] += static_cast<__int128>(room[i]) * update->weight;
-    }
-    write_integers(tile, sums.data(), total, tensors);
-  });
-}
-
-// With the mutex held.
-MeanAggregator::Finished MeanAggregator::counted() const {
-  Finished finished{{}, total_weight_};
-  for (const auto& [site, weight] : weights_) finished.sites.push_back(site);
-  return finished;
-}
-
-MeanAggregator::Finished MeanAggregator::finish_streamed(MutableTensorData tensors) const {
-  const std::lock_guard lock(mutex_);
-  require_updates(total_weight_);
-  for_each_tile(kFloatGroup, [&](std::size_t, const Tile& tile) {
-    write_floats(tile, float_sums_.data() + tile.first, streaming_exponent_, total_weight_,
-                 tensors);
-  });
-  for_each_tile(kIntegerGroup, [&](std::size_t, const Tile& tile) {
-    write_integers(tile, integer_sums_.data() + tile.first, total_weight_, tensors);
-  });
-  return counted();
-}
-
-MeanAggregator::Finished MeanAggregator::finish(MutableTensorData tensors) const {
-  const FloatEnvironment exact;
-  if (streaming()) return finish_streamed(tensors);
-  Set set;
-  Finished finished;
-  {
-    const std::lock_guard lock(mutex_);
-    finished = counted();
-    for (const auto& [site, update] : updates_) set.push_back(update);
-  }
-  require_updates(finished.total_weight);
-  finish_floats(set, finished.total_weight, tensors);
-  finish_integers(set, finished.total_weight, tensors);
-  return finished;
 }
 
 }  // namespace veilsum

@@ -12,6 +12,7 @@
 
 #include "aggregate/spool.h"
 #include "aggregate/update_reader.h"
+#include "base/parallel.h"
 #include "codec/layout.h"
 
 namespace veilsum {
@@ -48,8 +49,8 @@ class MeanAggregator {
   void add_tensors(const std::string& site, std::int64_t weight, TensorData tensors, Owner owner);
   // The same, and DecodeError as check_update. With an `owner`, who promises that the bytes
   // never change, they are not copied.
-  void add_chunks(const std::string& site, std::int64_t weight,
-                  std::span<const ByteSpan> chunks, const UpdateForm& form, Owner owner);
+  void add_chunks(const std::string& site, std::int64_t weight, std::span<const ByteSpan> chunks,
+                  const UpdateForm& form, Owner owner);
 
   // Forgets a committed update. Throws ConfigError if there is none, or when streaming.
   void remove(const std::string& site);
@@ -82,8 +83,13 @@ class MeanAggregator {
   class Arrival;
 
   bool streaming() const { return settings_.streaming_max_abs > 0; }
+  // Calls body(index, tile) for the tiles of a group, on several threads.
   template <class Body>
-  void for_each_tile(int group, const Body& body) const;
+  void for_each_tile(int group, const Body& body) const {
+    parallel_for(layout_.group_size(group), kTile, settings_.threads, [&](const Range& range) {
+      body(range.index, Tile{range.begin, range.end - range.begin});
+    });
+  }
   std::vector<double> screen(const UpdateReader& values, const std::string& site) const;
   Committed keep(const std::string& site, TensorData tensors) const;
   Committed keep(const std::string& site, std::span<const ByteSpan> chunks,
@@ -103,8 +109,8 @@ class MeanAggregator {
   void finish_integers(const Set& set, std::uint64_t total, MutableTensorData tensors) const;
   Finished finish_streamed(MutableTensorData tensors) const;
   Finished counted() const;
-  void write_floats(const Tile& tile, const std::uint64_t* sums, int exponent,
-                    std::uint64_t total, MutableTensorData tensors) const;
+  void write_floats(const Tile& tile, const std::uint64_t* sums, int exponent, std::uint64_t total,
+                    MutableTensorData tensors) const;
   void write_integers(const Tile& tile, const __int128* sums, std::uint64_t total,
                       MutableTensorData tensors) const;
 
@@ -118,7 +124,7 @@ class MeanAggregator {
   std::map<std::string, std::shared_ptr<const Committed>> updates_;  // empty when streaming
   std::uint64_t total_weight_ = 0;
   std::uint64_t arriving_weight_ = 0;
-  std::vector<std::uint64_t> float_sums_;   // empty unless streaming
+  std::vector<std::uint64_t> float_sums_;  // empty unless streaming
   std::vector<__int128> integer_sums_;
 };
 

@@ -25,10 +25,14 @@ struct Format {
 
 Format format_of(DType dtype) {
   switch (dtype) {
-    case DType::f16: return {11, -24, 65520};
-    case DType::bf16: return {8, -133, 0x1.ffp127};
-    case DType::f32: return {24, -149, 0x1.ffffffp127};
-    default: return {53, -1074, std::numeric_limits<double>::infinity()};
+    case DType::f16:
+      return {11, -24, 65520};
+    case DType::bf16:
+      return {8, -133, 0x1.ffp127};
+    case DType::f32:
+      return {24, -149, 0x1.ffffffp127};
+    default:
+      return {53, -1074, std::numeric_limits<double>::infinity()};
   }
 }
 
@@ -60,8 +64,8 @@ double round_by_division(std::uint64_t magnitude, const MeanDivisor& divisor,
 // Whether sum * 2^-s / W is above (1), at (0) or below (-1) halves * 2^(place - 1), by
 // integers. The caller knows that both sides agree to 50 bits; with halves < 2^26 and
 // W <= 2^53 neither side has more than 80.
-int compare_with_half_way(std::uint64_t magnitude, const MeanDivisor& divisor,
-                          std::uint64_t halves, int place) {
+int compare_with_half_way(std::uint64_t magnitude, const MeanDivisor& divisor, std::uint64_t halves,
+                          int place) {
   Wide mean = magnitude;
   Wide half_way = Wide{halves} * divisor.total_weight;
   const int shift = 1 - place - divisor.scale_exponent;
@@ -122,20 +126,22 @@ namespace {
 void write_rounded(DType dtype, std::span<const float> means, std::byte* out) {
   auto* halves = reinterpret_cast<WireHalf*>(out);
   switch (dtype) {  // exact: the means are numbers of the dtype
-    case DType::f16: return kernels().codec.narrow_f16(means.data(), means.size(), halves);
-    case DType::bf16: return kernels().codec.narrow_bf16(means.data(), means.size(), halves);
-    default: std::memcpy(out, means.data(), means.size_bytes());
+    case DType::f16:
+      return kernels().codec.narrow_f16(means.data(), means.size(), halves);
+    case DType::bf16:
+      return kernels().codec.narrow_bf16(means.data(), means.size(), halves);
+    default:
+      std::memcpy(out, means.data(), means.size_bytes());
   }
 }
 
 void write_narrow(std::span<const std::int64_t> sums, const MeanDivisor& divisor, DType dtype,
                   std::byte* out) {
   const Format format = format_of(dtype);
-  const QuotientRule rule = {std::ldexp(1.0 / static_cast<double>(divisor.total_weight),
-                                        -divisor.scale_exponent),
-                             static_cast<unsigned>(53 - format.precision),
-                             std::bit_cast<std::int64_t>(std::ldexp(
-                                 1.0, format.least_exponent + format.precision - 1))};
+  const QuotientRule rule = {
+      std::ldexp(1.0 / static_cast<double>(divisor.total_weight), -divisor.scale_exponent),
+      static_cast<unsigned>(53 - format.precision),
+      std::bit_cast<std::int64_t>(std::ldexp(1.0, format.least_exponent + format.precision - 1))};
   std::array<float, 1024> means;
   for (std::size_t begin = 0; begin < sums.size(); begin += means.size()) {
     const std::size_t count = std::min(means.size(), sums.size() - begin);
@@ -161,8 +167,7 @@ void write_means(std::span<const std::int64_t> sums, const MeanDivisor& divisor,
 
 void scale_sums(std::span<const std::int64_t> sums, double factor, std::span<double> values) {
   const FloatEnvironment exact;
-  for (std::size_t i = 0; i < values.size(); ++i)
-    values[i] = static_cast<double>(sums[i]) * factor;
+  for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<double>(sums[i]) * factor;
 }
 
 __int128 round_integer_mean(__int128 sum, std::uint64_t total_weight) {

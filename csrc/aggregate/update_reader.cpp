@@ -116,8 +116,7 @@ class TensorReader final : public UpdateReader {
   }
 
   void add(const Tile& tile, double factor, std::uint64_t* sums) const override {
-    if (const WireFloat* values = floats(tile))
-      return add_values(values, tile.count, factor, sums);
+    if (const WireFloat* values = floats(tile)) return add_values(values, tile.count, factor, sums);
     std::array<Value, kTile> values;
     gather_tile(layout_, tensors_, tile, std::span(values.data(), tile.count));
     add_values(values.data(), tile.count, factor, sums);
@@ -193,9 +192,12 @@ class KeptReader final : public UpdateReader {
 // and their mean must stay below the latter.
 double dtype_limit(DType dtype) {
   switch (dtype) {
-    case DType::f16: return 65512;
-    case DType::bf16: return 0x1.fe8p127;
-    default: return 0x1.ffffff8p127;
+    case DType::f16:
+      return 65512;
+    case DType::bf16:
+      return 0x1.fe8p127;
+    default:
+      return 0x1.ffffff8p127;
   }
 }
 
@@ -256,8 +258,7 @@ class ChunkReader final : public UpdateReader {
   std::array<float, kTile> decode(const Tile& tile) const {
     const ChunkView& chunk = chunk_of(tile, 0);
     std::array<float, kTile> values;
-    decode_floats(chunk, form_.scale, tile.first - chunk.header.first,
-                  {values.data(), tile.count});
+    decode_floats(chunk, form_.scale, tile.first - chunk.header.first, {values.data(), tile.count});
     return values;
   }
 
@@ -301,14 +302,22 @@ class ChunkReader final : public UpdateReader {
 
   static bool fits(DType dtype, std::int64_t value) {
     switch (dtype) {
-      case DType::i8: return std::in_range<std::int8_t>(value);
-      case DType::i16: return std::in_range<std::int16_t>(value);
-      case DType::i32: return std::in_range<std::int32_t>(value);
-      case DType::u8: return std::in_range<std::uint8_t>(value);
-      case DType::u16: return std::in_range<std::uint16_t>(value);
-      case DType::u32: return std::in_range<std::uint32_t>(value);
-      case DType::u64: return value >= 0;
-      default: return true;
+      case DType::i8:
+        return std::in_range<std::int8_t>(value);
+      case DType::i16:
+        return std::in_range<std::int16_t>(value);
+      case DType::i32:
+        return std::in_range<std::int32_t>(value);
+      case DType::u8:
+        return std::in_range<std::uint8_t>(value);
+      case DType::u16:
+        return std::in_range<std::uint16_t>(value);
+      case DType::u32:
+        return std::in_range<std::uint32_t>(value);
+      case DType::u64:
+        return value >= 0;
+      default:
+        return true;
     }
   }
 

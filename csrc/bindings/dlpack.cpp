@@ -91,9 +91,9 @@ const Kind& kind_of(const dl::DataType& dtype) {
 void require_host(const dl::Device& device) {
   for (const std::int32_t host : dl::kHostDevices)
     if (device.type == host) return;
-  throw ConfigError("tensor is on DLPack device type " + std::to_string(device.type) +
-                        ", not in host memory",
-                    "copy it to the host first, for example with .cpu()");
+  throw ConfigError(
+      "tensor is on DLPack device type " + std::to_string(device.type) + ", not in host memory",
+      "copy it to the host first, for example with .cpu()");
 }
 
 std::vector<py::ssize_t> strides_in_bytes(const dl::Tensor& tensor, py::ssize_t item_size) {

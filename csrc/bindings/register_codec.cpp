@@ -73,8 +73,7 @@ class DecodedArrays {
 };
 
 py::list decode_chunks(py::object layout, py::object chunks, py::object codec, double scale,
-                       py::object plan_digest, py::object update_id,
-                       py::object chunk_coordinates) {
+                       py::object plan_digest, py::object update_id, py::object chunk_coordinates) {
   const Layout& model = instance<Layout>("layout", layout);
   const std::vector<BufferView> views = buffer_views("chunks", chunks);
   const UpdateForm form = to_form(codec, scale, plan_digest, update_id, chunk_coordinates);
@@ -96,23 +95,22 @@ py::list decode_chunks(py::object layout, py::object chunks, py::object codec, d
 
 void register_codec(py::module_& module) {
   module.def(
-      "codec_number", [](const std::string& name) { return codec_number(name); },
-      py::arg("name"));
+      "codec_number", [](const std::string& name) { return codec_number(name); }, py::arg("name"));
   module.def(
       "codec_name",
       [](py::object number) { return codec_name(to_integer<std::uint16_t>("number", number)); },
       py::arg("number"));
   module.def("chunk_size", &chunk_size, py::arg("codec"), py::arg("coordinates"));
-  module.def("encode_chunks", &encode_chunks, py::arg("layout"), py::arg("arrays"),
-             py::kw_only(), py::arg("codec"), py::arg("scale"), py::arg("limit"),
-             py::arg("rounding"), py::arg("plan_digest"), py::arg("update_id"),
-             py::arg("chunk_coordinates"), py::arg("threads"));
+  module.def("encode_chunks", &encode_chunks, py::arg("layout"), py::arg("arrays"), py::kw_only(),
+             py::arg("codec"), py::arg("scale"), py::arg("limit"), py::arg("rounding"),
+             py::arg("plan_digest"), py::arg("update_id"), py::arg("chunk_coordinates"),
+             py::arg("threads"));
   module.def("check_chunk", &check, py::arg("chunk"), py::kw_only(), py::arg("codec"),
              py::arg("group"), py::arg("group_size"), py::arg("masked"), py::arg("plan_digest"),
              py::arg("update_id"), py::arg("chunk_coordinates"));
-  module.def("decode_chunks", &decode_chunks, py::arg("layout"), py::arg("chunks"),
-             py::kw_only(), py::arg("codec"), py::arg("scale"), py::arg("plan_digest"),
-             py::arg("update_id"), py::arg("chunk_coordinates"));
+  module.def("decode_chunks", &decode_chunks, py::arg("layout"), py::arg("chunks"), py::kw_only(),
+             py::arg("codec"), py::arg("scale"), py::arg("plan_digest"), py::arg("update_id"),
+             py::arg("chunk_coordinates"));
 }
 
 }  // namespace veilsum

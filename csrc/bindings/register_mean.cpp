@@ -73,16 +73,15 @@ void borrow_arrays(MeanAggregator& mean, const std::string& site, py::object wei
                    py::object arrays) {
   const std::int64_t factor = to_weight(weight);
   TensorArrays tensors(mean.layout(), arrays);
-  const std::vector<const std::byte*> places(tensors.pointers().begin(),
-                                             tensors.pointers().end());
+  const std::vector<const std::byte*> places(tensors.pointers().begin(), tensors.pointers().end());
   Owner owner = own(std::move(tensors));
   py::gil_scoped_release release;
   mean.add_tensors(site, factor, places, std::move(owner));
 }
 
-void add_chunks(MeanAggregator& mean, const std::string& site, py::object weight,
-                py::object chunks, py::object codec, double scale, py::object plan_digest,
-                py::object update_id, py::object chunk_coordinates) {
+void add_chunks(MeanAggregator& mean, const std::string& site, py::object weight, py::object chunks,
+                py::object codec, double scale, py::object plan_digest, py::object update_id,
+                py::object chunk_coordinates) {
   const std::int64_t factor = to_weight(weight);
   const UpdateForm form = to_form(codec, scale, plan_digest, update_id, chunk_coordinates);
   const py::list pieces(chunks);
@@ -141,8 +140,7 @@ void register_mean(py::module_& module) {
       .def(py::init(&make_mean), py::arg("layout"), py::kw_only(), py::arg("threads"),
            py::arg("spool"), py::arg("streaming_max_abs"), py::arg("streaming_max_total_weight"))
       .def("add_arrays", &add_arrays, py::arg("site"), py::arg("weight"), py::arg("arrays"))
-      .def("borrow_arrays", &borrow_arrays, py::arg("site"), py::arg("weight"),
-           py::arg("arrays"))
+      .def("borrow_arrays", &borrow_arrays, py::arg("site"), py::arg("weight"), py::arg("arrays"))
       .def("add_chunks", &add_chunks, py::arg("site"), py::arg("weight"), py::arg("chunks"),
            py::kw_only(), py::arg("codec"), py::arg("scale"), py::arg("plan_digest"),
            py::arg("update_id"), py::arg("chunk_coordinates"))

@@ -79,11 +79,16 @@ void check_ring(const ChunkView& chunk, unsigned bits) {
 void check_alphabet(const ChunkView& chunk) {
   if (const unsigned bits = ring_bits(chunk.header.codec)) return check_ring(chunk, bits);
   switch (chunk.header.codec) {
-    case kCodecF32: return check_f32(chunk);
-    case kCodecF16: return check_half(chunk, 0x7C00);
-    case kCodecBf16: return check_half(chunk, 0x7F80);
-    case kCodecInt8: return check_int8(chunk);
-    default: return;  // every i64 is a value
+    case kCodecF32:
+      return check_f32(chunk);
+    case kCodecF16:
+      return check_half(chunk, 0x7C00);
+    case kCodecBf16:
+      return check_half(chunk, 0x7F80);
+    case kCodecInt8:
+      return check_int8(chunk);
+    default:
+      return;  // every i64 is a value
   }
 }
 

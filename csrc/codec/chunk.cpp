@@ -68,8 +68,8 @@ std::vector<std::byte> header_bytes(const ChunkHeader& header, const SectionSize
 
 void expect(std::string_view field, std::uint64_t found, std::uint64_t expected) {
   if (found == expected) return;
-  throw DecodeError("chunk " + std::string(field) + " is " + std::to_string(found) +
-                    ", expected " + std::to_string(expected));
+  throw DecodeError("chunk " + std::string(field) + " is " + std::to_string(found) + ", expected " +
+                    std::to_string(expected));
 }
 
 void expect_zeros(std::string_view what, std::span<const std::byte> bytes) {
@@ -129,12 +129,17 @@ SectionSizes section_sizes(std::uint16_t codec, std::uint64_t count) {
     throw ConfigError("a chunk holds 1 to 1048576 coordinates, not " + std::to_string(count));
   if (const unsigned bits = ring_bits(codec)) return {0, packed_size(count, bits)};
   switch (codec) {
-    case kCodecF32: return {0, 4 * count};
+    case kCodecF32:
+      return {0, 4 * count};
     case kCodecF16:
-    case kCodecBf16: return {0, 2 * count};
-    case kCodecInt8: return {(count + kInt8Block - 1) / kInt8Block * 4, count};
-    case kCodecI64: return {0, 8 * count};
-    default: throw ConfigError("unknown codec number " + std::to_string(codec));
+    case kCodecBf16:
+      return {0, 2 * count};
+    case kCodecInt8:
+      return {(count + kInt8Block - 1) / kInt8Block * 4, count};
+    case kCodecI64:
+      return {0, 8 * count};
+    default:
+      throw ConfigError("unknown codec number " + std::to_string(codec));
   }
 }
 
@@ -207,7 +212,8 @@ ChunkView check_chunk(std::span<const std::byte> chunk, const ChunkGrid& grid) {
   const ChunkView view = sections_of(chunk, header);
   expect_zeros("scales", chunk.subspan(scales_offset() + view.scales.size(),
                                        padded(view.scales.size()) - view.scales.size()));
-  expect_zeros("codes", chunk.subspan(chunk.size() - padded(view.codes.size()) + view.codes.size()));
+  expect_zeros("codes",
+               chunk.subspan(chunk.size() - padded(view.codes.size()) + view.codes.size()));
   check_alphabet(view);
   return view;
 }

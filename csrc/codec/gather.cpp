@@ -42,38 +42,49 @@ float narrow(double value, Narrowing narrowing) {
 
 void read_floats(DType dtype, const std::byte* from, Narrowing narrowing, std::span<float> out) {
   switch (dtype) {
-    case DType::f16: return kernels().codec.widen_f16(halves(from), out.size(), out.data());
-    case DType::bf16: return kernels().codec.widen_bf16(halves(from), out.size(), out.data());
-    case DType::f32: std::memcpy(out.data(), from, out.size_bytes()); return;
+    case DType::f16:
+      return kernels().codec.widen_f16(halves(from), out.size(), out.data());
+    case DType::bf16:
+      return kernels().codec.widen_bf16(halves(from), out.size(), out.data());
+    case DType::f32:
+      std::memcpy(out.data(), from, out.size_bytes());
+      return;
     default:
-      for (std::size_t i = 0; i < out.size(); ++i) out[i] = narrow(load<double>(from, i), narrowing);
+      for (std::size_t i = 0; i < out.size(); ++i)
+        out[i] = narrow(load<double>(from, i), narrowing);
   }
 }
 
 template <class T>
 void read_as(const std::byte* from, std::span<std::int64_t> out) {
-  for (std::size_t i = 0; i < out.size(); ++i)
-    out[i] = static_cast<std::int64_t>(load<T>(from, i));
+  for (std::size_t i = 0; i < out.size(); ++i) out[i] = static_cast<std::int64_t>(load<T>(from, i));
 }
 
 // Calls `use` with a null pointer to the C++ type of an integer dtype.
 template <class Use>
 void with_integer_type(DType dtype, Use&& use) {
   switch (dtype) {
-    case DType::i8: return use(static_cast<std::int8_t*>(nullptr));
-    case DType::i16: return use(static_cast<std::int16_t*>(nullptr));
-    case DType::i32: return use(static_cast<std::int32_t*>(nullptr));
-    case DType::u8: return use(static_cast<std::uint8_t*>(nullptr));
-    case DType::u16: return use(static_cast<std::uint16_t*>(nullptr));
-    case DType::u32: return use(static_cast<std::uint32_t*>(nullptr));
-    case DType::u64: return use(static_cast<std::uint64_t*>(nullptr));
-    default: return use(static_cast<std::int64_t*>(nullptr));
+    case DType::i8:
+      return use(static_cast<std::int8_t*>(nullptr));
+    case DType::i16:
+      return use(static_cast<std::int16_t*>(nullptr));
+    case DType::i32:
+      return use(static_cast<std::int32_t*>(nullptr));
+    case DType::u8:
+      return use(static_cast<std::uint8_t*>(nullptr));
+    case DType::u16:
+      return use(static_cast<std::uint16_t*>(nullptr));
+    case DType::u32:
+      return use(static_cast<std::uint32_t*>(nullptr));
+    case DType::u64:
+      return use(static_cast<std::uint64_t*>(nullptr));
+    default:
+      return use(static_cast<std::int64_t*>(nullptr));
   }
 }
 
 void read_integers(const Tensor& tensor, const std::byte* from, std::span<std::int64_t> out) {
-  with_integer_type(tensor.dtype,
-                    [&]<class T>(T*) { read_as<T>(from, out); });
+  with_integer_type(tensor.dtype, [&]<class T>(T*) { read_as<T>(from, out); });
   if (tensor.dtype != DType::u64) return;
   for (const std::int64_t value : out)
     if (value < 0)
@@ -115,11 +126,13 @@ std::size_t decoded_size(DType dtype) { return dtype == DType::bf16 ? 4 : dtype_
 
 void write_floats(const Tensor& tensor, std::span<const float> values, std::byte* to) {
   switch (tensor.dtype) {
-    case DType::f16: return write_halves(tensor, values, to);
+    case DType::f16:
+      return write_halves(tensor, values, to);
     case DType::f64:
       for (std::size_t i = 0; i < values.size(); ++i) store(to, i, static_cast<double>(values[i]));
       return;
-    default: std::memcpy(to, values.data(), values.size_bytes());
+    default:
+      std::memcpy(to, values.data(), values.size_bytes());
   }
 }
 
@@ -174,7 +187,8 @@ void widen(DType dtype, const std::byte* values, std::span<double> out) {
     case DType::f32:
       for (std::size_t i = 0; i < out.size(); ++i) out[i] = load<float>(values, i);
       return;
-    default: std::memcpy(out.data(), values, out.size_bytes());
+    default:
+      std::memcpy(out.data(), values, out.size_bytes());
   }
 }
 

@@ -122,7 +122,8 @@ Layout Layout::parse(std::span<const std::byte> bytes) {
     throw DecodeError("a layout starts with the bytes \"VLL1\"");
   const std::uint32_t count = reader.u32("tensor count");
   if (count > kMaxTensors)
-    throw DecodeError("layout has " + std::to_string(count) + " tensors, at most 65536 are allowed");
+    throw DecodeError("layout has " + std::to_string(count) +
+                      " tensors, at most 65536 are allowed");
   std::vector<Tensor> tensors;
   // Grows with the bytes that are really there: a count is a claim.
   for (std::uint32_t i = 0; i < count; ++i) tensors.push_back(read_tensor(reader));

@@ -107,8 +107,8 @@ VS_FN std::uint32_t crc32c_thirds(std::uint32_t crc, const unsigned char* bytes)
     b = __builtin_ia32_crc32di(b, load_le64(bytes + kThird + i));
     c = __builtin_ia32_crc32di(c, load_le64(bytes + 2 * kThird + i));
   }
-  const std::uint32_t ab = past_third(static_cast<std::uint32_t>(a)) ^
-                           static_cast<std::uint32_t>(b);
+  const std::uint32_t ab =
+      past_third(static_cast<std::uint32_t>(a)) ^ static_cast<std::uint32_t>(b);
   return past_third(ab) ^ static_cast<std::uint32_t>(c);
 }
 

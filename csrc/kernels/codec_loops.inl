@@ -185,8 +185,7 @@ bool add_f32_streams(const Stream* streams, std::size_t stream_count, std::size_
   bool all_within = true;
   for (std::size_t lane = 0; lane < kSumLanes; ++lane) all_within &= within[lane] != 0;
   for (; i < count; ++i)
-    for (std::size_t k = 0; k < stream_count; ++k)
-      all_within &= add_singly(streams[k], i, sums);
+    for (std::size_t k = 0; k < stream_count; ++k) all_within &= add_singly(streams[k], i, sums);
   return all_within;
 }
 

@@ -32,8 +32,7 @@ void check_group(const ChunkGrid& grid, std::span<const ByteSpan> chunks,
 void decode_ring(const ChunkView& chunk, double scale, std::size_t begin, std::span<float> out) {
   const unsigned bits = ring_bits(chunk.header.codec);
   std::array<std::uint64_t, kPiece> words;
-  const auto fields =
-      chunk.codes.subspan(begin / 8 * bits, packed_size(out.size(), bits));
+  const auto fields = chunk.codes.subspan(begin / 8 * bits, packed_size(out.size(), bits));
   unpack_words(fields, bits, {words.data(), out.size()});
   for (std::size_t i = 0; i < out.size(); ++i)
     out[i] = static_cast<float>(static_cast<double>(sign_extend(words[i], bits)) / scale);
@@ -105,7 +104,9 @@ void decode_floats(const ChunkView& chunk, double scale, std::size_t begin, std:
   const CodecKernels& codec = kernels().codec;
   const std::byte* codes = chunk.codes.data();
   switch (chunk.header.codec) {
-    case kCodecF32: std::memcpy(out.data(), codes + 4 * begin, out.size_bytes()); return;
+    case kCodecF32:
+      std::memcpy(out.data(), codes + 4 * begin, out.size_bytes());
+      return;
     case kCodecF16:
       return codec.widen_f16(reinterpret_cast<const WireHalf*>(codes) + begin, out.size(),
                              out.data());
@@ -117,7 +118,8 @@ void decode_floats(const ChunkView& chunk, double scale, std::size_t begin, std:
           reinterpret_cast<const std::int8_t*>(codes) + begin,
           reinterpret_cast<const WireFloat*>(chunk.scales.data()) + begin / kInt8Block, out.size(),
           out.data());
-    default: return decode_ring(chunk, scale, begin, out);
+    default:
+      return decode_ring(chunk, scale, begin, out);
   }
 }
 

@@ -11,8 +11,8 @@
 namespace veilsum {
 namespace {
 
-constexpr double kHalfOverflow = 65520;           // between 65504 and the next step
-constexpr double kBrainOverflow = 0x1.ffp127;     // likewise
+constexpr double kHalfOverflow = 65520;        // between 65504 and the next step
+constexpr double kBrainOverflow = 0x1.ffp127;  // likewise
 constexpr double kFloatOverflow = 0x1.ffffffp127;
 
 // How many values of a tensor have a magnitude of at least `bound`, or none at all (NaN).
@@ -32,18 +32,25 @@ std::uint64_t count_from(const Tensor& tensor, const std::byte* values, double b
 
 double overflow_threshold(DType dtype) {
   switch (dtype) {
-    case DType::f16: return kHalfOverflow;
-    case DType::bf16: return kBrainOverflow;
-    case DType::f32: return kFloatOverflow;
-    default: return std::numeric_limits<double>::infinity();
+    case DType::f16:
+      return kHalfOverflow;
+    case DType::bf16:
+      return kBrainOverflow;
+    case DType::f32:
+      return kFloatOverflow;
+    default:
+      return std::numeric_limits<double>::infinity();
   }
 }
 
 double overflow_threshold(std::uint16_t codec) {
   switch (codec) {
-    case kCodecF16: return kHalfOverflow;
-    case kCodecBf16: return kBrainOverflow;
-    default: return kFloatOverflow;
+    case kCodecF16:
+      return kHalfOverflow;
+    case kCodecBf16:
+      return kBrainOverflow;
+    default:
+      return kFloatOverflow;
   }
 }
 
@@ -55,9 +62,9 @@ void refuse_values(const Layout& layout, TensorData tensors, std::uint16_t codec
   for (const TensorSpan& span : layout.group(kFloatGroup)) {
     const Tensor& tensor = layout.tensors()[span.tensor];
     if (const std::uint64_t bad = count_not_finite(tensor, tensors[span.tensor]))
-      throw ConfigError("tensor '" + tensor.name + "' has " + std::to_string(bad) +
-                            " values that are not finite",
-                        "check the training step; NaN and infinity would spoil the mean");
+      throw ConfigError(
+          "tensor '" + tensor.name + "' has " + std::to_string(bad) + " values that are not finite",
+          "check the training step; NaN and infinity would spoil the mean");
   }
   for (const TensorSpan& span : layout.group(kFloatGroup)) {
     const Tensor& tensor = layout.tensors()[span.tensor];

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from veilsum import plain
 from veilsum.control import Deadlines, RunSpec, TaskSettings
 from veilsum.demo.data import FEWEST_SITES, MOST_SITES
 from veilsum.errors import ConfigError
@@ -76,6 +77,8 @@ class DemoOptions:
                 f"codec {self.codec!r} is for plain rounds; masked rounds have their own",
                 hint="add --plain, or leave --codec out",
             )
+        if self.plain:
+            plain.codec_settings(self.codec, _CLIP)
         self.run_spec()
 
     def chosen_drop(self, sizes: dict[str, int]) -> Drop | None:
@@ -123,7 +126,8 @@ class DemoOptions:
             masked=not self.plain,
             codec=self.codec,
             min_sites=2 if self.plain else 3,
-            value_bits=_VALUE_BITS,
+            # A plain ring codec holds whole steps: its own bits are the steps'.
+            value_bits=plain.ring_bits(self.codec) or _VALUE_BITS,
             clip=_CLIP,
             weight_cap=_WEIGHT_CAP,
             metrics=METRICS,

@@ -82,11 +82,7 @@ class Prover:
             ConfigError: a site's note is missing or does not fit the round.
             RoundAborted: the plain sum fails a check that the masked one passed.
         """
-        # In the opposite order: the order must not matter.
-        updates = {
-            site: self._update(site, record, start)
-            for site in sorted(record.sites, key=str.encode, reverse=True)
-        }
+        updates = {site: self._update(site, record, start) for site in record.sites}
         resum = self._ring_sum if self.spec.masked else self._mean
         return RoundProof(
             record.round.number, record.sites, record.digest, resum(record, start, updates)
@@ -138,7 +134,9 @@ class Prover:
             streaming_max_abs=0.0,
             streaming_max_total_weight=0,
         )
-        for site, update in updates.items():
+        # In the opposite order, which must not matter.
+        for site in sorted(updates, reverse=True):
+            update = updates[site]
             encoded = PlainContribution(plan, record.round, site, threads=_THREADS)
             for upload in encoded.contribute(update):
                 assert isinstance(upload, Upload)

@@ -185,12 +185,12 @@ def _rounds(outcome: DemoOutcome) -> str:
     return (
         "<h2>Rounds and digests</h2>"
         "<p>A digest is the SHA-256 of the layout and every bit of a round's mean update. The "
-        "second sum is made from the sites' own updates, added without masks and in the opposite "
-        "order.</p>"
+        "second sum is made from the sites' own updates, without masks.</p>"
         + _table(
             ["round", "digest, published and recomputed", "sites", "bytes", "seconds", "AUC"],
             rows,
             text_columns=2,
+            style="digests",
         )
         + f"<p>Model after the last round: <code>{outcome.rounds[-1].record.model_hash}</code></p>"
     )
@@ -225,8 +225,9 @@ def _honesty(outcome: DemoOutcome) -> str:
         f"{outcome.by_extent:.3f}, more than the shape does, and a site learns that by itself; "
         "it was taken out so that there is something to learn together.",
         "Models trained alone or in one place count at their best moment, chosen in hindsight on "
-        "the unseen patients; the federated model counts as it is after the last round. AUC "
-        "differs by a few hundredths from seed to seed.",
+        "the unseen patients; the federated model counts as it is after the last round.",
+        "How all models train (learning rate, momentum, dropout, passes) was chosen with these "
+        "unseen patients in view, so all these figures are a little too good.",
         "All processes ran on one machine, and the demo knows every site's update: that is how "
         "it can prove the sums. Nobody knows that in a real consortium.",
         "A masked sum hides each update in the sum. What the sum and the model tell about the "
@@ -250,6 +251,7 @@ def _table(
     *,
     text_columns: int,
     closing: int = 0,
+    style: str = "",
 ) -> str:
     """An HTML table; the first columns hold text, the rest numbers, the last rows sums."""
 
@@ -265,8 +267,9 @@ def _table(
         f"<tr{' class=closing' if number >= first_closing else ''}>{cells(row, 'td')}</tr>"
         for number, row in enumerate(body)
     ]
+    head = f"<thead><tr>{cells(headings, 'th')}</tr></thead>"
     return (
-        f'<div class="scroll"><table><thead><tr>{cells(headings, "th")}</tr></thead>'
+        f'<div class="scroll"><table class="{style}">{head}'
         f"<tbody>{''.join(lines)}</tbody></table></div>"
     )
 

@@ -41,12 +41,12 @@ def drop_sentence(outcome: DemoOutcome) -> str:
     record = outcome.rounds[drop.round_number - 1].record
     if drop.site in record.sites:
         return (
-            f"{drop.site} was killed in round {drop.round_number}, after its update was in the sum"
+            f"in round {drop.round_number} {drop.site} was killed, after its update was in the sum"
         )
     later = any(drop.site in o.record.sites for o in outcome.rounds[drop.round_number :])
-    back = ", and was back after that" if later else ""
+    back = "; it was back after that" if later else ""
     return (
-        f"{drop.site} was killed in round {drop.round_number}; the round went on with "
+        f"in round {drop.round_number} {drop.site} was killed, and the round went on with "
         f"{len(record.sites)} sites{back}"
     )
 
