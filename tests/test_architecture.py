@@ -28,7 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "codecs": {"errors", "model", "arrays", "devices", "_native"},
     "aggregate": {"errors", "model", "arrays", "codecs", "devices", "_native"},
     "secagg": _CORE | {"codecs", "aggregate"},
-    "plain": {"errors", "control", "model", "_native"},
+    "plain": {"errors", "control", "model", "codecs", "_native"},
     "difference": {"errors", "model", "arrays", "aggregate"},
     "coordinator": _SUMS,
     "site": _SUMS,

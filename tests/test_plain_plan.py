@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from veilsum import plain
+from veilsum import _native, plain
 from veilsum.control import RoundId, RunSpec
 from veilsum.errors import ConfigError
 from veilsum.model import ModelLayout
@@ -84,7 +84,7 @@ def test_a_plan_that_cannot_work_is_refused_even_with_the_right_digest(
 def test_the_clip_is_never_beyond_the_last_step_of_a_ring_codec(bits: int, clip: float) -> None:
     settings = plain.codec_settings(f"ring{bits}", clip)
 
-    largest = 2 ** (bits - 1) - 1
+    largest = 2 ** (bits - 1) - (1 if bits <= 30 else 2)
     assert settings.limit == clip
     assert settings.scale * clip <= largest
     assert settings.scale * clip == pytest.approx(largest, rel=1e-15)
@@ -116,3 +116,25 @@ def test_the_chunks_of_an_update_cover_both_groups() -> None:
 
     assert (floats.group, floats.size, floats.chunks) == (1, 70_016, 2)
     assert (integers.group, integers.size, integers.chunks) == (2, 64, 1)
+
+
+@pytest.mark.parametrize("bits", [2, 16, 30, 31, 32])
+def test_an_update_at_the_clip_can_be_encoded_with_every_ring_codec(bits: int) -> None:
+    settings = plain.codec_settings(f"ring{bits}", 0.3)
+    layout = ModelLayout.from_arrays({"weight": np.zeros(4096)})
+    update = np.tile([0.3, -0.3], 2048)
+
+    chunks = _native.encode_chunks(
+        layout.native,
+        [update],
+        codec=settings.number,
+        scale=settings.scale,
+        limit=settings.limit,
+        rounding=_native.Secret.from_bytes(bytes(range(32))),
+        plan_digest=bytes(32),
+        update_id=1,
+        chunk_coordinates=4096,
+        threads=1,
+    )
+
+    assert len(chunks) == 1

@@ -12,6 +12,7 @@ import struct
 from dataclasses import dataclass
 
 from veilsum import _native
+from veilsum.codecs.encoding import ring_scale, ring_steps
 from veilsum.control import PlainPlan, RoundId, RunSpec
 from veilsum.errors import ConfigError
 from veilsum.model import ModelLayout
@@ -46,7 +47,7 @@ class CodecSettings:
 def codec_settings(name: str, clip: float) -> CodecSettings:
     """Settings of a plain round's codec.
 
-    A ring codec of b bits spans [-clip, clip] with its 2**b - 1 symmetric steps.
+    A ring codec of b bits spans [-clip, clip] with all the steps it has.
 
     Raises:
         ConfigError: the codec is unknown, or is not one for plain rounds.
@@ -62,11 +63,7 @@ def codec_settings(name: str, clip: float) -> CodecSettings:
         )
     if not 0.0 < clip < math.inf:
         raise ConfigError(f"codec {name!r} needs a positive, finite clip, got {clip}")
-    largest = 2 ** (bits - 1) - 1
-    scale = largest / clip
-    while scale * clip > largest:  # the division may have rounded up
-        scale = math.nextafter(scale, 0.0)
-    return CodecSettings(number, scale, clip)
+    return CodecSettings(number, ring_scale(ring_steps(bits), clip), clip)
 
 
 def ring_bits(codec: str) -> int | None:

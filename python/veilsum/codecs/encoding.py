@@ -146,21 +146,23 @@ def _settings(codec: str, seed: int | bytes | None, options: Mapping[str, Any]) 
             f"codec {codec} needs a positive, finite clip, got {clip!r}",
             hint="give clip=, the largest |value| of the update",
         )
-    most = _most_steps(int(codec.removeprefix("ring")))
+    most = ring_steps(int(codec.removeprefix("ring")))
     steps = options.get("steps", most)
     if not isinstance(steps, int) or isinstance(steps, bool) or not 1 <= steps <= most:
         raise ConfigError(f"codec {codec} has 1 to {most} steps, got {steps!r}")
     rounding = _native.Secret.from_os(32) if seed is None else _rounding(seed)
-    return _Settings(number, _scale(steps, float(clip)), float(clip), rounding)
+    return _Settings(number, ring_scale(steps, float(clip)), float(clip), rounding)
 
 
-def _most_steps(bits: int) -> int:
+def ring_steps(bits: int) -> int:
+    """The largest |step| that a ring codec of so many bits can have at its clip."""
     # From 31 bits on the sum of the largest step and a 24-bit uniform below 1 has more digits
     # than a double and may round up to the next whole step, which must exist too.
     return (1 << (bits - 1)) - (2 if bits > 30 else 1)
 
 
-def _scale(steps: int, clip: float) -> float:
+def ring_scale(steps: int, clip: float) -> float:
+    """The largest number of steps per unit for which `clip` is at most `steps` steps."""
     scale = steps / clip
     while scale * clip > steps:  # the division may have rounded up
         scale = math.nextafter(scale, 0.0)
