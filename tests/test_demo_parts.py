@@ -26,7 +26,9 @@ from veilsum.demo.ledger import Traffic, kinds, read_ledger, total_bytes
 from veilsum.demo.metrics import auc
 from veilsum.demo.notebook import Notebook
 from veilsum.demo.options import DemoOptions, Drop
-from veilsum.demo.processes import DemoFailed, Processes, sigterm_interrupts
+from veilsum.demo.processes import DemoFailed, Processes
+from veilsum.demo.stopping import stop_if_asked, stops_between_steps
+from veilsum.demo.view import DemoView
 from veilsum.errors import ConfigError
 from veilsum.model import ModelLayout, result_digest
 from veilsum.site.trainer import EvaluationResult, TrainingResult
@@ -255,10 +257,24 @@ def test_a_site_that_was_killed_on_purpose_does_not_fail_the_demo(tmp_path: Path
         processes.check()
 
 
-def test_sigterm_ends_the_demo_as_ctrl_c_does() -> None:
-    before = signal.getsignal(signal.SIGTERM)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_demo_at_its_next_step_and_only_once(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
 
-    with pytest.raises(KeyboardInterrupt), sigterm_interrupts():
-        signal.raise_signal(signal.SIGTERM)
+    with stops_between_steps():
+        signal.raise_signal(number)
+        with pytest.raises(KeyboardInterrupt):
+            stop_if_asked()
+        stop_if_asked()
 
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(number) is before
+
+
+def test_a_process_check_and_a_line_of_progress_are_steps(tmp_path: Path) -> None:
+    with stops_between_steps():
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            Processes(tmp_path).check()
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            DemoView(None, None).now("training")

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Self
 
+from veilsum.demo.stopping import stop_if_asked
 from veilsum.errors import VeilsumError
 
 _GRACE_SECONDS = 10.0
@@ -80,7 +78,9 @@ class Processes:
     def check(self) -> None:
         """Raises:
         DemoFailed: a process ended by itself.
+        KeyboardInterrupt: somebody wants the demo to end.
         """
+        stop_if_asked()
         for name, child in self._children.items():
             if child.wanted and child.process.poll() is not None:
                 raise DemoFailed(_obituary(name, child))
@@ -118,20 +118,6 @@ class Processes:
         child = _Child(process, log)
         self._children[name] = child
         return child
-
-
-@contextmanager
-def sigterm_interrupts() -> Iterator[None]:
-    """Within it, SIGTERM ends the demo as Ctrl-C does, and its processes with it."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def _obituary(name: str, child: _Child) -> str:

@@ -29,9 +29,10 @@ from veilsum.demo.metrics import auc
 from veilsum.demo.model import initial_arrays, one_thread
 from veilsum.demo.options import DemoOptions
 from veilsum.demo.outcome import DemoOutcome, RoundOutcome
-from veilsum.demo.processes import Processes, sigterm_interrupts
+from veilsum.demo.processes import Processes
 from veilsum.demo.proof import Prover, StartOfRound
 from veilsum.demo.report import report_html
+from veilsum.demo.stopping import stops_between_steps
 from veilsum.demo.table import print_outcome
 from veilsum.demo.view import DemoView, size_text
 from veilsum.model import ModelLayout, result_digest
@@ -55,7 +56,7 @@ def run_demo(
         ConfigError: an option or the folder cannot work.
         DemoFailed: the run was aborted, or a process ended unasked.
     """
-    with sigterm_interrupts(), DemoView(out, live) as view:
+    with stops_between_steps(), DemoView(out, live) as view:
         outcome = _Demo(options, view).run()
     _write_files(outcome)
     if out is not None:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.status import Status
 
 from veilsum.control import RunEvent
+from veilsum.demo.stopping import stop_if_asked
 
 _STEPS = {
     "join": "sites join",
@@ -23,6 +24,8 @@ _STEPS = {
 
 class DemoView:
     """Lines go to `out`, the moving line to `live`; either may be nobody.
+
+    Whenever there is something to tell, the demo may also end: see stopping.py.
 
     Args:
         out: for what is finished.
@@ -49,11 +52,13 @@ class DemoView:
 
     def line(self, text: str) -> None:
         """Something is finished."""
+        stop_if_asked()
         if self._out is not None:
             self._out.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def now(self, text: str) -> None:
         """What goes on right now."""
+        stop_if_asked()
         if self._status is not None:
             self._status.update(text)
 
