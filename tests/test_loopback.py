@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -140,8 +141,8 @@ def test_a_round_that_loses_too_many_sites_is_aborted_and_says_so(
         federation.start_site(site, "inputs")
     run = federation.run()
     assert run.state == "aborted"
-    assert "3 of 5 sites" in run.reason
-    assert "4 are needed" in run.reason
+    # The round ends as soon as two are lost; not all of the other three need have sent by then.
+    assert re.search("[0-3] of 5 sites sent updates, 4 are needed", run.reason), run.reason
     assert not run.rounds[0].completed
     assert list((federation.folder / "state" / "spool").rglob("*.update")) == []
     # The coordinator and the others live on.

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from veilsum.control import RoundId, UpdateHeader
 from veilsum.coordinator.events import UpdateArrived
 from veilsum.errors import DecodeError, PeerError
+from veilsum.transport import uploads as uploads_module
 from veilsum.transport.uploads import Superseded, Uploads
 
 ROUND = RoundId("run", 1)
@@ -287,3 +289,27 @@ async def test_old_rounds_are_forgotten_and_open_ones_are_not(desk: Desk) -> Non
         with pytest.raises(PeerError, match=reason):
             await desk.uploads.begin("a", late, 0)
     assert await desk.push("a", CHUNKS) == (6, True)
+
+
+def test_a_call_that_breaks_off_ends_only_when_its_thread_has() -> None:
+    began, may_end, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def work(*_: object) -> int:
+        began.set()
+        may_end.wait(10)
+        ended.set()
+        return 0
+
+    async def scenario() -> None:
+        call = asyncio.create_task(uploads_module._to_its_end(work, cast(Any, None), (), 0))
+        await asyncio.to_thread(began.wait, 10)
+        call.cancel()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not call.done()
+        may_end.set()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert ended.is_set()
+
+    asyncio.run(scenario())

@@ -207,10 +207,12 @@ class IncomingUpload:
             self._check_current()
             if self._position + len(chunks) > upload.receiver.chunk_count:
                 raise DecodeError(f"the update has more than {upload.receiver.chunk_count} chunks")
-            written = await asyncio.to_thread(_take, upload, chunks, self._position)
-            # The round may have ended while the thread was writing.
-            if self._call != upload.call:
-                upload.file.unlink(missing_ok=True)
+            try:
+                written = await _to_its_end(_take, upload, chunks, self._position)
+            finally:
+                # The round may have ended while the thread was writing.
+                if self._call != upload.call:
+                    upload.file.unlink(missing_ok=True)
         self._position += len(chunks)
         return written
 
@@ -254,6 +256,26 @@ class IncomingUpload:
 def _counts(upload: _Upload) -> bool:
     answer = upload.answer
     return answer is not None and answer.done() and answer.exception() is None
+
+
+async def _to_its_end(
+    work: Callable[[_Upload, Sequence[memoryview], int], int],
+    upload: _Upload,
+    chunks: Sequence[memoryview],
+    position: int,
+) -> int:
+    """Runs `work` in a thread and returns only when the thread has, cancelled or not.
+
+    A thread cannot be stopped: one left behind by a call that broke off would go on writing
+    while the next call of the site writes, or after the file was freed.
+    """
+    thread = asyncio.ensure_future(asyncio.to_thread(work, upload, chunks, position))
+    try:
+        return await asyncio.shield(thread)
+    except asyncio.CancelledError:
+        await asyncio.wait((thread,))
+        thread.exception()  # the call is over: nobody is left to tell
+        raise
 
 
 def _take(upload: _Upload, chunks: Sequence[memoryview], position: int) -> int:
