@@ -114,8 +114,8 @@ def test_update_ids_differ_by_plan_round_attempt_run_and_site() -> None:
 def test_the_chunks_of_an_update_cover_both_groups() -> None:
     floats, integers = plain.chunk_groups(LAYOUT, plain.codec_settings("f32", 1.0).number)
 
-    assert (floats.group, floats.size, floats.chunks) == (1, 70_016, 2)
-    assert (integers.group, integers.size, integers.chunks) == (2, 64, 1)
+    assert (floats.number, floats.coordinates, floats.count) == (1, 70_016, 2)
+    assert (integers.number, integers.coordinates, integers.count) == (2, 64, 1)
 
 
 @pytest.mark.parametrize("bits", [2, 16, 30, 31, 32])

@@ -435,7 +435,7 @@ def small_plan(sites: int, colluders: int, profile: str = "strict") -> secagg.Pl
     )
 
 
-@pytest.mark.parametrize(("sites", "colluders"), [(3, 1), (4, 1)])
+@pytest.mark.parametrize(("sites", "colluders"), [(3, 1), (4, 1), (5, 1)])
 def test_every_dropout_pattern_gives_the_exact_sum_or_a_clear_abort(sites, colluders):
     """All patterns that must complete, name by name; those that must abort up to renaming."""
     plan = small_plan(sites, colluders)

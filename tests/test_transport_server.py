@@ -435,7 +435,7 @@ def test_a_bad_upload_costs_its_site_the_round_and_nobody_else(
 def _chunk_count(opened: RoundOpened) -> int:
     layout = ModelLayout.from_bytes(opened.plain.layout)
     codec = plain.codec_settings(opened.plain.codec, opened.plain.clip).number
-    return sum(group.chunks for group in plain.chunk_groups(layout, codec))
+    return sum(group.count for group in plain.chunk_groups(layout, codec))
 
 
 async def _bad_frames(

@@ -12,7 +12,9 @@ import struct
 from dataclasses import dataclass
 
 from veilsum import _native
+from veilsum.codecs import update
 from veilsum.codecs.encoding import ring_scale, ring_steps
+from veilsum.codecs.update import ChunkGroup
 from veilsum.control import PlainPlan, RoundId, RunSpec
 from veilsum.errors import ConfigError
 from veilsum.model import ModelLayout
@@ -23,7 +25,6 @@ CHUNK_COORDINATES = 65_536
 METRIC_LIMIT = 2**16
 """Largest |metric|; the same as in a masked round."""
 
-_INTEGER_CODEC = "i64"
 _UNSCALED = ("f32", "f16", "bf16", "int8")
 _RING = "ring"
 _RING_BITS = range(2, 33)
@@ -145,21 +146,6 @@ def update_id(plan: PlainPlan, round_id: RoundId, site: str) -> int:
     return int.from_bytes(state.digest()[:8], "little")
 
 
-@dataclass(frozen=True, slots=True)
-class ChunkGroup:
-    """The chunks of one tensor group: group number, codec number, coordinates, chunks."""
-
-    group: int
-    codec: int
-    size: int
-    chunks: int
-
-
 def chunk_groups(layout: ModelLayout, codec: int) -> tuple[ChunkGroup, ...]:
     """The groups of an update in order; a group without tensors has none."""
-    groups = []
-    for group, number in ((1, codec), (2, _native.codec_number(_INTEGER_CODEC))):
-        size = layout.native.group_size(group)
-        if size:
-            groups.append(ChunkGroup(group, number, size, -(-size // CHUNK_COORDINATES)))
-    return tuple(groups)
+    return update.chunk_groups(layout, codec, CHUNK_COORDINATES)

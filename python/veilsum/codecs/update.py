@@ -53,6 +53,11 @@ class ChunkGroup:
         return _native.chunk_size(self.codec, self.chunk_coordinates)
 
     @property
+    def largest_size(self) -> int:
+        """No chunk of the group has more bytes."""
+        return _native.chunk_size(self.codec, min(self.coordinates, self.chunk_coordinates))
+
+    @property
     def last_size(self) -> int:
         """Bytes of the last chunk."""
         last = self.coordinates - (self.count - 1) * self.chunk_coordinates
@@ -87,14 +92,9 @@ class UpdateForm:
         """See plan_digest()."""
         return plan_digest(self.layout, self.number, self.scale)
 
-    def groups(self) -> list[ChunkGroup]:
+    def groups(self) -> tuple[ChunkGroup, ...]:
         """The groups that are not empty, in order."""
-        found = []
-        for group, codec in ((1, self.number), (2, _native.codec_number("i64"))):
-            size = self.layout.native.group_size(group)
-            if size:
-                found.append(ChunkGroup(group, codec, size, self.chunk_coordinates))
-        return found
+        return chunk_groups(self.layout, self.number, self.chunk_coordinates)
 
     @property
     def count(self) -> int:
@@ -130,6 +130,16 @@ class UpdateForm:
                 f"chunk {index} of group {group.number} is missing or out of order: "
                 f"chunk {found} is in its place"
             )
+
+
+def chunk_groups(layout: ModelLayout, codec: int, chunk_coordinates: int) -> tuple[ChunkGroup, ...]:
+    """The groups of an update without masks, in order; a group without tensors has none."""
+    candidates = ((1, codec), (2, _native.codec_number("i64")))
+    return tuple(
+        ChunkGroup(group, number, layout.native.group_size(group), chunk_coordinates)
+        for group, number in candidates
+        if layout.native.group_size(group)
+    )
 
 
 class EncodedUpdate:

@@ -1,0 +1,117 @@
+"""Receiving one upload, chunk by chunk: what plain and masked rounds have in common."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+
+from typing_extensions import Buffer
+
+from veilsum import _native
+from veilsum.codecs.update import ChunkGroup
+from veilsum.errors import DecodeError, PeerError
+
+# Where a chunk's header says which chunk it is (docs/format.md).
+_GROUP_OFFSET = 12
+_INDEX_OFFSET = 28
+_CHUNK_HEADER_BYTES = 64
+
+
+class ChunkReceiver:
+    """Checks the chunks of one upload as they arrive, in (group, index) order.
+
+    Keeps 32 bytes per chunk and no chunk. A chunk that was received already may come again.
+
+    Args:
+        site: who uploads, for errors.
+        groups: the groups of the upload, in order.
+        masked, plan_digest, update_id: what every chunk's header must say.
+        hash_chunk: hash by which a chunk is remembered, 32 bytes.
+    """
+
+    def __init__(
+        self,
+        site: str,
+        groups: Sequence[ChunkGroup],
+        *,
+        masked: bool,
+        plan_digest: bytes,
+        update_id: int,
+        hash_chunk: Callable[[Buffer], bytes],
+    ) -> None:
+        self._site = site
+        self._masked = masked
+        self._plan_digest = plan_digest
+        self._update_id = update_id
+        self._hash_chunk = hash_chunk
+        self._grid = [(group, index) for group in groups for index in range(group.count)]
+        self._positions = {
+            (group.number, index): position for position, (group, index) in enumerate(self._grid)
+        }
+        self._hashes: list[bytes] = []
+
+    @property
+    def chunk_count(self) -> int:
+        """Chunks of a complete upload."""
+        return len(self._grid)
+
+    @property
+    def max_chunk_bytes(self) -> int:
+        """No chunk of this upload is larger."""
+        return max((group.largest_size for group, _ in self._grid), default=0)
+
+    @property
+    def next_index(self) -> int:
+        """Number of the chunk expected next, over all groups; chunk_count when complete."""
+        return len(self._hashes)
+
+    def add(self, chunk: Buffer) -> None:
+        """Takes the next chunk, or one that was taken before.
+
+        Raises:
+            DecodeError: the chunk breaks the format, or is not one of this upload's.
+            PeerError: out of order, or different from what was received in its place.
+        """
+        position = self._position(chunk)
+        if position > self.next_index:
+            raise PeerError(
+                self._site, f"sent chunk {position} where chunk {self.next_index} is next"
+            )
+        found = self._hash_chunk(chunk)
+        if position < self.next_index:
+            if found != self._hashes[position]:
+                raise PeerError(self._site, f"sent chunk {position} again with other bytes")
+            return
+        self._check(chunk, position)
+        self._hashes.append(found)
+
+    def finish(self) -> None:
+        """Raises:
+        PeerError: chunks are missing.
+        """
+        if self.next_index != self.chunk_count:
+            raise PeerError(self._site, f"sent {self.next_index} of {self.chunk_count} chunks")
+
+    def _position(self, chunk: Buffer) -> int:
+        view = memoryview(chunk)
+        if view.nbytes < _CHUNK_HEADER_BYTES:
+            raise DecodeError(f"a chunk has {view.nbytes} bytes, fewer than its header")
+        (group,) = struct.unpack_from("<I", view, _GROUP_OFFSET)
+        (index,) = struct.unpack_from("<I", view, _INDEX_OFFSET)
+        position = self._positions.get((group, index))
+        if position is None:
+            raise DecodeError(f"an upload of this round has no chunk {index} of group {group}")
+        return position
+
+    def _check(self, chunk: Buffer, position: int) -> None:
+        group, _ = self._grid[position]
+        _native.check_chunk(
+            chunk,
+            codec=group.codec,
+            group=group.number,
+            group_size=group.coordinates,
+            masked=self._masked,
+            plan_digest=self._plan_digest,
+            update_id=self._update_id,
+            chunk_coordinates=group.chunk_coordinates,
+        )
