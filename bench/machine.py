@@ -1,0 +1,51 @@
+"""What this machine's memory can do, measured again in every round of every benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from veilsum import _native
+
+# Larger than the caches of one core; a round of all three takes some 20 ms.
+PROBE_BYTES = 64 << 20
+
+
+def probes() -> dict[str, Callable[[], object]]:
+    """Calls that move PROBE_BYTES of payload with one thread, by name.
+
+    copy: each byte read once and written once. triad: a + b, so two bytes read and one written
+    per byte counted. read: each byte read once; NumPy's maximum of integers is its fastest
+    reduction (no chain of rounded additions) and runs at the speed of memory.
+    """
+    source = np.arange(PROBE_BYTES // 4, dtype=np.int32)
+    addend = np.ones_like(source)
+    target = np.zeros_like(source)
+    return {
+        "copy": lambda: np.copyto(target, source),
+        "triad": lambda: np.add(source, addend, out=target),
+        "read": lambda: source.max(),
+    }
+
+
+def description() -> dict[str, str]:
+    """What a reader of the figures needs to know of machine and build."""
+    return {
+        "cpu": cpu_model(),
+        "isa": _native.active_isa(),
+        "compiler": _native.compiler(),
+        "numpy": np.__version__,
+    }
+
+
+def cpu_model() -> str:
+    """Model name, family and model number; the name alone is often just a brand."""
+    facts: dict[str, str] = {}
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        key, _, value = line.partition(":")
+        facts.setdefault(key.strip(), value.strip())
+    name = facts.get("model name", "unknown CPU")
+    numbers = [facts[key] for key in ("cpu family", "model", "stepping") if key in facts]
+    return f"{name} ({'/'.join(numbers)})" if numbers else name
