@@ -8,9 +8,8 @@
 
 #include "aggregate/spool.h"
 #include "base/error.h"
-#include "codec/codecs.h"
-#include "element/fixed_point.h"
 #include "kernels/dispatch.h"
+#include "update/value_codec.h"
 #include "update/values.h"
 
 namespace veilsum {
@@ -201,39 +200,31 @@ double dtype_limit(DType dtype) {
   }
 }
 
+static_assert(kTile == kCodedTile);
+
 class ChunkReader final : public UpdateReader {
  public:
   ChunkReader(const Layout& layout, std::vector<ChunkView> chunks, const UpdateForm& form)
       : layout_(layout),
         chunks_(std::move(chunks)),
         form_(form),
+        codec_(value_codec(form.codec)),
         float_chunks_(update_grid(layout, form, kFloatGroup).chunks()) {}
 
   double screen(const Tile& tile, const std::string& site) const override {
-    const double largest = form_.codec == kCodecInt8 ? largest_code(tile) : largest_float(tile);
+    const double largest = codec_.largest(coded(tile));
     if (!std::isfinite(largest))
-      throw PeerError(site, "sent ring words beyond every f32 value near coordinate " +
-                                std::to_string(tile.first));
+      throw PeerError(
+          site, "sent codes beyond every f32 value near coordinate " + std::to_string(tile.first));
     if (largest > dtype_limit(DType::f16) || has_gap(tile)) screen_parts(tile, site);
     return largest;
   }
 
   void add(const Tile& tile, double factor, std::uint64_t* sums) const override {
-    const ChunkView& chunk = chunk_of(tile, 0);
-    const std::size_t begin = tile.first - chunk.header.first;
-    if (form_.codec == kCodecInt8) return add_codes(chunk, begin, tile.count, factor, sums);
-    if (const WireFloat* values = floats(tile)) return add_values(values, tile.count, factor, sums);
-    std::array<float, kTile> values;
-    decode_floats(chunk, form_.scale, begin, {values.data(), tile.count});
-    add_values(values.data(), tile.count, factor, sums);
+    codec_.add(coded(tile), factor, sums);
   }
 
-  const WireFloat* floats(const Tile& tile) const override {
-    if (form_.codec != kCodecF32) return nullptr;
-    const ChunkView& chunk = chunk_of(tile, 0);
-    return reinterpret_cast<const WireFloat*>(chunk.codes.data()) +
-           (tile.first - chunk.header.first);
-  }
+  const WireFloat* floats(const Tile& tile) const override { return codec_.floats(coded(tile)); }
 
   void read(const Tile& tile, const std::string& site,
             std::span<std::int64_t> values) const override {
@@ -255,30 +246,9 @@ class ChunkReader final : public UpdateReader {
     return chunks_[first_chunk + tile.first / form_.chunk_coordinates];
   }
 
-  std::array<float, kTile> decode(const Tile& tile) const {
+  CodedTile coded(const Tile& tile) const {
     const ChunkView& chunk = chunk_of(tile, 0);
-    std::array<float, kTile> values;
-    decode_floats(chunk, form_.scale, tile.first - chunk.header.first, {values.data(), tile.count});
-    return values;
-  }
-
-  double largest_float(const Tile& tile) const {
-    if (const WireFloat* values = floats(tile)) return max_abs(values, tile.count);
-    return max_abs(decode(tile).data(), tile.count);
-  }
-
-  // Products of 7 and 24 bits: exact in a double.
-  double largest_code(const Tile& tile) const {
-    const ChunkView& chunk = chunk_of(tile, 0);
-    const std::size_t begin = tile.first - chunk.header.first;
-    const auto* scales = reinterpret_cast<const WireFloat*>(chunk.scales.data());
-    std::array<std::uint8_t, kTile / kInt8Block> codes;
-    kernels().codec.max_codes(reinterpret_cast<const std::int8_t*>(chunk.codes.data()) + begin,
-                              tile.count, codes.data());
-    double largest = 0;
-    for (std::size_t block = 0; block * kInt8Block < tile.count; ++block)
-      largest = std::max(largest, double{scales[begin / kInt8Block + block]} * codes[block]);
-    return largest;
+    return {chunk, form_, tile.first - chunk.header.first, tile.count};
   }
 
   bool has_gap(const Tile& tile) const {
@@ -289,8 +259,9 @@ class ChunkReader final : public UpdateReader {
   }
 
   void screen_parts(const Tile& tile, const std::string& site) const {
-    const std::array<float, kTile> room = decode(tile);
-    const std::span<const float> values(room.data(), tile.count);
+    std::array<float, kTile> room;
+    const std::span<float> values(room.data(), tile.count);
+    codec_.decode(coded(tile), values);
     check_gaps(layout_, values, tile.first);
     for_each_part(layout_, kFloatGroup, tile.first, tile.count, [&](const TensorPart& part) {
       const Tensor& tensor = layout_.tensors()[part.tensor];
@@ -321,23 +292,10 @@ class ChunkReader final : public UpdateReader {
     }
   }
 
-  void add_codes(const ChunkView& chunk, std::size_t begin, std::size_t count, double factor,
-                 std::uint64_t* sums) const {
-    const auto* scales =
-        reinterpret_cast<const WireFloat*>(chunk.scales.data()) + begin / kInt8Block;
-    std::array<std::uint64_t, kTile / kInt8Block> multipliers;
-    for (std::size_t block = 0; block * kInt8Block < count; ++block) {
-      const double product = double{scales[block]} * factor;
-      // Beyond the tile's bound only where every code is zero: the factor does not matter.
-      multipliers[block] = product < 0x1p62 ? to_fixed_point(product) : 0;
-    }
-    kernels().codec.add_int8(reinterpret_cast<const std::int8_t*>(chunk.codes.data()) + begin,
-                             multipliers.data(), count, sums);
-  }
-
   const Layout& layout_;
   const std::vector<ChunkView> chunks_;
   const UpdateForm form_;
+  const ValueCodec& codec_;
   const std::size_t float_chunks_;
 };
 

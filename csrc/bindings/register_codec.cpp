@@ -86,7 +86,7 @@ py::list decode_chunks(py::object layout, py::object chunks, py::object codec, d
   DecodedArrays arrays(model);
   {
     py::gil_scoped_release release;
-    decode_update(model, checked, form.scale, arrays.places());
+    decode_update(model, checked, form, arrays.places());
   }
   return arrays.take();
 }

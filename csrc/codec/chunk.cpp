@@ -7,9 +7,7 @@
 
 #include "base/bytes.h"
 #include "base/error.h"
-#include "codec/alphabet.h"
-#include "codec/codecs.h"
-#include "element/bits.h"
+#include "codec/format.h"
 #include "kernels/dispatch.h"
 
 namespace veilsum {
@@ -127,20 +125,7 @@ ChunkView sections_of(std::span<const std::byte> chunk, const ChunkHeader& heade
 SectionSizes section_sizes(std::uint16_t codec, std::uint64_t count) {
   if (count == 0 || count > kMaxCount)
     throw ConfigError("a chunk holds 1 to 1048576 coordinates, not " + std::to_string(count));
-  if (const unsigned bits = ring_bits(codec)) return {0, packed_size(count, bits)};
-  switch (codec) {
-    case kCodecF32:
-      return {0, 4 * count};
-    case kCodecF16:
-    case kCodecBf16:
-      return {0, 2 * count};
-    case kCodecInt8:
-      return {(count + kInt8Block - 1) / kInt8Block * 4, count};
-    case kCodecI64:
-      return {0, 8 * count};
-    default:
-      throw ConfigError("unknown codec number " + std::to_string(codec));
-  }
+  return codec_format(codec).sizes(codec, count);
 }
 
 std::size_t scales_offset() { return kChunkHeaderBytes; }
@@ -214,7 +199,7 @@ ChunkView check_chunk(std::span<const std::byte> chunk, const ChunkGrid& grid) {
                                        padded(view.scales.size()) - view.scales.size()));
   expect_zeros("codes",
                chunk.subspan(chunk.size() - padded(view.codes.size()) + view.codes.size()));
-  check_alphabet(view);
+  codec_format(header.codec).check(view);
   return view;
 }
 

@@ -1,32 +1,138 @@
 #include "codec/codecs.h"
 
 #include <array>
+#include <bit>
 #include <charconv>
+#include <optional>
 
 #include "base/error.h"
 
 namespace veilsum {
 namespace {
 
-struct Named {
+// Above the family a number has 3 bits for the block and 2 for the scale; 0 is the usual one.
+constexpr unsigned kBlockShift = 9;
+constexpr unsigned kScaleShift = 12;
+constexpr std::uint16_t kFamilyMask = (1u << kBlockShift) - 1;
+constexpr unsigned kSmallestBlock = 32;  // code 1; every further code doubles it
+
+struct Family {
   std::string_view name;
   std::uint16_t number;
+  unsigned block;  // the usual one; 0: no blocks
+  unsigned least_block;
+  unsigned most_block;
+  ScaleFormat scales;  // the usual one
+  bool choose_scales;  // whether f16 and f32 are both allowed
 };
 
-constexpr std::array<Named, 5> kPlainCodecs = {{{"f32", kCodecF32},
-                                                {"f16", kCodecF16},
-                                                {"bf16", kCodecBf16},
-                                                {"int8", kCodecInt8},
-                                                {"i64", kCodecI64}}};
-constexpr std::string_view kRingPrefix = "ring";
-constexpr const char* kKnown = "known codecs: f32, f16, bf16, int8, i64, ring1 to ring64";
+constexpr Family without_blocks(std::string_view name, std::uint16_t number) {
+  return {name, number, 0, 0, 0, ScaleFormat::none, false};
+}
 
-// 0 unless `digits` is a number from 1 to 64 without leading zeros.
-unsigned parse_bits(std::string_view digits) {
-  unsigned bits = 0;
-  const auto [end, error] = std::from_chars(digits.begin(), digits.end(), bits);
+constexpr std::array kFamilies = {
+    without_blocks("f32", kCodecF32),
+    without_blocks("f16", kCodecF16),
+    without_blocks("bf16", kCodecBf16),
+    Family{"int8", kCodecInt8, 64, 64, 64, ScaleFormat::f32, false},
+    without_blocks("i64", kCodecI64),
+};
+constexpr std::string_view kRingPrefix = "ring";
+
+std::string known_names() {
+  std::string names = "known codecs: ";
+  for (const Family& family : kFamilies) names += std::string(family.name) + ", ";
+  return names + "ring1 to ring64";
+}
+
+// A codec's family and what was chosen of it.
+struct Choice {
+  const Family* family;
+  unsigned block;
+  ScaleFormat scales;
+};
+
+bool is_allowed(const Choice& choice) {
+  const Family& family = *choice.family;
+  const bool block = choice.block == family.block ||
+                     (choice.block >= family.least_block && choice.block <= family.most_block &&
+                      std::has_single_bit(choice.block));
+  return block && (choice.scales == family.scales || family.choose_scales);
+}
+
+std::uint16_t number_of(const Choice& choice) {
+  const Family& family = *choice.family;
+  unsigned number = family.number;
+  if (choice.block != family.block)
+    number |= static_cast<unsigned>(std::countr_zero(choice.block / kSmallestBlock) + 1)
+              << kBlockShift;
+  if (choice.scales != family.scales) number |= static_cast<unsigned>(choice.scales) << kScaleShift;
+  return static_cast<std::uint16_t>(number);
+}
+
+const Family* find_family(std::uint16_t number) {
+  for (const Family& family : kFamilies)
+    if (family.number == number) return &family;
+  return nullptr;
+}
+
+// None for numbers that name no codec, or name one in another than the shortest way.
+std::optional<Choice> find_choice(std::uint16_t codec) {
+  const Family* family = find_family(codec & kFamilyMask);
+  if (family == nullptr) return std::nullopt;
+  const unsigned block = codec >> kBlockShift & 7;
+  const unsigned scales = codec >> kScaleShift;
+  if (scales > static_cast<unsigned>(ScaleFormat::f16)) return std::nullopt;
+  const Choice choice = {family, block == 0 ? family->block : kSmallestBlock << (block - 1),
+                         scales == 0 ? family->scales : static_cast<ScaleFormat>(scales)};
+  if (!is_allowed(choice) || number_of(choice) != codec) return std::nullopt;
+  return choice;
+}
+
+std::optional<unsigned> parse_number(std::string_view digits) {
+  unsigned number = 0;
+  const auto [end, error] = std::from_chars(digits.begin(), digits.end(), number);
   const bool canonical = error == std::errc() && end == digits.end() && digits.front() != '0';
-  return canonical && bits <= 64 ? bits : 0;
+  return canonical ? std::optional(number) : std::nullopt;
+}
+
+bool parse_choice(std::string_view word, Choice& choice) {
+  if (word == "f32" || word == "f16") {
+    choice.scales = word == "f32" ? ScaleFormat::f32 : ScaleFormat::f16;
+    return true;
+  }
+  if (!word.starts_with('b')) return false;
+  const auto block = parse_number(word.substr(1));
+  choice.block = block.value_or(0);
+  return block.has_value();
+}
+
+std::optional<std::uint16_t> parse_ring(std::string_view name) {
+  if (!name.starts_with(kRingPrefix)) return std::nullopt;
+  const auto bits = parse_number(name.substr(kRingPrefix.size()));
+  if (!bits || *bits > 64) return std::nullopt;
+  return static_cast<std::uint16_t>(kCodecRing | *bits);
+}
+
+// Only the name that codec_name() gives is one.
+std::optional<std::uint16_t> parse_family(std::string_view name) {
+  std::string_view rest = name;
+  const std::string_view first = rest.substr(0, rest.find('/'));
+  Choice choice = {nullptr, 0, ScaleFormat::none};
+  for (const Family& family : kFamilies)
+    if (family.name == first) choice = {&family, family.block, family.scales};
+  if (choice.family == nullptr) return std::nullopt;
+  while (rest.find('/') != std::string_view::npos) {
+    rest.remove_prefix(rest.find('/') + 1);
+    if (!parse_choice(rest.substr(0, rest.find('/')), choice)) return std::nullopt;
+  }
+  if (!is_allowed(choice) || codec_name(number_of(choice)) != name) return std::nullopt;
+  return number_of(choice);
+}
+
+Choice choice_of(std::uint16_t codec) {
+  if (const auto choice = find_choice(codec)) return *choice;
+  throw ConfigError("unknown codec number " + std::to_string(codec), known_names());
 }
 
 }  // namespace
@@ -36,21 +142,37 @@ unsigned ring_bits(std::uint16_t codec) {
   return bits >= 1 && bits <= 64 ? bits : 0;
 }
 
+std::uint16_t codec_family(std::uint16_t codec) {
+  return ring_bits(codec) != 0 ? codec : codec & kFamilyMask;
+}
+
+unsigned codec_block(std::uint16_t codec) {
+  return ring_bits(codec) != 0 ? 0 : choice_of(codec).block;
+}
+
+ScaleFormat codec_scales(std::uint16_t codec) {
+  return ring_bits(codec) != 0 ? ScaleFormat::none : choice_of(codec).scales;
+}
+
+std::size_t scale_bytes(ScaleFormat format) {
+  return format == ScaleFormat::f32 ? 4 : format == ScaleFormat::f16 ? 2 : 0;
+}
+
 std::uint16_t codec_number(std::string_view name) {
-  for (const Named& codec : kPlainCodecs)
-    if (codec.name == name) return codec.number;
-  if (name.starts_with(kRingPrefix) && name.size() > kRingPrefix.size())
-    if (const unsigned bits = parse_bits(name.substr(kRingPrefix.size())))
-      return static_cast<std::uint16_t>(kCodecRing | bits);
-  throw ConfigError("unknown codec '" + std::string(name) + "'", kKnown);
+  if (const auto number = parse_family(name)) return *number;
+  if (const auto number = parse_ring(name)) return *number;
+  throw ConfigError("unknown codec '" + std::string(name) + "'", known_names());
 }
 
 std::string codec_name(std::uint16_t codec) {
-  for (const Named& known : kPlainCodecs)
-    if (known.number == codec) return std::string(known.name);
   if (const unsigned bits = ring_bits(codec))
     return std::string(kRingPrefix) + std::to_string(bits);
-  throw ConfigError("unknown codec number " + std::to_string(codec), kKnown);
+  const Choice choice = choice_of(codec);
+  std::string name(choice.family->name);
+  if (choice.block != choice.family->block) name += "/b" + std::to_string(choice.block);
+  if (choice.scales != choice.family->scales)
+    name += choice.scales == ScaleFormat::f32 ? "/f32" : "/f16";
+  return name;
 }
 
 void require_float_codec(std::uint16_t codec) {

@@ -1,6 +1,11 @@
 // Codec numbers and names.
+//
+// A number says all that the size of a chunk depends on: the family, and for codecs whose
+// coordinates share scales in blocks also the block and the format of a scale. What else
+// gives codes their meaning (the step of a ring codec, a rotation) is in the plan.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -14,10 +19,23 @@ inline constexpr std::uint16_t kCodecInt8 = 4;
 inline constexpr std::uint16_t kCodecI64 = 5;
 inline constexpr std::uint16_t kCodecRing = 0x100;  // | bits of a word, 1 .. 64
 
+enum class ScaleFormat : std::uint8_t { none, f32, f16 };
+
 // Bits of a ring codec's words; 0 for every other codec.
 unsigned ring_bits(std::uint16_t codec);
 
-// "f32" -> 1, ..., "ring22" -> 0x116. Throws ConfigError if there is no such codec.
+// The number without the choice of block and scale: kCodecInt8 for every int8 codec.
+std::uint16_t codec_family(std::uint16_t codec);
+
+// Coordinates that share a scale; 0 for codecs without scales. The codec must be known.
+unsigned codec_block(std::uint16_t codec);
+
+// How a scale is written. The codec must be known.
+ScaleFormat codec_scales(std::uint16_t codec);
+std::size_t scale_bytes(ScaleFormat format);
+
+// "f32" -> 1, "int8" -> 4, "int8/b128/f16" -> 0x2604, "ring22" -> 0x116: the family, then what
+// differs from its usual block and scale. Throws ConfigError if there is no such codec.
 std::uint16_t codec_number(std::string_view name);
 std::string codec_name(std::uint16_t codec);
 

@@ -21,17 +21,13 @@ std::vector<ChunkView> check_update(const Layout& layout, std::span<const ByteSp
 // kept.
 void require_sizes(std::span<const ByteSpan> chunks, std::span<const std::size_t> sizes);
 
-// Values `begin` .. begin + out.size() - 1 of a checked chunk of group 1, each rounded once
-// to float; ring words are steps / scale. `begin` is a multiple of 64. A ring word whose
-// value no float can hold comes out infinite.
-void decode_floats(const ChunkView& chunk, double scale, std::size_t begin, std::span<float> out);
-// The same for group 2.
+// Integers `begin` .. begin + out.size() - 1 of a checked chunk of group 2.
 void decode_integers(const ChunkView& chunk, std::size_t begin, std::span<std::int64_t> out);
 
 // Decodes the views of check_update into one buffer per tensor, of the layout's dtypes; bf16
 // tensors as floats. Throws DecodeError if a gap between tensors is not zero, or a value does
 // not fit its tensor.
-void decode_update(const Layout& layout, std::span<const ChunkView> chunks, double scale,
+void decode_update(const Layout& layout, std::span<const ChunkView> chunks, const UpdateForm& form,
                    MutableTensorData tensors);
 
 }  // namespace veilsum

@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "codec/codecs.h"
+#include "update/value_codec.h"
 
 namespace veilsum {
 namespace {
@@ -43,17 +44,6 @@ double overflow_threshold(DType dtype) {
   }
 }
 
-double overflow_threshold(std::uint16_t codec) {
-  switch (codec) {
-    case kCodecF16:
-      return kHalfOverflow;
-    case kCodecBf16:
-      return kBrainOverflow;
-    default:
-      return kFloatOverflow;
-  }
-}
-
 std::uint64_t count_not_finite(const Tensor& tensor, const std::byte* values) {
   return count_from(tensor, values, std::numeric_limits<double>::infinity());
 }
@@ -69,7 +59,7 @@ void refuse_values(const Layout& layout, TensorData tensors, std::uint16_t codec
   for (const TensorSpan& span : layout.group(kFloatGroup)) {
     const Tensor& tensor = layout.tensors()[span.tensor];
     if (const std::uint64_t bad =
-            count_from(tensor, tensors[span.tensor], overflow_threshold(codec)))
+            count_from(tensor, tensors[span.tensor], value_codec(codec).overflow_threshold()))
       throw ConfigError("tensor '" + tensor.name + "' has " + std::to_string(bad) +
                             " values too large for codec " + codec_name(codec),
                         "use a codec with a wider range, or scale the update down");

@@ -1,4 +1,4 @@
-// Which values a tensor, a codec and a mean can hold.
+// Which values a tensor and a mean can hold.
 #pragma once
 
 #include <cstdint>
@@ -7,9 +7,8 @@
 
 namespace veilsum {
 
-// Smallest magnitude that a dtype or codec rounds to infinity; infinity itself for f64.
+// Smallest magnitude that a dtype rounds to infinity; infinity itself for f64.
 double overflow_threshold(DType dtype);
-double overflow_threshold(std::uint16_t codec);
 
 // Throws the ConfigError for tensors of which some value is not finite or too large for
 // the codec: the first such tensor and how many of its values.

@@ -1,0 +1,90 @@
+// f32, f16 and bf16: values rounded to a format.
+#include <cstring>
+
+#include "kernels/dispatch.h"
+#include "update/value_codec.h"
+#include "update/values.h"
+
+namespace veilsum {
+namespace {
+
+const WireFloat* floats_of(const CodedTile& tile) {
+  return reinterpret_cast<const WireFloat*>(tile.chunk.codes.data()) + tile.begin;
+}
+
+const WireHalf* halves_of(const CodedTile& tile) {
+  return reinterpret_cast<const WireHalf*>(tile.chunk.codes.data()) + tile.begin;
+}
+
+class Float32Values final : public PieceCodec {
+ public:
+  void decode(const CodedTile& tile, std::span<float> values) const override {
+    std::memcpy(values.data(), floats_of(tile), values.size_bytes());
+  }
+
+  const WireFloat* floats(const CodedTile& tile) const override { return floats_of(tile); }
+
+ private:
+  bool write(std::span<const float> values, const CodePiece& piece) const override {
+    std::memcpy(piece.codes.data() + 4 * piece.begin, values.data(), values.size_bytes());
+    return true;
+  }
+};
+
+// False if a value became infinite: `exponent` is the format's mask of exponent bits.
+bool all_finite(const WireHalf* halves, std::size_t count, unsigned exponent) {
+  unsigned infinite = 0;
+  for (std::size_t i = 0; i < count; ++i) infinite |= (halves[i] & exponent) == exponent;
+  return infinite == 0;
+}
+
+WireHalf* halves_at(const CodePiece& piece) {
+  return reinterpret_cast<WireHalf*>(piece.codes.data()) + piece.begin;
+}
+
+// Values are narrowed twice, so the first time to odd.
+class Float16Values final : public PieceCodec {
+ public:
+  void decode(const CodedTile& tile, std::span<float> values) const override {
+    kernels().codec.widen_f16(halves_of(tile), values.size(), values.data());
+  }
+
+  double overflow_threshold() const override { return veilsum::overflow_threshold(DType::f16); }
+
+ private:
+  Narrowing narrowing() const override { return Narrowing::odd; }
+
+  bool write(std::span<const float> values, const CodePiece& piece) const override {
+    kernels().codec.narrow_f16(values.data(), values.size(), halves_at(piece));
+    return all_finite(halves_at(piece), values.size(), 0x7C00);
+  }
+};
+
+class Brain16Values final : public PieceCodec {
+ public:
+  void decode(const CodedTile& tile, std::span<float> values) const override {
+    kernels().codec.widen_bf16(halves_of(tile), values.size(), values.data());
+  }
+
+  double overflow_threshold() const override { return veilsum::overflow_threshold(DType::bf16); }
+
+ private:
+  Narrowing narrowing() const override { return Narrowing::odd; }
+
+  bool write(std::span<const float> values, const CodePiece& piece) const override {
+    kernels().codec.narrow_bf16(values.data(), values.size(), halves_at(piece));
+    return all_finite(halves_at(piece), values.size(), 0x7F80);
+  }
+};
+
+constexpr Float32Values kFloat32;
+constexpr Float16Values kFloat16;
+constexpr Brain16Values kBrain16;
+
+}  // namespace
+
+const ValueCodec& f32_values() { return kFloat32; }
+const ValueCodec& f16_values() { return kFloat16; }
+const ValueCodec& bf16_values() { return kBrain16; }
+
+}  // namespace veilsum
