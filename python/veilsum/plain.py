@@ -7,13 +7,10 @@ every chunk, so a chunk made for other settings is refused by itself.
 from __future__ import annotations
 
 import hashlib
-import math
 import struct
-from dataclasses import dataclass
 
-from veilsum import _native
-from veilsum.codecs import update
-from veilsum.codecs.encoding import ring_scale, ring_steps
+from veilsum.codecs import families, update
+from veilsum.codecs.families import CodecSettings
 from veilsum.codecs.update import ChunkGroup
 from veilsum.control import PlainPlan, RoundId, RunSpec
 from veilsum.errors import ConfigError
@@ -25,52 +22,22 @@ CHUNK_COORDINATES = 65_536
 METRIC_LIMIT = 2**16
 """Largest |metric|; the same as in a masked round."""
 
-_UNSCALED = ("f32", "f16", "bf16", "int8")
-_RING = "ring"
-_RING_BITS = range(2, 33)
-
-
-@dataclass(frozen=True, slots=True)
-class CodecSettings:
-    """A codec as the native core takes it.
-
-    Attributes:
-        number: codec number of group 1.
-        scale: steps per model unit; 0 for codecs without steps.
-        limit: largest |value| accepted, model units; 0 for codecs without a limit.
-    """
-
-    number: int
-    scale: float
-    limit: float
-
 
 def codec_settings(name: str, clip: float) -> CodecSettings:
-    """Settings of a plain round's codec.
+    """Settings of a plain round's codec, by its base or full name.
 
     A ring codec of b bits spans [-clip, clip] with all the steps it has.
 
     Raises:
-        ConfigError: the codec is unknown, or is not one for plain rounds.
+        ConfigError: the codec is unknown, or cannot be used with this clip.
     """
-    number = _native.codec_number(name)
-    if name in _UNSCALED:
-        return CodecSettings(number, 0.0, 0.0)
-    bits = ring_bits(name)
-    if bits is None or bits not in _RING_BITS:
+    try:
+        takes_clip = "clip" in families.find_family(name).options
+    except ConfigError as error:
         raise ConfigError(
-            f"codec {name!r} is not for the updates of a plain round",
-            hint=f"use one of {', '.join(_UNSCALED)}, ring2 to ring32",
-        )
-    if not 0.0 < clip < math.inf:
-        raise ConfigError(f"codec {name!r} needs a positive, finite clip, got {clip}")
-    return CodecSettings(number, ring_scale(ring_steps(bits), clip), clip)
-
-
-def ring_bits(codec: str) -> int | None:
-    """Bits of a ring codec's words; None for other codecs."""
-    digits = codec.removeprefix(_RING)
-    return int(digits) if codec.startswith(_RING) and digits.isdecimal() else None
+            f"codec {name!r} is not for the updates of a plain round", hint=error.hint
+        ) from error
+    return families.codec_settings(name, {"clip": clip} if takes_clip else {})
 
 
 def make_plan(spec: RunSpec, layout: ModelLayout, model_hash: bytes) -> PlainPlan:

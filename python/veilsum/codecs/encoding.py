@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import NDArray
 from typing_extensions import Buffer
 
 from veilsum import _native
+from veilsum.codecs.families import CodecSettings, codec_names, codec_settings, find_family
 from veilsum.codecs.update import EncodedUpdate, UpdateForm, is_chunk_size
 from veilsum.devices import available_threads
 from veilsum.errors import ConfigError
@@ -19,11 +18,7 @@ from veilsum.model import ModelLayout, fit_arrays
 
 DEFAULT_CHUNK_COORDINATES = 65_536
 
-_UNSCALED = ("f32", "f16", "bf16", "int8")
-# From 2 bits on there is a step besides 0; beyond 32 bits steps are finer than any f32.
-_RING_BITS = range(2, 33)
 _COMMON_OPTIONS = ("chunk_coordinates", "update_id")
-_RING_OPTIONS = ("clip", "steps")
 
 
 def codecs() -> tuple[str, ...]:
@@ -32,17 +27,7 @@ def codecs() -> tuple[str, ...]:
     f32, f16, bf16 round to the format. int8 keeps one byte per value and a scale per 64.
     ring2 to ring32 round to steps of a fixed size, as masked rounds do.
     """
-    return (*_UNSCALED, *(f"ring{bits}" for bits in _RING_BITS))
-
-
-@dataclass(frozen=True, slots=True)
-class _Settings:
-    """What a codec and its options come to: scale in steps per unit, limit in units."""
-
-    number: int
-    scale: float
-    limit: float
-    rounding: _native.Secret | None
+    return codec_names()
 
 
 def encode(
@@ -73,7 +58,7 @@ def encode(
     """
     _check_options(codec, options)
     layout = layout or ModelLayout.from_arrays(arrays)
-    settings = _settings(codec, seed, options)
+    settings = codec_settings(codec, options)
     form = UpdateForm(
         layout=layout,
         number=settings.number,
@@ -89,7 +74,7 @@ def encode(
         codec=settings.number,
         scale=settings.scale,
         limit=settings.limit,
-        rounding=settings.rounding,
+        rounding=_rounding(seed, settings),
         plan_digest=form.plan_digest,
         update_id=form.update_id,
         chunk_coordinates=form.chunk_coordinates,
@@ -123,12 +108,7 @@ def decode(update: EncodedUpdate | Buffer) -> dict[str, NDArray[Any]]:
 
 
 def _check_options(codec: str, options: Mapping[str, Any]) -> None:
-    if codec not in codecs():
-        raise ConfigError(
-            f"unknown codec {codec!r}",
-            hint=f"use one of {', '.join(_UNSCALED)}, ring2 to ring32",
-        )
-    known = _COMMON_OPTIONS if codec in _UNSCALED else _COMMON_OPTIONS + _RING_OPTIONS
+    known = find_family(codec).known_options() + _COMMON_OPTIONS
     for option in options:
         if option not in known:
             raise ConfigError(
@@ -136,40 +116,9 @@ def _check_options(codec: str, options: Mapping[str, Any]) -> None:
             )
 
 
-def _settings(codec: str, seed: int | bytes | None, options: Mapping[str, Any]) -> _Settings:
-    number = _native.codec_number(codec)
-    if codec in _UNSCALED:
-        return _Settings(number, 0.0, 0.0, None if seed is None else _rounding(seed))
-    clip = options.get("clip")
-    if not isinstance(clip, int | float) or not 0.0 < clip < math.inf:
-        raise ConfigError(
-            f"codec {codec} needs a positive, finite clip, got {clip!r}",
-            hint="give clip=, the largest |value| of the update",
-        )
-    most = ring_steps(int(codec.removeprefix("ring")))
-    steps = options.get("steps", most)
-    if not isinstance(steps, int) or isinstance(steps, bool) or not 1 <= steps <= most:
-        raise ConfigError(f"codec {codec} has 1 to {most} steps, got {steps!r}")
-    rounding = _native.Secret.from_os(32) if seed is None else _rounding(seed)
-    return _Settings(number, ring_scale(steps, float(clip)), float(clip), rounding)
-
-
-def ring_steps(bits: int) -> int:
-    """The largest |step| that a ring codec of so many bits can have at its clip."""
-    # From 31 bits on the sum of the largest step and a 24-bit uniform below 1 has more digits
-    # than a double and may round up to the next whole step, which must exist too.
-    return (1 << (bits - 1)) - (2 if bits > 30 else 1)
-
-
-def ring_scale(steps: int, clip: float) -> float:
-    """The largest number of steps per unit for which `clip` is at most `steps` steps."""
-    scale = steps / clip
-    while scale * clip > steps:  # the division may have rounded up
-        scale = math.nextafter(scale, 0.0)
-    return scale
-
-
-def _rounding(seed: int | bytes) -> _native.Secret:
+def _rounding(seed: int | bytes | None, settings: CodecSettings) -> _native.Secret | None:
+    if seed is None:
+        return _native.Secret.from_os(32) if settings.always_stochastic else None
     if isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**256:
         seed = b"integer\0" + seed.to_bytes(32, "little")
     elif isinstance(seed, bytes):

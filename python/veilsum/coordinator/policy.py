@@ -6,6 +6,7 @@ from collections.abc import Set
 from dataclasses import replace
 
 from veilsum import plain, secagg
+from veilsum.codecs.families import ring_bits
 from veilsum.control import RunSpec, TaskSettings
 from veilsum.errors import ConfigError
 from veilsum.model import ModelLayout
@@ -65,7 +66,7 @@ def check_run(spec: RunSpec, layout: ModelLayout, roster: Roster) -> None:
 
 
 def _check_plain(spec: RunSpec) -> None:
-    bits = plain.ring_bits(spec.codec)
+    bits = ring_bits(spec.codec)
     if bits is not None and bits != spec.value_bits:
         raise ConfigError(
             f"codec {spec.codec!r} holds steps of {bits} bits, value_bits is {spec.value_bits}",

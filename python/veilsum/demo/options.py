@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from veilsum import plain
+from veilsum.codecs.families import ring_bits
 from veilsum.control import Deadlines, RunSpec, TaskSettings
 from veilsum.demo.data import FEWEST_SITES, MOST_SITES
 from veilsum.errors import ConfigError
@@ -127,7 +128,7 @@ class DemoOptions:
             codec=self.codec,
             min_sites=2 if self.plain else 3,
             # A plain ring codec holds whole steps: its own bits are the steps'.
-            value_bits=plain.ring_bits(self.codec) or _VALUE_BITS,
+            value_bits=ring_bits(self.codec) or _VALUE_BITS,
             clip=_CLIP,
             weight_cap=_WEIGHT_CAP,
             metrics=METRICS,

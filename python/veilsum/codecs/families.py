@@ -1,0 +1,194 @@
+"""The codecs there are: one table of families, with the blocks, scales and options of each.
+
+A codec's full name is its family, then what differs from the family's usual block and scale
+format: "int8/b32/f16". Who reads such a name or an option asks here: encode(), plain rounds and
+the settings of a run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from veilsum import _native
+from veilsum.errors import ConfigError
+
+# From 2 bits on there is a step besides 0; beyond 32 bits steps are finer than any f32.
+RING_BITS = range(2, 33)
+_RING = "ring"
+
+
+@dataclass(frozen=True, slots=True)
+class CodecSettings:
+    """A codec and its options as the native core takes them.
+
+    Attributes:
+        number: codec number of group 1.
+        scale: steps per model unit; 0 for codecs without steps.
+        limit: largest |value| accepted, model units; 0 for codecs without a limit.
+        always_stochastic: whether to round stochastically without being given a seed.
+    """
+
+    number: int
+    scale: float = 0.0
+    limit: float = 0.0
+    always_stochastic: bool = False
+
+
+Settle = Callable[[str, int, Mapping[str, Any]], CodecSettings]
+"""Full name, codec number and options -> settings; ConfigError if an option cannot work."""
+
+
+def _plainly(_name: str, number: int, _options: Mapping[str, Any]) -> CodecSettings:
+    return CodecSettings(number)
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Codecs that differ in block, scale format and options only.
+
+    Attributes:
+        names: base names; more than one where a number is part of it.
+        shown: how messages list them.
+        blocks: coordinates that may share a scale, the usual number first; empty without scales.
+        scales: formats that a scale may have, the usual one first; empty without scales.
+        options: options beside those of every codec and `block` and `scales`.
+        settle: what the options come to.
+    """
+
+    names: tuple[str, ...]
+    shown: str = ""
+    blocks: tuple[int, ...] = ()
+    scales: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    settle: Settle = _plainly
+
+    def known_options(self) -> tuple[str, ...]:
+        """Every option that has to do with the codec."""
+        variants = ("block",) * (len(self.blocks) > 1) + ("scales",) * (len(self.scales) > 1)
+        return variants + self.options
+
+
+# --- ring codecs --------------------------------------------------------------------
+
+
+def ring_bits(codec: str) -> int | None:
+    """Bits of a ring codec's words; None for other codecs."""
+    digits = codec.removeprefix(_RING)
+    return int(digits) if codec.startswith(_RING) and digits.isdecimal() else None
+
+
+def ring_steps(bits: int) -> int:
+    """The largest |step| that a ring codec of so many bits can have at its clip."""
+    # From 31 bits on the sum of the largest step and a 24-bit uniform below 1 has more digits
+    # than a double and may round up to the next whole step, which must exist too.
+    return (1 << (bits - 1)) - (2 if bits > 30 else 1)
+
+
+def ring_scale(steps: int, clip: float) -> float:
+    """The largest number of steps per unit for which `clip` is at most `steps` steps."""
+    scale = steps / clip
+    while scale * clip > steps:  # the division may have rounded up
+        scale = math.nextafter(scale, 0.0)
+    return scale
+
+
+def _settle_ring(name: str, number: int, options: Mapping[str, Any]) -> CodecSettings:
+    clip = options.get("clip")
+    if not isinstance(clip, int | float) or not 0.0 < clip < math.inf:
+        raise ConfigError(
+            f"codec {name} needs a positive, finite clip, got {clip!r}",
+            hint="give clip=, the largest |value| of the update",
+        )
+    most = ring_steps(ring_bits(name) or 0)
+    steps = options.get("steps", most)
+    if not isinstance(steps, int) or isinstance(steps, bool) or not 1 <= steps <= most:
+        raise ConfigError(f"codec {name} has 1 to {most} steps, got {steps!r}")
+    return CodecSettings(
+        number, ring_scale(steps, float(clip)), float(clip), always_stochastic=True
+    )
+
+
+# --- the table ------------------------------------------------------------------------
+
+FAMILIES: tuple[Family, ...] = (
+    Family(("f32",)),
+    Family(("f16",)),
+    Family(("bf16",)),
+    Family(("int8",), blocks=(64,), scales=("f32",)),
+    Family(
+        tuple(f"{_RING}{bits}" for bits in RING_BITS),
+        shown=f"{_RING}{RING_BITS[0]} to {_RING}{RING_BITS[-1]}",
+        options=("clip", "steps"),
+        settle=_settle_ring,
+    ),
+)
+
+
+def codec_names() -> tuple[str, ...]:
+    """The base name of every codec."""
+    return tuple(name for family in FAMILIES for name in family.names)
+
+
+def find_family(codec: str) -> Family:
+    """The family of a codec, by its base or full name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    base = codec.partition("/")[0]
+    for family in FAMILIES:
+        if base in family.names:
+            return family
+    raise ConfigError(
+        f"unknown codec {codec!r}",
+        hint=f"use one of {', '.join(family.shown or family.names[0] for family in FAMILIES)}",
+    )
+
+
+def codec_settings(codec: str, options: Mapping[str, Any]) -> CodecSettings:
+    """What a codec and those of its options that are given come to.
+
+    Args:
+        codec: a base name, or a full one.
+        options: of find_family(codec).known_options().
+
+    Raises:
+        ConfigError: the codec or an option is unknown, or cannot work.
+    """
+    family = find_family(codec)
+    name = _with_variant(codec, family, options)
+    return family.settle(name, _native.codec_number(name), options)
+
+
+def _with_variant(codec: str, family: Family, options: Mapping[str, Any]) -> str:
+    """The full name of a codec whose variant may be given by options instead."""
+    chosen = [option for option in ("block", "scales") if option in options]
+    if not chosen:
+        return codec
+    if "/" in codec:
+        raise ConfigError(
+            f"codec {codec} says its block and scales by name, and option {chosen[0]!r} again",
+            hint="give either the full name or options",
+        )
+    name = codec
+    if "block" in options and options["block"] != family.blocks[0]:
+        block = options["block"]
+        if isinstance(block, bool) or block not in family.blocks:
+            raise ConfigError(
+                f"codec {codec} has blocks of {_either(family.blocks)}, got {block!r}"
+            )
+        name += f"/b{block}"
+    if "scales" in options and options["scales"] != family.scales[0]:
+        if options["scales"] not in family.scales:
+            raise ConfigError(
+                f"codec {codec} has scales {_either(family.scales)}, got {options['scales']!r}"
+            )
+        name += f"/{options['scales']}"
+    return name
+
+
+def _either(choices: tuple[Any, ...]) -> str:
+    return " or ".join(map(str, sorted(choices)))
