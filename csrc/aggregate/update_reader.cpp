@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <utility>
 
 #include "aggregate/spool.h"
@@ -14,6 +15,8 @@
 
 namespace veilsum {
 namespace {
+
+constexpr double kNotAsked = std::numeric_limits<double>::quiet_NaN();
 
 bool has_wide_tensor(const Layout& layout) {
   const auto& spans = layout.group(kFloatGroup);
@@ -32,11 +35,30 @@ double max_abs(const WireFloat* values, std::size_t count) {
   return largest;
 }
 
-double max_abs(const WireDouble* values, std::size_t count) {
-  const std::uint64_t bits = kernels().codec.max_abs64(values, count);
+Screened screen_values(const WireFloat* values, std::size_t count, Screening screening) {
+  if (screening == Screening::magnitudes) return {max_abs(values, count), kNotAsked};
+  std::uint32_t bits;
+  const double squares = kernels().codec.screen_f32(values, count, &bits);
+  float largest;
+  std::memcpy(&largest, &bits, sizeof largest);
+  return {largest, squares};
+}
+
+Screened screen_values(const WireDouble* values, std::size_t count, Screening screening) {
+  std::uint64_t bits;
+  double squares = kNotAsked;
+  if (screening == Screening::magnitudes)
+    bits = kernels().codec.max_abs64(values, count);
+  else
+    squares = kernels().codec.screen_f64(values, count, &bits);
   double largest;
   std::memcpy(&largest, &bits, sizeof largest);
-  return largest;
+  return {largest, squares};
+}
+
+template <class From, class To>
+void copy_values(const From* values, std::span<To> out) {
+  std::copy_n(values, out.size(), out.data());
 }
 
 void add_values(const WireFloat* values, std::size_t count, double factor, std::uint64_t* sums) {
@@ -70,17 +92,18 @@ void gather_tile(const Layout& layout, TensorData tensors, const Tile& tile,
   throw PeerError(site, "sent arrays that changed while they were read");
 }
 
-double require_finite(const Layout& layout, TensorData tensors, const std::string& site,
-                      double largest) {
-  if (!std::isfinite(largest)) refuse_not_finite(layout, tensors, site);
-  return largest;
+Screened require_finite(const Layout& layout, TensorData tensors, const std::string& site,
+                        const Screened& screened) {
+  if (!std::isfinite(screened.largest)) refuse_not_finite(layout, tensors, site);
+  return screened;
 }
 
 template <class Value>
-double screen_tile(const Layout& layout, TensorData tensors, const Tile& tile,
-                   const std::string& site, std::span<Value> values) {
+Screened screen_tile(const Layout& layout, TensorData tensors, const Tile& tile,
+                     const std::string& site, Screening screening, std::span<Value> values) {
   gather_tile(layout, tensors, tile, values);
-  return require_finite(layout, tensors, site, max_abs(values.data(), values.size()));
+  return require_finite(layout, tensors, site,
+                        screen_values(values.data(), values.size(), screening));
 }
 
 // The tile's values where they lie, if the whole tile is part of one f32 tensor.
@@ -107,11 +130,12 @@ class TensorReader final : public UpdateReader {
  public:
   TensorReader(const Layout& layout, TensorData tensors) : layout_(layout), tensors_(tensors) {}
 
-  double screen(const Tile& tile, const std::string& site) const override {
+  Screened screen(const Tile& tile, const std::string& site, Screening screening) const override {
     if (const WireFloat* values = floats(tile))
-      return require_finite(layout_, tensors_, site, max_abs(values, tile.count));
+      return require_finite(layout_, tensors_, site, screen_values(values, tile.count, screening));
     std::array<Value, kTile> values;
-    return screen_tile(layout_, tensors_, tile, site, std::span(values.data(), tile.count));
+    return screen_tile(layout_, tensors_, tile, site, screening,
+                       std::span(values.data(), tile.count));
   }
 
   void add(const Tile& tile, double factor, std::uint64_t* sums) const override {
@@ -123,6 +147,13 @@ class TensorReader final : public UpdateReader {
 
   const WireFloat* floats(const Tile& tile) const override {
     return floats_in_place(layout_, tensors_, tile);
+  }
+
+  void values(const Tile& tile, std::span<float> out) const override {
+    gather_tile(layout_, tensors_, tile, out);
+  }
+  void values(const Tile& tile, std::span<double> out) const override {
+    gather_tile(layout_, tensors_, tile, out);
   }
 
   void read(const Tile& tile, const std::string& site,
@@ -138,17 +169,17 @@ class TensorReader final : public UpdateReader {
 // --- the kept form ------------------------------------------------------------------
 
 template <class Value>
-double keep_tile(const Layout& layout, TensorData tensors, const Tile& tile,
-                 const std::string& site, StoredBytes& kept) {
+Screened keep_tile(const Layout& layout, TensorData tensors, const Tile& tile,
+                   const std::string& site, Screening screening, StoredBytes& kept) {
   const std::size_t offset = tile.first * sizeof(Value);
   if (std::byte* place = kept.place(offset))
-    return screen_tile(layout, tensors, tile, site,
+    return screen_tile(layout, tensors, tile, site, screening,
                        std::span(reinterpret_cast<Value*>(place), tile.count));
   std::array<Value, kTile> room;
   const std::span values(room.data(), tile.count);
-  const double largest = screen_tile(layout, tensors, tile, site, values);
+  const Screened screened = screen_tile(layout, tensors, tile, site, screening, values);
   kept.write(offset, std::as_bytes(values));
-  return largest;
+  return screened;
 }
 
 std::size_t kept_value_bytes(const Layout& layout) { return has_wide_tensor(layout) ? 8 : 4; }
@@ -162,8 +193,8 @@ class KeptReader final : public UpdateReader {
       : floats_(reinterpret_cast<const Wire*>(kept.data())),
         integers_(kept.data() + layout.group_size(kFloatGroup) * sizeof(Value)) {}
 
-  double screen(const Tile& tile, const std::string&) const override {
-    return max_abs(floats_ + tile.first, tile.count);
+  Screened screen(const Tile& tile, const std::string&, Screening screening) const override {
+    return screen_values(floats_ + tile.first, tile.count, screening);
   }
 
   void add(const Tile& tile, double factor, std::uint64_t* sums) const override {
@@ -173,6 +204,13 @@ class KeptReader final : public UpdateReader {
   const WireFloat* floats(const Tile& tile) const override {
     if constexpr (sizeof(Value) == sizeof(float)) return floats_ + tile.first;
     return nullptr;
+  }
+
+  void values(const Tile& tile, std::span<float> out) const override {
+    copy_values(floats_ + tile.first, out);
+  }
+  void values(const Tile& tile, std::span<double> out) const override {
+    copy_values(floats_ + tile.first, out);
   }
 
   void read(const Tile& tile, const std::string&, std::span<std::int64_t> values) const override {
@@ -211,13 +249,14 @@ class ChunkReader final : public UpdateReader {
         codec_(value_codec(form.codec)),
         float_chunks_(update_grid(layout, form, kFloatGroup).chunks()) {}
 
-  double screen(const Tile& tile, const std::string& site) const override {
-    const double largest = codec_.largest(coded(tile));
+  Screened screen(const Tile& tile, const std::string& site, Screening screening) const override {
+    const CodedTile codes = coded(tile);
+    const double largest = codec_.largest(codes);
     if (!std::isfinite(largest))
       throw PeerError(
           site, "sent codes beyond every f32 value near coordinate " + std::to_string(tile.first));
     if (largest > dtype_limit(DType::f16) || has_gap(tile)) screen_parts(tile, site);
-    return largest;
+    return {largest, screening == Screening::squares ? codec_.squares(codes) : kNotAsked};
   }
 
   void add(const Tile& tile, double factor, std::uint64_t* sums) const override {
@@ -225,6 +264,15 @@ class ChunkReader final : public UpdateReader {
   }
 
   const WireFloat* floats(const Tile& tile) const override { return codec_.floats(coded(tile)); }
+
+  void values(const Tile& tile, std::span<float> out) const override {
+    codec_.decode(coded(tile), out);
+  }
+  void values(const Tile& tile, std::span<double> out) const override {
+    std::array<float, kTile> room;
+    codec_.decode(coded(tile), {room.data(), tile.count});
+    copy_values(room.data(), out);
+  }
 
   void read(const Tile& tile, const std::string& site,
             std::span<std::int64_t> values) const override {
@@ -311,10 +359,10 @@ std::size_t kept_bytes(const Layout& layout) {
          layout.group_size(kIntegerGroup) * 8;
 }
 
-double keep_floats(const Layout& layout, TensorData tensors, const Tile& tile,
-                   const std::string& site, StoredBytes& kept) {
-  return has_wide_tensor(layout) ? keep_tile<double>(layout, tensors, tile, site, kept)
-                                 : keep_tile<float>(layout, tensors, tile, site, kept);
+Screened keep_floats(const Layout& layout, TensorData tensors, const Tile& tile,
+                     const std::string& site, Screening screening, StoredBytes& kept) {
+  return has_wide_tensor(layout) ? keep_tile<double>(layout, tensors, tile, site, screening, kept)
+                                 : keep_tile<float>(layout, tensors, tile, site, screening, kept);
 }
 
 void keep_integers(const Layout& layout, TensorData tensors, const Tile& tile,

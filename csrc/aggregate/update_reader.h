@@ -23,13 +23,29 @@ struct Tile {
   std::size_t count;
 };
 
+// What an update is looked through for when it arrives.
+enum class Screening {
+  magnitudes,
+  // Sums of squares too. Apart, because they cost a quarter of the speed at which memory is read,
+  // and only norms need them.
+  squares,
+};
+
+// What is noted of a tile of group 1.
+struct Screened {
+  double largest;  // |value|
+  // Sum of value^2, in a fixed order; infinite only for f64 beyond 2^511. NaN unless asked for,
+  // so that nobody takes it for a norm.
+  double squares;
+};
+
 class UpdateReader {
  public:
   virtual ~UpdateReader() = default;
 
-  // Checks a tile of group 1 and returns its largest |value|. Throws PeerError or
-  // DecodeError if a value is not finite or beyond its tensor's dtype, or a gap is not zero.
-  virtual double screen(const Tile& tile, const std::string& site) const = 0;
+  // Checks a tile of group 1. Throws PeerError or DecodeError if a value is not finite or
+  // beyond its tensor's dtype, or a gap is not zero.
+  virtual Screened screen(const Tile& tile, const std::string& site, Screening screening) const = 0;
 
   // sums[i] += round(value i * factor), ties to even, for a tile that was screened. int8
   // values are code * round(scale * factor) instead: exact products, one rounding per block.
@@ -37,6 +53,11 @@ class UpdateReader {
 
   // The tile's values where they lie, if they lie there as floats; else null.
   virtual const WireFloat* floats(const Tile& tile) const = 0;
+
+  // The values of a tile of group 1, each rounded once: to float, or to double, which holds
+  // the tensors of every layout exactly. Codes are rounded to float first either way.
+  virtual void values(const Tile& tile, std::span<float> out) const = 0;
+  virtual void values(const Tile& tile, std::span<double> out) const = 0;
 
   // Values of a tile of group 2. Throws as screen().
   virtual void read(const Tile& tile, const std::string& site,
@@ -51,10 +72,10 @@ std::unique_ptr<UpdateReader> read_tensors(const Layout& layout, TensorData tens
 // The kept form of tensors: group 1 as one vector of f32, or of f64 if the layout has an f64
 // tensor, so that nothing is lost; then group 2 as i64.
 std::size_t kept_bytes(const Layout& layout);
-// Copies a tile of either group to its place in the kept form.
+// Copies a tile of either group to its place in the kept form; group 1 is screened meanwhile.
 class StoredBytes;
-double keep_floats(const Layout& layout, TensorData tensors, const Tile& tile,
-                   const std::string& site, StoredBytes& kept);
+Screened keep_floats(const Layout& layout, TensorData tensors, const Tile& tile,
+                     const std::string& site, Screening screening, StoredBytes& kept);
 void keep_integers(const Layout& layout, TensorData tensors, const Tile& tile,
                    const std::string& site, StoredBytes& kept);
 std::unique_ptr<UpdateReader> read_kept(const Layout& layout, std::span<const std::byte> kept);

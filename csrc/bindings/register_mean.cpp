@@ -102,7 +102,7 @@ py::tuple finish_with_sites(const MeanAggregator& mean) {
     places.push_back(static_cast<std::byte*>(array.mutable_data()));
     arrays.append(std::move(array));
   }
-  MeanAggregator::Finished finished;
+  Contribution finished;
   {
     py::gil_scoped_release release;
     finished = mean.finish(places);

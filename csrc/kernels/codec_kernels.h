@@ -17,6 +17,7 @@ typedef double WireDouble __attribute__((aligned(1), may_alias));
 typedef std::uint16_t WireHalf __attribute__((aligned(1), may_alias));  // f16 or bf16 bits
 
 inline constexpr std::size_t kInt8Block = 64;  // codes that share one scale
+inline constexpr std::size_t kSquareLanes = 16;
 
 // How values become int8 codes.
 struct CodeRule {
@@ -47,6 +48,10 @@ struct CodecKernels {
   // is not finite is above every one that is.
   std::uint32_t (*max_abs32)(const WireFloat* values, std::size_t count);
   std::uint64_t (*max_abs64)(const WireDouble* values, std::size_t count);
+  // The same into `largest`, and the sum of squares: value i goes to lane i % kSquareLanes,
+  // lanes are added in halves, all in double.
+  double (*screen_f32)(const WireFloat* values, std::size_t count, std::uint32_t* largest);
+  double (*screen_f64)(const WireDouble* values, std::size_t count, std::uint64_t* largest);
 
   // Exact.
   void (*widen_f16)(const WireHalf* values, std::size_t count, float* widened);
@@ -64,6 +69,8 @@ struct CodecKernels {
                       float* values);
   // Largest |code| of each block; 128 if a code is -128.
   void (*max_codes)(const std::int8_t* codes, std::size_t count, std::uint8_t* largest);
+  // Sum of the squares of each block's codes.
+  void (*square_codes)(const std::int8_t* codes, std::size_t count, std::uint32_t* squares);
 
   // Sums are in two's complement.
   // sums[i] += round(values[i] * factor), ties to even; |values[i] * factor| < 2^62.

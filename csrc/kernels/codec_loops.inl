@@ -7,33 +7,11 @@
 #include "element/quantize.h"
 #include "kernels/checksum.inl"
 #include "kernels/codec_kernels.h"
+#include "kernels/screen.inl"
 #include "kernels/uniforms.inl"
 
 namespace veilsum {
 namespace {
-
-// --- screening -----------------------------------------------------------------
-
-std::uint32_t max_abs32(const WireFloat* values, std::size_t count) {
-  // Signed, because every level can compare signed words; without the sign bit no pattern
-  // is negative.
-  std::int32_t largest = 0;
-  for (std::size_t i = 0; i < count; ++i) {
-    const auto magnitude = static_cast<std::int32_t>(bits_of_float(values[i]) & 0x7FFFFFFFu);
-    largest = magnitude > largest ? magnitude : largest;
-  }
-  return static_cast<std::uint32_t>(largest);
-}
-
-std::uint64_t max_abs64(const WireDouble* values, std::size_t count) {
-  std::int64_t largest = 0;
-  for (std::size_t i = 0; i < count; ++i) {
-    const auto magnitude =
-        static_cast<std::int64_t>(bits_of_double(values[i]) & 0x7FFFFFFFFFFFFFFFu);
-    largest = magnitude > largest ? magnitude : largest;
-  }
-  return static_cast<std::uint64_t>(largest);
-}
 
 // --- casts -----------------------------------------------------------------------
 
@@ -125,14 +103,18 @@ void max_codes(const std::int8_t* codes, std::size_t count, std::uint8_t* larges
   }
 }
 
+void square_codes(const std::int8_t* codes, std::size_t count, std::uint32_t* squares) {
+  for (std::size_t begin = 0; begin < count; begin += kInt8Block) {
+    const std::size_t length = count - begin < kInt8Block ? count - begin : kInt8Block;
+    std::int32_t sum = 0;
+    for (std::size_t i = begin; i < begin + length; ++i) sum += codes[i] * codes[i];
+    squares[begin / kInt8Block] = static_cast<std::uint32_t>(sum);
+  }
+}
+
 // --- sums ------------------------------------------------------------------------
 // In unsigned words: the same bits as signed ones, and a caller that changes an array while
 // it is added gets a wrong sum, not undefined behaviour.
-
-constexpr std::size_t kSumLanes = VS_LANES / 2;
-typedef std::uint64_t SumLanes __attribute__((vector_size(8 * kSumLanes)));
-typedef double DoubleLanes __attribute__((vector_size(8 * kSumLanes)));
-typedef float FloatLanes __attribute__((vector_size(4 * kSumLanes)));
 
 // to_fixed_point() of every lane.
 VS_FN SumLanes to_fixed_point_lanes(DoubleLanes value) {
@@ -238,9 +220,9 @@ void round_quotients(const std::uint64_t* sums, std::size_t count, const Quotien
 }
 
 constexpr CodecKernels kCodecKernels = {
-    crc32c,     max_abs32,       max_abs64,   widen_f16,   widen_bf16,
-    narrow_f16, narrow_bf16,     encode_int8, decode_int8, max_codes,
-    add_f32,    add_f32_streams, add_f64,     add_int8,    round_quotients,
+    crc32c,       max_abs32,  max_abs64,       screen_f32,  screen_f64,  widen_f16,
+    widen_bf16,   narrow_f16, narrow_bf16,     encode_int8, decode_int8, max_codes,
+    square_codes, add_f32,    add_f32_streams, add_f64,     add_int8,    round_quotients,
 };
 
 }  // namespace

@@ -37,6 +37,16 @@ class Int8Values final : public PieceCodec {
     return largest;
   }
 
+  double squares(const CodedTile& tile) const override {
+    const WireFloat* scales = scales_of(tile);
+    std::array<std::uint32_t, kTileBlocks> codes;
+    kernels().codec.square_codes(codes_of(tile), tile.count, codes.data());
+    double squares = 0;
+    for (std::size_t block = 0; block * kInt8Block < tile.count; ++block)
+      squares += double{scales[block]} * scales[block] * codes[block];
+    return squares;
+  }
+
   void add(const CodedTile& tile, double factor, std::uint64_t* sums) const override {
     const WireFloat* scales = scales_of(tile);
     std::array<std::uint64_t, kTileBlocks> multipliers;

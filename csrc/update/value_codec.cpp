@@ -42,6 +42,15 @@ double ValueCodec::largest(const CodedTile& tile) const {
   return std::bit_cast<float>(max_abs(values.data(), tile.count));
 }
 
+double ValueCodec::squares(const CodedTile& tile) const {
+  std::uint32_t largest;
+  const auto screen = kernels().codec.screen_f32;
+  if (const WireFloat* values = floats(tile)) return screen(values, tile.count, &largest);
+  std::array<float, kCodedTile> values;
+  decode(tile, {values.data(), tile.count});
+  return screen(values.data(), tile.count, &largest);
+}
+
 void ValueCodec::add(const CodedTile& tile, double factor, std::uint64_t* sums) const {
   const auto add_f32 = kernels().codec.add_f32;
   if (const WireFloat* values = floats(tile)) return add_f32(values, tile.count, factor, sums);

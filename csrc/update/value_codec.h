@@ -37,6 +37,9 @@ class ValueCodec {
   // value is not.
   virtual double largest(const CodedTile& tile) const;
 
+  // Sum of value^2 in double, in a fixed order.
+  virtual double squares(const CodedTile& tile) const;
+
   // sums[i] += round(value i * factor), ties to even, with largest() * |factor| < 2^62.
   // Codecs with integer codes add code * round(scale * factor) instead: exact products, and
   // one rounding per block. The opposite factor takes exactly the same away.

@@ -1,0 +1,120 @@
+#include "aggregate/streaming_mean.h"
+
+#include <array>
+#include <atomic>
+#include <cmath>
+#include <cstddef>
+#include <utility>
+
+#include "aggregate/scale.h"
+#include "aggregate/tiles.h"
+#include "aggregate/update_set.h"
+#include "aggregate/write_means.h"
+#include "base/error.h"
+#include "base/float_environment.h"
+
+namespace veilsum {
+namespace {
+
+int exponent_for(const StreamingBounds& bounds) {
+  if (!(bounds.max_abs >= 0x1p-900 && std::isfinite(bounds.max_abs)))
+    throw ConfigError("streaming max_abs must be positive, finite and at least 2**-900, got " +
+                      std::to_string(bounds.max_abs));
+  if (bounds.max_total_weight < 1 || bounds.max_total_weight > kMaxTotalWeight)
+    throw ConfigError("streaming max_total_weight must be 1 to 2**53-1, got " +
+                      std::to_string(bounds.max_total_weight));
+  return scale_exponent(exponent_above(bounds.max_abs) + exponent_above(bounds.max_total_weight),
+                        1);
+}
+
+}  // namespace
+
+StreamingMean::StreamingMean(const Layout& layout, unsigned threads, const StreamingBounds& bounds)
+    : layout_(layout),
+      threads_(threads),
+      max_abs_(bounds.max_abs),
+      exponent_(exponent_for(bounds)),
+      contributors_(bounds.max_total_weight) {
+  if (threads_ == 0) throw ConfigError("threads must be at least 1, got 0");
+  float_sums_.resize(layout_.group_size(kFloatGroup));
+  integer_sums_.resize(layout_.group_size(kIntegerGroup));
+}
+
+void StreamingMean::require_bounds(const std::string& site,
+                                   const std::vector<Screened>& tiles) const {
+  for (const Screened& tile : tiles)
+    if (tile.largest > max_abs_)
+      throw PeerError(site,
+                      "sent a value beyond the declared max_abs of " + std::to_string(max_abs_));
+}
+
+void StreamingMean::sum_tile(const UpdateReader& values, int group, const Tile& tile,
+                             std::int64_t weight) {
+  if (group == kFloatGroup)
+    return values.add(tile, scale_factor(weight, exponent_), float_sums_.data() + tile.first);
+  std::array<std::int64_t, kTile> room;
+  values.read(tile, "", {room.data(), tile.count});  // screened before
+  for (std::size_t i = 0; i < tile.count; ++i)
+    integer_sums_[tile.first + i] += static_cast<__int128>(room[i]) * weight;
+}
+
+// Sums under the lock: integer sums of different updates could run side by side, but then a
+// mean taken meanwhile would hold half an update.
+void StreamingMean::sum(Contributors::Arrival& arrival, const UpdateReader& values) {
+  require_bounds(arrival.site(),
+                 screen_update(layout_, values, arrival.site(), threads_, Screening::magnitudes));
+  std::vector<std::pair<int, Tile>> summed(count_tiles(layout_, kFloatGroup) +
+                                           count_tiles(layout_, kIntegerGroup));
+  std::atomic<std::size_t> count{0};
+  const auto lock = contributors_.lock();
+  try {
+    for (const int group : {kFloatGroup, kIntegerGroup})
+      for_each_tile(layout_, group, threads_, [&](std::size_t, const Tile& tile) {
+        sum_tile(values, group, tile, arrival.weight());
+        summed[count.fetch_add(1)] = {group, tile};
+      });
+    arrival.count();
+  } catch (...) {
+    // A thread could not be started, or memory ran out. Rounding is symmetric, so the same
+    // with the opposite weight takes exactly this away again.
+    for (std::size_t i = 0; i < count; ++i)
+      sum_tile(values, summed[i].first, summed[i].second, -arrival.weight());
+    throw;
+  }
+}
+
+void StreamingMean::add_tensors(const std::string& site, std::int64_t weight, TensorData tensors) {
+  const FloatEnvironment exact;
+  Contributors::Arrival arrival(contributors_, site, weight);
+  sum(arrival, *read_tensors(layout_, tensors));
+}
+
+void StreamingMean::add_chunks(const std::string& site, std::int64_t weight,
+                               std::span<const ByteSpan> chunks, const UpdateForm& form) {
+  const FloatEnvironment exact;
+  Contributors::Arrival arrival(contributors_, site, weight);
+  sum(arrival, *read_chunks(layout_, check_update(layout_, chunks, form), form));
+}
+
+Contribution StreamingMean::contribution() const {
+  const auto lock = contributors_.lock();
+  return contributors_.counted();
+}
+
+Contribution StreamingMean::finish(MutableTensorData tensors) const {
+  const FloatEnvironment exact;
+  const auto lock = contributors_.lock();
+  const Contribution contribution = contributors_.counted();
+  require_updates(contribution.total_weight);
+  const MeanDivisor divisor{exponent_, contribution.total_weight};
+  for_each_tile(layout_, kFloatGroup, threads_, [&](std::size_t, const Tile& tile) {
+    write_float_means(layout_, tile, float_sums_.data() + tile.first, divisor, tensors);
+  });
+  for_each_tile(layout_, kIntegerGroup, threads_, [&](std::size_t, const Tile& tile) {
+    write_integer_means(layout_, tile, integer_sums_.data() + tile.first, divisor.total_weight,
+                        tensors);
+  });
+  return contribution;
+}
+
+}  // namespace veilsum

@@ -1,0 +1,24 @@
+// From sums of a tile to a result's tensors.
+#pragma once
+
+#include <cstdint>
+
+#include "aggregate/rounding.h"
+#include "aggregate/update_reader.h"
+#include "codec/gather.h"
+#include "codec/layout.h"
+
+namespace veilsum {
+
+// Writes the means of a tile of group 1, each rounded once to its tensor's dtype.
+void write_float_means(const Layout& layout, const Tile& tile, const std::uint64_t* sums,
+                       const MeanDivisor& divisor, MutableTensorData tensors);
+
+// The same for group 2: to the nearest integer, ties to even.
+void write_integer_means(const Layout& layout, const Tile& tile, const __int128* sums,
+                         std::uint64_t total_weight, MutableTensorData tensors);
+
+// Throws ConfigError if there is nothing to take a mean of.
+void require_updates(std::uint64_t total_weight);
+
+}  // namespace veilsum

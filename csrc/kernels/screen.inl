@@ -1,0 +1,99 @@
+// Largest magnitudes and sums of squares. Included once per CPU level, see codec_loops.inl.
+#pragma once
+
+#include "element/half.h"
+#include "kernels/codec_kernels.h"
+
+namespace veilsum {
+namespace {
+
+constexpr std::size_t kSumLanes = VS_LANES / 2;
+typedef std::uint64_t SumLanes __attribute__((vector_size(8 * kSumLanes)));
+typedef double DoubleLanes __attribute__((vector_size(8 * kSumLanes)));
+typedef float FloatLanes __attribute__((vector_size(4 * kSumLanes)));
+
+// Signed, because every level can compare signed words; without the sign bit no pattern is
+// negative.
+std::uint32_t max_abs32(const WireFloat* values, std::size_t count) {
+  std::int32_t largest = 0;
+  for (std::size_t i = 0; i < count; ++i) {
+    const auto magnitude = static_cast<std::int32_t>(bits_of_float(values[i]) & 0x7FFFFFFFu);
+    largest = magnitude > largest ? magnitude : largest;
+  }
+  return static_cast<std::uint32_t>(largest);
+}
+
+std::uint64_t max_abs64(const WireDouble* values, std::size_t count) {
+  std::int64_t largest = 0;
+  for (std::size_t i = 0; i < count; ++i) {
+    const auto magnitude =
+        static_cast<std::int64_t>(bits_of_double(values[i]) & 0x7FFFFFFFFFFFFFFFu);
+    largest = magnitude > largest ? magnitude : largest;
+  }
+  return static_cast<std::uint64_t>(largest);
+}
+
+// The lanes are a property of the sum, not of the CPU: every level has the same sixteen, in one
+// vector or in eight.
+struct SquareSum {
+  DoubleLanes lanes[kSquareLanes / kSumLanes] = {};
+
+  VS_FN void add(SquareSum& sum, const WireFloat* values) {
+    for (std::size_t v = 0; v < kSquareLanes / kSumLanes; ++v) {
+      FloatLanes narrow;
+      __builtin_memcpy(&narrow, values + v * kSumLanes, sizeof narrow);
+      const DoubleLanes wide = __builtin_convertvector(narrow, DoubleLanes);
+      sum.lanes[v] += wide * wide;
+    }
+  }
+  VS_FN void add(SquareSum& sum, const WireDouble* values) {
+    for (std::size_t v = 0; v < kSquareLanes / kSumLanes; ++v) {
+      DoubleLanes wide;
+      __builtin_memcpy(&wide, values + v * kSumLanes, sizeof wide);
+      sum.lanes[v] += wide * wide;
+    }
+  }
+  VS_FN double total(const SquareSum& sum) {
+    double lanes[kSquareLanes];
+    __builtin_memcpy(lanes, sum.lanes, sizeof lanes);
+    for (std::size_t half = kSquareLanes / 2; half > 0; half /= 2)
+      for (std::size_t i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+    return lanes[0];
+  }
+};
+
+// Squares and magnitudes in turns over pieces that stay in registers' reach: one pass over
+// memory.
+constexpr std::size_t kScreenPiece = 512;
+
+template <class Value, class Bits>
+VS_FN double screen_values(const Value* values, std::size_t count,
+                           Bits (*largest_of)(const Value*, std::size_t), Bits* largest) {
+  SquareSum squares;
+  Bits found = 0;
+  for (std::size_t begin = 0; begin < count; begin += kScreenPiece) {
+    const std::size_t length = count - begin < kScreenPiece ? count - begin : kScreenPiece;
+    const Bits bits = largest_of(values + begin, length);
+    found = bits > found ? bits : found;
+    std::size_t i = 0;
+    for (; i + kSquareLanes <= length; i += kSquareLanes)
+      SquareSum::add(squares, values + begin + i);
+    if (i == length) continue;
+    Value rest[kSquareLanes] = {};
+    for (std::size_t lane = 0; i < length; ++i, ++lane) rest[lane] = values[begin + i];
+    SquareSum::add(squares, rest);
+  }
+  *largest = found;
+  return SquareSum::total(squares);
+}
+
+double screen_f32(const WireFloat* values, std::size_t count, std::uint32_t* largest) {
+  return screen_values(values, count, max_abs32, largest);
+}
+
+double screen_f64(const WireDouble* values, std::size_t count, std::uint64_t* largest) {
+  return screen_values(values, count, max_abs64, largest);
+}
+
+}  // namespace
+}  // namespace veilsum
