@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "python" / "veilsum"
 
 _CORE = {"errors", "control", "roster", "model", "arrays", "_native"}
-_SUMS = _CORE | {"codecs", "aggregate", "secagg", "plain", "difference"}
+_SUMS = _CORE | {"codecs", "aggregate", "optimizers", "secagg", "plain", "difference"}
 
 # Layer (a module or a package right under veilsum) -> the layers it may import.
 MAY_IMPORT: dict[str, set[str]] = {
@@ -26,6 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model": {"errors", "arrays", "_native"},
     "devices": {"_native"},
     "codecs": {"errors", "model", "arrays", "devices", "_native"},
+    "optimizers": {"errors", "model", "arrays", "devices", "_native"},
     "aggregate": {"errors", "model", "arrays", "codecs", "devices", "_native"},
     "secagg": _CORE | {"codecs", "aggregate"},
     "plain": {"errors", "control", "model", "codecs", "_native"},
@@ -38,7 +39,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "demo": _SUMS | {"_version", "coordinator", "site", "pki", "transport"},
     "cli": _SUMS | {"_version", "devices", "site", "pki", "transport", "demo"},
     # The two front doors.
-    "__init__": {"_version", "errors", "model", "devices", "codecs", "aggregate", "secagg"},
+    "__init__": {
+        "_version",
+        "errors",
+        "model",
+        "devices",
+        "codecs",
+        "aggregate",
+        "optimizers",
+        "secagg",
+    },
     "__main__": {"cli"},
 }
 

@@ -8,5 +8,6 @@ PYBIND11_MODULE(_native, module) {
   veilsum::register_layout(module);
   veilsum::register_codec(module);
   veilsum::register_masks(module);
+  veilsum::register_optimizers(module);
   veilsum::register_mean(module);
 }

@@ -11,6 +11,7 @@ void register_secrets(pybind11::module_& module);
 void register_layout(pybind11::module_& module);
 void register_codec(pybind11::module_& module);
 void register_masks(pybind11::module_& module);
+void register_optimizers(pybind11::module_& module);
 void register_mean(pybind11::module_& module);
 
 // Sets the Python error that stands for the C++ exception being handled: for the few

@@ -17,6 +17,22 @@ inline py::dtype array_dtype(DType dtype) {
   return py::dtype(kind + std::to_string(dtype_size(dtype)));
 }
 
+// Refuses an array that is not a tensor's values in `dtype`.
+inline py::array tensor_array(const Tensor& tensor, DType dtype, py::handle item) {
+  const std::string name = "arrays['" + tensor.name + "']";
+  const py::array array = as_array(name.c_str(), item);
+  const py::dtype expected = array_dtype(dtype);
+  if (!array.dtype().equal(expected))
+    throw py::type_error(name + " must have dtype " + py::str(expected).cast<std::string>() +
+                         ", got " + py::str(array.dtype()).cast<std::string>());
+  if ((array.flags() & py::array::c_style) == 0)
+    throw py::type_error(name + " must be C-contiguous");
+  if (static_cast<std::uint64_t>(array.size()) != tensor.elements)
+    throw ConfigError(name + " must have " + std::to_string(tensor.elements) + " elements, got " +
+                      std::to_string(array.size()));
+  return array;
+}
+
 // The values of a layout's tensors. Holds references to the arrays: made and destroyed
 // with the GIL held, used without it.
 class TensorArrays {
@@ -37,17 +53,7 @@ class TensorArrays {
 
  private:
   void add(const Tensor& tensor, py::handle item) {
-    const std::string name = "arrays['" + tensor.name + "']";
-    const py::array array = as_array(name.c_str(), item);
-    const py::dtype expected = array_dtype(tensor.dtype);
-    if (!array.dtype().equal(expected))
-      throw py::type_error(name + " must have dtype " + py::str(expected).cast<std::string>() +
-                           ", got " + py::str(array.dtype()).cast<std::string>());
-    if ((array.flags() & py::array::c_style) == 0)
-      throw py::type_error(name + " must be C-contiguous");
-    if (static_cast<std::uint64_t>(array.size()) != tensor.elements)
-      throw ConfigError(name + " must have " + std::to_string(tensor.elements) + " elements, got " +
-                        std::to_string(array.size()));
+    const py::array array = tensor_array(tensor, tensor.dtype, item);
     owners_.push_back(array);
     pointers_.push_back(static_cast<const std::byte*>(array.data()));
   }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/codec_kernels.h"
+#include "kernels/optimizer_kernels.h"
 #include "kernels/ring_kernels.h"
 
 namespace veilsum {
@@ -10,6 +11,7 @@ struct KernelTable {
   const char* name;
   RingKernels ring;
   CodecKernels codec;
+  OptimizerKernels optimizer;
 };
 
 // Each is the only symbol of its object file (cmake/CheckKernelSymbols.cmake).

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from veilsum._version import __version__
 
 if TYPE_CHECKING:
-    from veilsum import errors, secagg
+    from veilsum import errors, optimizers, secagg
     from veilsum.aggregate import AggregateResult, Aggregator, Streaming
     from veilsum.codecs import EncodedUpdate, codecs, decode, encode
     from veilsum.devices import BackendInfo, backends
@@ -48,6 +48,7 @@ _WHERE = {
     "decode": "veilsum.codecs",
     "encode": "veilsum.codecs",
     "errors": "veilsum",
+    "optimizers": "veilsum",
     "secagg": "veilsum",
     **dict.fromkeys(_ERRORS, "veilsum.errors"),
 }
@@ -71,6 +72,7 @@ __all__ = [
     "decode",
     "encode",
     "errors",
+    "optimizers",
     "secagg",
 ]
 

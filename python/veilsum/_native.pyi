@@ -353,6 +353,53 @@ def fold_ring_chunks(
 ) -> None:
     """Adds the words of one group's complete, already checked chunks into the accumulator."""
 
+# --- server optimizers (register_optimizers.cpp) -------------------------------
+
+def optimizer_moments(optimizer: str) -> tuple[bool, bool]:
+    """Whether "fedavg", "fedavgm", "fedadagrad", "fedadam" or "fedyogi" keeps a first and a
+    second moment. ConfigError names the known ones."""
+
+@final
+class ServerStep:
+    """One step of a server optimizer and the arrays it works on, which it keeps alive."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        *,
+        optimizer: str,
+        learning_rate: float,
+        gain: float,
+        beta1: float,
+        beta2: float,
+        tau: float,
+        model: Sequence[NDArray[Any]],
+        first: Sequence[NDArray[Any]],
+        second: Sequence[NDArray[Any]],
+        updated: Sequence[NDArray[Any]],
+    ) -> None:
+        """Arithmetic as docs/numerics.md says; what an optimizer does not use is not looked at.
+
+        Args:
+            gain: multiplies the mean first.
+            beta1: the momentum, for fedavgm.
+            model, updated: one array per tensor in layout order, dtypes of the layout (bf16 as
+                uint16 bit patterns), C-contiguous. May be the same arrays.
+            first, second: one per floating-point tensor in layout order, f64 for f64 and f32
+                otherwise, changed in place; empty lists if the optimizer has no such moment.
+
+        Raises:
+            ConfigError: arrays or moments are not those of layout and optimizer.
+        """
+
+    def apply(self, mean: Sequence[NDArray[Any]], *, threads: int) -> None:
+        """Makes the step; the same bits for any threads and instruction set.
+
+        Raises:
+            ConfigError: a new value or moment does not fit its dtype. Moments and updated
+                values are then partly old, partly new.
+        """
+
 # --- exact weighted mean (register_mean.cpp) ----------------------------------
 
 @final

@@ -1,0 +1,254 @@
+"""One optimizer at work: its moments, and the steps it makes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import Buffer
+
+from veilsum import _native
+from veilsum.arrays import widen_bfloat16
+from veilsum.devices import available_threads
+from veilsum.errors import ConfigError, DecodeError
+from veilsum.model import NUMPY_DTYPES, ModelLayout, fit_arrays
+from veilsum.optimizers.settings import OptimizerSettings
+from veilsum.optimizers.state import Moments, OptimizerState
+
+_UNUSED = 0.0
+
+
+class ServerOptimizer:
+    """Turns mean updates into model steps; a function of settings, state and arguments alone,
+    to the last bit, whatever the threads and the instruction set.
+
+    Moments change in place. For one thread at a time.
+    """
+
+    def __init__(
+        self, settings: OptimizerSettings, layout: ModelLayout, *, threads: int | None = None
+    ) -> None:
+        """See OptimizerSettings.start."""
+        self._settings = settings
+        self._layout = layout
+        self._threads = available_threads() if threads is None else threads
+        self._steps = 0
+        self._spoiled = False
+        has_first, has_second = _native.optimizer_moments(settings.name)
+        tau = getattr(settings, "tau", _UNUSED)
+        self._first = self._moments(0.0) if has_first else {}
+        self._second = self._moments(tau * tau) if has_second else {}
+
+    @property
+    def settings(self) -> OptimizerSettings:
+        """Which optimizer, and its parameters."""
+        return self._settings
+
+    @property
+    def layout(self) -> ModelLayout:
+        """Of the model."""
+        return self._layout
+
+    @property
+    def steps(self) -> int:
+        """How many it has made."""
+        return self._steps
+
+    def step(
+        self,
+        model: Mapping[str, Any],
+        mean: Mapping[str, Any],
+        *,
+        gain: float = 1.0,
+        out: Mapping[str, NDArray[Any]] | None = None,
+    ) -> dict[str, NDArray[Any]]:
+        """The model after one step. Integer tensors (counters) add their mean as it is.
+
+        Args:
+            model, mean: arrays by name, as the layout has them; bfloat16 in any form that
+                ModelLayout takes. A mean is what Aggregator.finish().arrays holds.
+            gain: multiplies the mean first; see FedNova.
+            out: arrays to write the new model to, of the layout's dtypes (bfloat16 as uint16
+                bit patterns), C-contiguous; may be those of `model`. By default new ones.
+
+        Returns:
+            `out`, or new arrays, bfloat16 tensors as float32, which holds them exactly.
+
+        Raises:
+            ConfigError: arrays are not the layout's; or a new value does not fit its tensor's
+                dtype, which leaves the optimizer unusable until a state is loaded, and `out`
+                with some values old and some new.
+        """
+        means = fit_arrays(self._layout, mean)
+        with self.stepping(model, gain=gain, out=out) as (native, updated):
+            native.apply(means, threads=self._threads)
+        return self._named(updated, widened=out is None)
+
+    @contextmanager
+    def stepping(
+        self, model: Mapping[str, Any], *, gain: float, out: Mapping[str, NDArray[Any]] | None
+    ) -> Iterator[tuple[_native.ServerStep, list[NDArray[Any]]]]:
+        """One step that the native core makes inside the `with`: the step, and the new model's
+        arrays in layout order. If that fails, moments are half old and half new, so the
+        optimizer makes no more steps."""
+        self._require_usable()
+        if not 0.0 < gain < float("inf"):
+            raise ConfigError(f"gain must be positive and finite, got {gain}")
+        updated = self._empty() if out is None else _exactly(self._layout, out)
+        native = self._native_step(fit_arrays(self._layout, model), updated, gain)
+        self._spoiled = True
+        yield native, updated
+        self._spoiled = False
+        self._steps += 1
+
+    def _native_step(
+        self, model: list[NDArray[Any]], updated: list[NDArray[Any]], gain: float
+    ) -> _native.ServerStep:
+        settings = self._settings
+        return _native.ServerStep(
+            self._layout.native,
+            optimizer=settings.name,
+            learning_rate=settings.learning_rate,
+            gain=gain,
+            beta1=getattr(settings, "beta1", getattr(settings, "momentum", _UNUSED)),
+            beta2=getattr(settings, "beta2", _UNUSED),
+            tau=getattr(settings, "tau", _UNUSED),
+            model=model,
+            first=list(self._first.values()),
+            second=list(self._second.values()),
+            updated=updated,
+        )
+
+    # --- state ----------------------------------------------------------------------
+
+    def state(self) -> OptimizerState:
+        """What the next step depends on. Its arrays are views that no one can write through;
+        they change with the next step, so copy or write them out before.
+
+        Raises:
+            ConfigError: the last step failed.
+        """
+        self._require_usable()
+        return OptimizerState(
+            optimizer=self._settings.name,
+            layout_digest=self._layout.digest,
+            steps=self._steps,
+            first=_read_only(self._first),
+            second=_read_only(self._second),
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state as a dictionary of copies: "optimizer", "layout_digest", "steps", "first"
+        and "second" (tensor -> array)."""
+        state = self.state()
+        return {
+            "optimizer": state.optimizer,
+            "layout_digest": state.layout_digest,
+            "steps": state.steps,
+            "first": {name: array.copy() for name, array in state.first.items()},
+            "second": {name: array.copy() for name, array in state.second.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from where state_dict() was taken. Settings are not part of a state, so a
+        learning rate may change between two runs.
+
+        Raises:
+            ConfigError: the state is of another optimizer or layout, or damaged.
+        """
+        self.load_state(OptimizerState(**state))
+
+    def to_bytes(self) -> bytes:
+        """The state as a safetensors file."""
+        return self.state().to_bytes()
+
+    def load_bytes(self, data: Buffer) -> None:
+        """Goes on from a file that to_bytes() made.
+
+        Raises:
+            DecodeError: not such a file.
+            ConfigError: it is of another optimizer or layout.
+        """
+        self.load_state(OptimizerState.from_bytes(data))
+
+    def load_state(self, state: OptimizerState) -> None:
+        """Goes on from a state; as load_state_dict."""
+        if state.optimizer != self._settings.name:
+            raise ConfigError(
+                f"the state is of optimizer {state.optimizer!r}, not {self._settings.name!r}"
+            )
+        if state.layout_digest != self._layout.digest:
+            raise ConfigError("the state is of a model with another layout")
+        first = _checked("first", self._first, state.first)
+        second = _checked("second", self._second, state.second)
+        if any((array < 0).any() for array in second.values()):
+            raise DecodeError("a second moment is negative")
+        self._first, self._second = first, second
+        self._steps, self._spoiled = state.steps, False
+
+    # --- arrays -----------------------------------------------------------------------
+
+    def _moments(self, value: float) -> dict[str, NDArray[Any]]:
+        """One array per floating-point tensor, in layout order."""
+        tensors = self._layout.native.tensors
+        floats = {number for number, _, _ in self._layout.native.offsets(1)}
+        return {
+            name: np.full(shape, value, "<f8" if dtype == "f64" else "<f4")
+            for number, (name, dtype, shape) in enumerate(tensors)
+            if number in floats
+        }
+
+    def _empty(self) -> list[NDArray[Any]]:
+        return [np.empty(shape, NUMPY_DTYPES[dtype]) for _, dtype, shape in self._tensors]
+
+    @property
+    def _tensors(self) -> tuple[tuple[str, str, tuple[int, ...]], ...]:
+        return self._layout.native.tensors
+
+    def _named(self, arrays: list[NDArray[Any]], *, widened: bool) -> dict[str, NDArray[Any]]:
+        return {
+            name: widen_bfloat16(array) if widened and dtype == "bf16" else array
+            for (name, dtype, _), array in zip(self._tensors, arrays, strict=True)
+        }
+
+    def _require_usable(self) -> None:
+        if self._spoiled:
+            raise ConfigError(
+                "the optimizer's last step failed, so its moments are worthless",
+                hint="load a state from before, or start a new optimizer",
+            )
+
+
+def _exactly(layout: ModelLayout, out: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+    """The arrays themselves: a converted copy would take the result with it."""
+    if set(out) != set(layout.names):
+        raise ConfigError("out must have the layout's tensors, no more and no fewer")
+    for name, _, shape in layout.native.tensors:
+        if getattr(out[name], "shape", None) != shape:
+            raise ConfigError(f"out[{name!r}] must be an array of shape {shape}")
+    return [out[name] for name in layout.names]
+
+
+def _read_only(moments: Moments) -> dict[str, NDArray[Any]]:
+    views = {name: array.view() for name, array in moments.items()}
+    for view in views.values():
+        view.flags.writeable = False
+    return views
+
+
+def _checked(what: str, own: Moments, given: Moments) -> dict[str, NDArray[Any]]:
+    if set(given) != set(own):
+        raise DecodeError(f"the state's {what} moments are not those of the layout's tensors")
+    for name, array in own.items():
+        found = given[name]
+        if found.shape != array.shape or found.dtype != array.dtype:
+            raise DecodeError(
+                f"the {what} moment of tensor {name!r} is {found.dtype} {found.shape}, "
+                f"expected {array.dtype} {array.shape}"
+            )
+        if not np.isfinite(found).all():
+            raise DecodeError(f"the {what} moment of tensor {name!r} is not finite")
+    return {name: given[name].copy() for name in own}
