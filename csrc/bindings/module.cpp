@@ -10,4 +10,5 @@ PYBIND11_MODULE(_native, module) {
   veilsum::register_masks(module);
   veilsum::register_optimizers(module);
   veilsum::register_mean(module);
+  veilsum::register_rotation(module);
 }

@@ -4,6 +4,7 @@
 #include "kernels/codec_kernels.h"
 #include "kernels/optimizer_kernels.h"
 #include "kernels/ring_kernels.h"
+#include "kernels/rotation_kernels.h"
 
 namespace veilsum {
 
@@ -12,6 +13,7 @@ struct KernelTable {
   RingKernels ring;
   CodecKernels codec;
   OptimizerKernels optimizer;
+  RotationKernels rotation;
 };
 
 // Each is the only symbol of its object file (cmake/CheckKernelSymbols.cmake).

@@ -38,11 +38,9 @@ VS_FN WideLanes batch_quads() { return WideLanes{0, 2, 1, 3}; }
 VS_FN WideLanes batch_quads() { return WideLanes{0, 1}; }
 #endif
 
-// Uniforms of 4 * kWideLanes coordinates.
-VS_FN void write_uniform_batch(PhiloxKey key, std::uint32_t group, std::uint64_t first_quad,
-                               std::uint32_t* uniforms) {
-  const WideLanes quads = batch_quads() + first_quad;
-  WideLanes x[4] = {quads, quads >> 32, WideLanes{} + group, WideLanes{}};
+// philox4x32() in every lane: the words of a counter in the lower halves, whose upper halves
+// are scratch.
+VS_FN void philox_lanes(WideLanes x[4], PhiloxKey key) {
   for (int round = 0; round < kPhiloxRounds; ++round) {
     const WideLanes even = multiply_low_halves(x[0], kPhiloxEven);
     const WideLanes odd = multiply_low_halves(x[2], kPhiloxOdd);
@@ -52,6 +50,14 @@ VS_FN void write_uniform_batch(PhiloxKey key, std::uint32_t group, std::uint64_t
     x[3] = even;
     key = philox_next_key(key);
   }
+}
+
+// Uniforms of 4 * kWideLanes coordinates.
+VS_FN void write_uniform_batch(PhiloxKey key, std::uint32_t group, std::uint64_t first_quad,
+                               std::uint32_t* uniforms) {
+  const WideLanes quads = batch_quads() + first_quad;
+  WideLanes x[4] = {quads, quads >> 32, WideLanes{} + group, WideLanes{}};
+  philox_lanes(x, key);
   const Lanes first_pairs = (Lanes)((x[0] & 0xFFFFFFFFu) | x[1] << 32);
   const Lanes second_pairs = (Lanes)((x[2] & 0xFFFFFFFFu) | x[3] << 32);
   const Lanes low = low_pairs(first_pairs, second_pairs) >> 8;  // uniform24()

@@ -480,6 +480,30 @@ class MeanAggregator:
 def decode_ring_sum(total: NDArray[np.int64], *, factor: float, count: int) -> NDArray[np.float64]:
     """total[:count] * factor in double, one rounding per element."""
 
+# --- the public rotation (register_rotation.cpp) --------------------------------
+
+def rotate(
+    values: NDArray[Any],
+    *,
+    block: int,
+    key: Buffer,
+    first: int,
+    inverse: bool,
+    threads: int,
+) -> None:
+    """Rotates float32 or float64 coordinates of group 1 in place: signs that follow from the
+    public key, then orthonormal Hadamard blocks (docs/format.md); or the inverse.
+
+    Args:
+        values: coordinates first, first + 1, ...; a multiple of 64 of them, from a multiple
+            of 4096 on.
+        block: 64, 256, 1024 or 4096 coordinates that are mixed; 0 for none.
+        key: 8 public bytes.
+
+    Raises:
+        ConfigError: another block, or a place off the grid.
+    """
+
 # --- arrays of other libraries (register_layout.cpp) --------------------------
 
 def import_dlpack(capsule: object) -> tuple[NDArray[Any], str]:

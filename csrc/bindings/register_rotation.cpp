@@ -1,0 +1,54 @@
+// The public rotation, for tests, and for sums that are decoded once.
+#include <algorithm>
+
+#include "base/error.h"
+#include "base/float_environment.h"
+#include "base/parallel.h"
+#include "bindings/arrays.h"
+#include "bindings/chunks.h"
+#include "bindings/register.h"
+#include "bindings/rotation.h"
+#include "codec/rotation.h"
+#include "element/rotation.h"
+
+namespace veilsum {
+namespace {
+
+template <class Value>
+void rotate_span(std::span<Value> values, const Rotation& rotation, std::uint64_t first,
+                 bool inverse, unsigned threads) {
+  const FloatEnvironment exact;
+  parallel_for(values.size(), kRotationTile, threads, [&](const Range& range) {
+    const auto tile = values.subspan(range.begin, range.end - range.begin);
+    if (inverse)
+      unrotate(rotation, first + range.begin, tile);
+    else
+      rotate(rotation, first + range.begin, tile);
+  });
+}
+
+void rotate_array(py::object values, py::object block, py::object key, py::object first,
+                  py::object inverse, py::object threads) {
+  const Rotation rotation = to_rotation(block, key, 1);
+  const auto start = to_integer<std::uint64_t>("first", first);
+  const bool backwards = to_bool("inverse", inverse);
+  const auto workers = to_integer<unsigned>("threads", threads, 1, kMaxThreads);
+  const py::array array = as_array("values", values);
+  if (start % kRotationTile != 0 || array.size() % kSmallestRotation != 0)
+    throw ConfigError("a rotation starts on a multiple of 4096 and has a multiple of 64 values");
+  const auto run = [&](auto span) {
+    py::gil_scoped_release release;
+    rotate_span(span, rotation, start, backwards, workers);
+  };
+  if (has_dtype<double>(array)) return run(flat_span<double>("values", values));
+  run(flat_span<float>("values", values));
+}
+
+}  // namespace
+
+void register_rotation(py::module_& module) {
+  module.def("rotate", &rotate_array, py::arg("values"), py::kw_only(), py::arg("block"),
+             py::arg("key"), py::arg("first"), py::arg("inverse"), py::arg("threads"));
+}
+
+}  // namespace veilsum

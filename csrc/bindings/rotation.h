@@ -1,0 +1,20 @@
+// A rotation from Python arguments.
+#pragma once
+
+#include <cstring>
+
+#include "bindings/arrays.h"
+#include "codec/rotation.h"
+
+namespace veilsum {
+
+// `key` is 8 public bytes.
+inline Rotation to_rotation(py::handle block, py::handle key, std::uint32_t group) {
+  const BufferView bytes = fixed_bytes("rotation key", key, sizeof(PhiloxKey));
+  Rotation rotation{to_integer<std::size_t>("block", block), {}, group};
+  std::memcpy(&rotation.key, bytes.bytes().data(), sizeof rotation.key);
+  require_rotation_block(rotation.block);
+  return rotation;
+}
+
+}  // namespace veilsum
