@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "devices": {"_native"},
     "codecs": {"errors", "model", "arrays", "devices", "_native"},
     "optimizers": {"errors", "model", "arrays", "devices", "_native"},
-    "aggregate": {"errors", "model", "arrays", "codecs", "devices", "_native"},
+    "aggregate": {"errors", "model", "arrays", "codecs", "devices", "optimizers", "_native"},
     "secagg": _CORE | {"codecs", "aggregate"},
     "plain": {"errors", "control", "model", "codecs", "_native"},
     "difference": {"errors", "model", "arrays", "aggregate"},

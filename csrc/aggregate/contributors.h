@@ -16,6 +16,19 @@ struct Contribution {
   std::uint64_t total_weight;
 };
 
+// How much an update counts. A gain multiplies floating-point values alone, and not the weight
+// that the sum is divided by: the mean is sum(weight * gain * x) / sum(weight).
+struct Share {
+  Share(std::int64_t share_weight, double share_gain = 1)
+      : weight(share_weight), gain(share_gain) {}
+
+  // weight * gain * 2^exponent, rounded once.
+  double factor(int exponent) const;
+
+  std::int64_t weight;  // 1 .. 2^31-1
+  double gain;          // 2^-32 .. 1: what is proven for a gain of 1 holds for smaller ones
+};
+
 class Contributors {
  public:
   class Arrival;
@@ -44,15 +57,15 @@ class Contributors {
 // unless it was counted.
 class Contributors::Arrival {
  public:
-  // Throws PeerError if the site is there already, the weight is not 1 .. 2^31-1 or a bound
+  // Throws PeerError if the site is there already, weight or gain are out of range or a bound
   // is passed.
-  Arrival(Contributors& contributors, const std::string& site, std::int64_t weight);
+  Arrival(Contributors& contributors, const std::string& site, Share share);
   ~Arrival();
   Arrival(const Arrival&) = delete;
   Arrival& operator=(const Arrival&) = delete;
 
   const std::string& site() const { return site_; }
-  std::int64_t weight() const { return weight_; }
+  Share share() const { return share_; }
   // With the lock held.
   void count();
 
@@ -62,7 +75,7 @@ class Contributors::Arrival {
 
   Contributors& all_;
   const std::string site_;
-  const std::int64_t weight_;
+  const Share share_;
   bool counted_ = false;
 };
 

@@ -18,17 +18,17 @@ MeanAggregator::MeanAggregator(Layout layout, MeanSettings settings)
         StreamingBounds{settings.streaming_max_abs, settings.streaming_max_total_weight});
 }
 
-void MeanAggregator::add_tensors(const std::string& site, std::int64_t weight, TensorData tensors,
+void MeanAggregator::add_tensors(const std::string& site, Share share, TensorData tensors,
                                  Owner owner) {
-  if (streaming_) return streaming_->add_tensors(site, weight, tensors);
-  updates_->add_tensors(site, weight, tensors, std::move(owner));
+  if (streaming_) return streaming_->add_tensors(site, share, tensors);
+  updates_->add_tensors(site, share, tensors, std::move(owner));
 }
 
-void MeanAggregator::add_chunks(const std::string& site, std::int64_t weight,
+void MeanAggregator::add_chunks(const std::string& site, Share share,
                                 std::span<const ByteSpan> chunks, const UpdateForm& form,
                                 Owner owner) {
-  if (streaming_) return streaming_->add_chunks(site, weight, chunks, form);
-  updates_->add_chunks(site, weight, chunks, form, std::move(owner));
+  if (streaming_) return streaming_->add_chunks(site, share, chunks, form);
+  updates_->add_chunks(site, share, chunks, form, std::move(owner));
 }
 
 void MeanAggregator::remove(const std::string& site) {
@@ -46,12 +46,22 @@ std::vector<std::string> MeanAggregator::sites() const { return contribution().s
 
 std::uint64_t MeanAggregator::total_weight() const { return contribution().total_weight; }
 
-Contribution MeanAggregator::finish(MutableTensorData tensors) const {
-  if (streaming_) return streaming_->finish(tensors);
+Contribution MeanAggregator::take(const MeanSink& sink) const {
+  if (streaming_) return streaming_->finish(sink);
   const FloatEnvironment exact;
   const UpdateSnapshot set = updates_->snapshot();
-  write_mean(layout_, set, threads_, tensors);
+  take_mean(layout_, set, threads_, sink);
   return {set.sites(), set.total_weight};
+}
+
+Contribution MeanAggregator::finish(MutableTensorData tensors) const {
+  return take(MeanWriter(layout_, tensors));
+}
+
+Contribution MeanAggregator::finish_step(const ServerStep& step) const {
+  if (step.layout().canonical_bytes() != layout_.canonical_bytes())
+    throw ConfigError("the optimizer is for a model with another layout");
+  return take(ModelStepper(step));
 }
 
 }  // namespace veilsum

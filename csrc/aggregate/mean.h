@@ -10,6 +10,7 @@
 #include "aggregate/streaming_mean.h"
 #include "aggregate/update_set.h"
 #include "codec/layout.h"
+#include "optimize/server_step.h"
 
 namespace veilsum {
 
@@ -33,8 +34,8 @@ class MeanAggregator {
   MeanAggregator(Layout layout, MeanSettings settings);
 
   // Throw as UpdateSet's or StreamingMean's.
-  void add_tensors(const std::string& site, std::int64_t weight, TensorData tensors, Owner owner);
-  void add_chunks(const std::string& site, std::int64_t weight, std::span<const ByteSpan> chunks,
+  void add_tensors(const std::string& site, Share share, TensorData tensors, Owner owner);
+  void add_chunks(const std::string& site, Share share, std::span<const ByteSpan> chunks,
                   const UpdateForm& form, Owner owner);
 
   // Forgets a committed update. Throws ConfigError if there is none, or when streaming.
@@ -47,9 +48,13 @@ class MeanAggregator {
   // Writes the mean of each tensor, rounded once to its dtype. Throws ConfigError if nothing
   // was added.
   Contribution finish(MutableTensorData tensors) const;
+  // Steps a model by the mean instead, in the same pass and with the same bits. Throws as
+  // ServerStep::apply too, and ConfigError if the step is for another layout.
+  Contribution finish_step(const ServerStep& step) const;
 
  private:
   Contribution contribution() const;
+  Contribution take(const MeanSink& sink) const;
 
   const Layout layout_;
   const unsigned threads_;

@@ -19,8 +19,8 @@ int tile_exponent(const UpdateSnapshot& set, std::size_t index) {
   int e = -2000;  // below every exponent: a tile of zeros
   for (const auto& update : set.updates)
     if (const double largest = update->tiles[index].largest; largest > 0)
-      e = std::max(
-          e, exponent_above(largest) + exponent_above(static_cast<std::uint64_t>(update->weight)));
+      e = std::max(e, exponent_above(largest) +
+                          exponent_above(static_cast<std::uint64_t>(update->share.weight)));
   return scale_exponent(e, set.updates.size());
 }
 
@@ -31,7 +31,7 @@ void sum_floats(const UpdateSnapshot& set, std::size_t index, const Tile& tile, 
   std::vector<Stream> streams;
   for (const auto& update : set.updates) {
     const double largest = update->tiles[index].largest;
-    const double factor = scale_factor(update->weight, exponent);
+    const double factor = update->share.factor(exponent);
     if (const WireFloat* values = update->values->floats(tile)) {
       streams.push_back({values, factor, static_cast<float>(largest)});
       continue;
@@ -53,25 +53,25 @@ void sum_integers(const UpdateSnapshot& set, const Tile& tile, __int128* sums) {
   for (const auto& update : set.updates) {
     update->values->read(tile, "", {room.data(), tile.count});
     for (std::size_t i = 0; i < tile.count; ++i)
-      sums[i] += static_cast<__int128>(room[i]) * update->weight;
+      sums[i] += static_cast<__int128>(room[i]) * update->share.weight;
   }
 }
 
 }  // namespace
 
-void write_mean(const Layout& layout, const UpdateSnapshot& set, unsigned threads,
-                MutableTensorData tensors) {
+void take_mean(const Layout& layout, const UpdateSnapshot& set, unsigned threads,
+               const MeanSink& sink) {
   require_updates(set.total_weight);
   for_each_tile(layout, kFloatGroup, threads, [&](std::size_t index, const Tile& tile) {
     std::array<std::uint64_t, kTile> sums{};
     const int exponent = tile_exponent(set, index);
     sum_floats(set, index, tile, exponent, sums.data());
-    write_float_means(layout, tile, sums.data(), {exponent, set.total_weight}, tensors);
+    sink.floats(tile, sums.data(), {exponent, set.total_weight});
   });
   for_each_tile(layout, kIntegerGroup, threads, [&](std::size_t, const Tile& tile) {
     std::vector<__int128> sums(tile.count);
     sum_integers(set, tile, sums.data());
-    write_integer_means(layout, tile, sums.data(), set.total_weight, tensors);
+    sink.integers(tile, sums.data(), set.total_weight);
   });
 }
 

@@ -48,14 +48,13 @@ void StreamingMean::require_bounds(const std::string& site,
                       "sent a value beyond the declared max_abs of " + std::to_string(max_abs_));
 }
 
-void StreamingMean::sum_tile(const UpdateReader& values, int group, const Tile& tile,
-                             std::int64_t weight) {
+void StreamingMean::sum_tile(const UpdateReader& values, int group, const Tile& tile, Share share) {
   if (group == kFloatGroup)
-    return values.add(tile, scale_factor(weight, exponent_), float_sums_.data() + tile.first);
+    return values.add(tile, share.factor(exponent_), float_sums_.data() + tile.first);
   std::array<std::int64_t, kTile> room;
   values.read(tile, "", {room.data(), tile.count});  // screened before
   for (std::size_t i = 0; i < tile.count; ++i)
-    integer_sums_[tile.first + i] += static_cast<__int128>(room[i]) * weight;
+    integer_sums_[tile.first + i] += static_cast<__int128>(room[i]) * share.weight;
 }
 
 // Sums under the lock: integer sums of different updates could run side by side, but then a
@@ -66,11 +65,12 @@ void StreamingMean::sum(Contributors::Arrival& arrival, const UpdateReader& valu
   std::vector<std::pair<int, Tile>> summed(count_tiles(layout_, kFloatGroup) +
                                            count_tiles(layout_, kIntegerGroup));
   std::atomic<std::size_t> count{0};
+  const Share share = arrival.share();
   const auto lock = contributors_.lock();
   try {
     for (const int group : {kFloatGroup, kIntegerGroup})
       for_each_tile(layout_, group, threads_, [&](std::size_t, const Tile& tile) {
-        sum_tile(values, group, tile, arrival.weight());
+        sum_tile(values, group, tile, share);
         summed[count.fetch_add(1)] = {group, tile};
       });
     arrival.count();
@@ -78,21 +78,21 @@ void StreamingMean::sum(Contributors::Arrival& arrival, const UpdateReader& valu
     // A thread could not be started, or memory ran out. Rounding is symmetric, so the same
     // with the opposite weight takes exactly this away again.
     for (std::size_t i = 0; i < count; ++i)
-      sum_tile(values, summed[i].first, summed[i].second, -arrival.weight());
+      sum_tile(values, summed[i].first, summed[i].second, {-share.weight, share.gain});
     throw;
   }
 }
 
-void StreamingMean::add_tensors(const std::string& site, std::int64_t weight, TensorData tensors) {
+void StreamingMean::add_tensors(const std::string& site, Share share, TensorData tensors) {
   const FloatEnvironment exact;
-  Contributors::Arrival arrival(contributors_, site, weight);
+  Contributors::Arrival arrival(contributors_, site, share);
   sum(arrival, *read_tensors(layout_, tensors));
 }
 
-void StreamingMean::add_chunks(const std::string& site, std::int64_t weight,
+void StreamingMean::add_chunks(const std::string& site, Share share,
                                std::span<const ByteSpan> chunks, const UpdateForm& form) {
   const FloatEnvironment exact;
-  Contributors::Arrival arrival(contributors_, site, weight);
+  Contributors::Arrival arrival(contributors_, site, share);
   sum(arrival, *read_chunks(layout_, check_update(layout_, chunks, form), form));
 }
 
@@ -101,18 +101,17 @@ Contribution StreamingMean::contribution() const {
   return contributors_.counted();
 }
 
-Contribution StreamingMean::finish(MutableTensorData tensors) const {
+Contribution StreamingMean::finish(const MeanSink& sink) const {
   const FloatEnvironment exact;
   const auto lock = contributors_.lock();
   const Contribution contribution = contributors_.counted();
   require_updates(contribution.total_weight);
   const MeanDivisor divisor{exponent_, contribution.total_weight};
   for_each_tile(layout_, kFloatGroup, threads_, [&](std::size_t, const Tile& tile) {
-    write_float_means(layout_, tile, float_sums_.data() + tile.first, divisor, tensors);
+    sink.floats(tile, float_sums_.data() + tile.first, divisor);
   });
   for_each_tile(layout_, kIntegerGroup, threads_, [&](std::size_t, const Tile& tile) {
-    write_integer_means(layout_, tile, integer_sums_.data() + tile.first, divisor.total_weight,
-                        tensors);
+    sink.integers(tile, integer_sums_.data() + tile.first, divisor.total_weight);
   });
   return contribution;
 }

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "aggregate/contributors.h"
+#include "aggregate/mean_sink.h"
 #include "aggregate/update_reader.h"
 #include "codec/layout.h"
 
@@ -26,21 +27,20 @@ class StreamingMean {
   // is 0.
   StreamingMean(const Layout& layout, unsigned threads, const StreamingBounds& bounds);
 
-  // Throw PeerError if the site is there already, the weight is not 1 .. 2^31-1, a value is
+  // Throw PeerError if the site is there already, weight or gain are out of range, a value is
   // not finite or a bound is passed; DecodeError as check_update.
-  void add_tensors(const std::string& site, std::int64_t weight, TensorData tensors);
-  void add_chunks(const std::string& site, std::int64_t weight, std::span<const ByteSpan> chunks,
+  void add_tensors(const std::string& site, Share share, TensorData tensors);
+  void add_chunks(const std::string& site, Share share, std::span<const ByteSpan> chunks,
                   const UpdateForm& form);
 
   Contribution contribution() const;
 
-  // Writes the mean of each tensor, rounded once to its dtype. Throws ConfigError if nothing
-  // was added.
-  Contribution finish(MutableTensorData tensors) const;
+  // Hands the sums of every tile to the sink. Throws ConfigError if nothing was added.
+  Contribution finish(const MeanSink& sink) const;
 
  private:
   void sum(Contributors::Arrival& arrival, const UpdateReader& values);
-  void sum_tile(const UpdateReader& values, int group, const Tile& tile, std::int64_t weight);
+  void sum_tile(const UpdateReader& values, int group, const Tile& tile, Share share);
   void require_bounds(const std::string& site, const std::vector<Screened>& tiles) const;
 
   const Layout& layout_;

@@ -59,7 +59,7 @@ CommittedUpdate UpdateSet::keep(const std::string& site, TensorData tensors) con
   });
   kept.seal();
   auto values = read_kept(layout_, kept.bytes());
-  return {site, 0, nullptr, {}, std::move(kept), std::move(screened), std::move(values)};
+  return {site, 1, nullptr, {}, std::move(kept), std::move(screened), std::move(values)};
 }
 
 // The copy is what is checked: the caller could change its own bytes afterwards.
@@ -80,7 +80,7 @@ CommittedUpdate UpdateSet::keep(const std::string& site, std::span<const ByteSpa
     begin += size;
   }
   CommittedUpdate update = borrow(site, copies, form, nullptr);
-  return {site, 0, nullptr, {}, std::move(kept), std::move(update.tiles), std::move(update.values)};
+  return {site, 1, nullptr, {}, std::move(kept), std::move(update.tiles), std::move(update.values)};
 }
 
 CommittedUpdate UpdateSet::borrow(const std::string& site, TensorData tensors, Owner owner) const {
@@ -88,7 +88,7 @@ CommittedUpdate UpdateSet::borrow(const std::string& site, TensorData tensors, O
   auto values = read_tensors(layout_, places);  // moving the vector does not move its elements
   auto screened = screen_update(layout_, *values, site, threads_, screening_);
   return {site,
-          0,
+          1,
           std::move(owner),
           std::move(places),
           StoredBytes("", site, 0),
@@ -101,7 +101,7 @@ CommittedUpdate UpdateSet::borrow(const std::string& site, std::span<const ByteS
   auto values = read_chunks(layout_, check_update(layout_, chunks, form), form);
   auto screened = screen_update(layout_, *values, site, threads_, screening_);
   return {site,
-          0,
+          1,
           std::move(owner),
           {},
           StoredBytes("", site, 0),
@@ -110,7 +110,7 @@ CommittedUpdate UpdateSet::borrow(const std::string& site, std::span<const ByteS
 }
 
 void UpdateSet::commit(Contributors::Arrival& arrival, CommittedUpdate update) {
-  update.weight = arrival.weight();
+  update.share = arrival.share();
   auto shared = std::make_shared<const CommittedUpdate>(std::move(update));
   const auto lock = contributors_.lock();
   const auto place = updates_.emplace(arrival.site(), std::move(shared)).first;
@@ -122,20 +122,19 @@ void UpdateSet::commit(Contributors::Arrival& arrival, CommittedUpdate update) {
   }
 }
 
-void UpdateSet::add_tensors(const std::string& site, std::int64_t weight, TensorData tensors,
-                            Owner owner) {
+void UpdateSet::add_tensors(const std::string& site, Share share, TensorData tensors, Owner owner) {
   const FloatEnvironment exact;
-  Contributors::Arrival arrival(contributors_, site, weight);
+  Contributors::Arrival arrival(contributors_, site, share);
   if (owner != nullptr && spool_.empty())
     commit(arrival, borrow(site, tensors, std::move(owner)));
   else
     commit(arrival, keep(site, tensors));
 }
 
-void UpdateSet::add_chunks(const std::string& site, std::int64_t weight,
-                           std::span<const ByteSpan> chunks, const UpdateForm& form, Owner owner) {
+void UpdateSet::add_chunks(const std::string& site, Share share, std::span<const ByteSpan> chunks,
+                           const UpdateForm& form, Owner owner) {
   const FloatEnvironment exact;
-  Contributors::Arrival arrival(contributors_, site, weight);
+  Contributors::Arrival arrival(contributors_, site, share);
   if (owner != nullptr && spool_.empty())
     commit(arrival, borrow(site, chunks, form, std::move(owner)));
   else

@@ -22,7 +22,7 @@ using Owner = std::shared_ptr<const void>;
 // One site's update, screened and kept.
 struct CommittedUpdate {
   std::string site;
-  std::int64_t weight;
+  Share share;
   Owner owner;                           // of memory that is not ours
   std::vector<const std::byte*> places;  // of tensors that are not ours
   StoredBytes bytes;
@@ -53,15 +53,15 @@ class UpdateSet {
   // ConfigError if threads is 0.
   UpdateSet(const Layout& layout, unsigned threads, std::string spool, Screening screening);
 
-  // Throws PeerError if the site is there already, the weight is not 1 .. 2^31-1 or a value is
+  // Throws PeerError if the site is there already, weight or gain are out of range or a value is
   // not finite; ConfigError if there is no room to keep the update.
   //
   // With an `owner`, who keeps the memory alive, tensors are not copied (unless there is a
   // spool). If they are changed all the same, passes over the set refuse what could overflow.
-  void add_tensors(const std::string& site, std::int64_t weight, TensorData tensors, Owner owner);
+  void add_tensors(const std::string& site, Share share, TensorData tensors, Owner owner);
   // The same, and DecodeError as check_update. With an `owner`, who promises that the bytes
   // never change, they are not copied.
-  void add_chunks(const std::string& site, std::int64_t weight, std::span<const ByteSpan> chunks,
+  void add_chunks(const std::string& site, Share share, std::span<const ByteSpan> chunks,
                   const UpdateForm& form, Owner owner);
 
   // Throws ConfigError if the site has no update.

@@ -23,16 +23,21 @@ void write_float_means(const Layout& layout, const Tile& tile, const std::uint64
 
 // Keeping the low bytes is exact: a mean lies between the smallest and the largest value, and
 // those fit the dtype.
+void write_integers(const __int128* sums, std::size_t count, std::uint64_t total_weight,
+                    DType dtype, std::byte* out) {
+  const std::size_t size = dtype_size(dtype);
+  for (std::size_t i = 0; i < count; ++i) {
+    const auto mean = static_cast<std::int64_t>(round_integer_mean(sums[i], total_weight));
+    std::memcpy(out + i * size, &mean, size);
+  }
+}
+
 void write_integer_means(const Layout& layout, const Tile& tile, const __int128* sums,
                          std::uint64_t total_weight, MutableTensorData tensors) {
   for_each_part(layout, kIntegerGroup, tile.first, tile.count, [&](const TensorPart& part) {
-    const std::size_t size = dtype_size(layout.tensors()[part.tensor].dtype);
-    std::byte* out = tensors[part.tensor] + part.element * size;
-    for (std::size_t i = 0; i < part.count; ++i) {
-      const auto mean =
-          static_cast<std::int64_t>(round_integer_mean(sums[part.offset + i], total_weight));
-      std::memcpy(out + i * size, &mean, size);
-    }
+    const DType dtype = layout.tensors()[part.tensor].dtype;
+    write_integers(sums + part.offset, part.count, total_weight, dtype,
+                   tensors[part.tensor] + part.element * dtype_size(dtype));
   });
 }
 

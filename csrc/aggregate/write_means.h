@@ -1,6 +1,7 @@
 // From sums of a tile to a result's tensors.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "aggregate/rounding.h"
@@ -13,6 +14,10 @@ namespace veilsum {
 // Writes the means of a tile of group 1, each rounded once to its tensor's dtype.
 void write_float_means(const Layout& layout, const Tile& tile, const std::uint64_t* sums,
                        const MeanDivisor& divisor, MutableTensorData tensors);
+
+// sums / total_weight to the nearest integers, ties to even, as bytes of an integer dtype.
+void write_integers(const __int128* sums, std::size_t count, std::uint64_t total_weight,
+                    DType dtype, std::byte* out);
 
 // The same for group 2: to the nearest integer, ties to even.
 void write_integer_means(const Layout& layout, const Tile& tile, const __int128* sums,

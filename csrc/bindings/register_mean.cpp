@@ -10,6 +10,7 @@
 #include "aggregate/rounding.h"
 #include "bindings/arrays.h"
 #include "bindings/register.h"
+#include "bindings/server_step.h"
 #include "bindings/tensors.h"
 #include "bindings/update_form.h"
 
@@ -61,28 +62,28 @@ bool are_immutable(py::handle buffers) {
   return true;
 }
 
-void add_arrays(MeanAggregator& mean, const std::string& site, py::object weight,
-                py::object arrays) {
+void add_arrays(MeanAggregator& mean, const std::string& site, py::object weight, py::object arrays,
+                double gain) {
   const TensorArrays tensors(mean.layout(), arrays);
-  const std::int64_t factor = to_weight(weight);
+  const Share share(to_weight(weight), gain);
   py::gil_scoped_release release;
-  mean.add_tensors(site, factor, tensors.pointers(), nullptr);
+  mean.add_tensors(site, share, tensors.pointers(), nullptr);
 }
 
 void borrow_arrays(MeanAggregator& mean, const std::string& site, py::object weight,
-                   py::object arrays) {
-  const std::int64_t factor = to_weight(weight);
+                   py::object arrays, double gain) {
+  const Share share(to_weight(weight), gain);
   TensorArrays tensors(mean.layout(), arrays);
   const std::vector<const std::byte*> places(tensors.pointers().begin(), tensors.pointers().end());
   Owner owner = own(std::move(tensors));
   py::gil_scoped_release release;
-  mean.add_tensors(site, factor, places, std::move(owner));
+  mean.add_tensors(site, share, places, std::move(owner));
 }
 
 void add_chunks(MeanAggregator& mean, const std::string& site, py::object weight, py::object chunks,
                 py::object codec, double scale, py::object plan_digest, py::object update_id,
-                py::object chunk_coordinates) {
-  const std::int64_t factor = to_weight(weight);
+                py::object chunk_coordinates, double gain) {
+  const Share share(to_weight(weight), gain);
   const UpdateForm form = to_form(codec, scale, plan_digest, update_id, chunk_coordinates);
   const py::list pieces(chunks);
   const bool borrow = are_immutable(pieces);
@@ -90,7 +91,7 @@ void add_chunks(MeanAggregator& mean, const std::string& site, py::object weight
   const std::vector<std::span<const std::byte>> spans = spans_of(views);
   Owner owner = own(std::move(views));
   py::gil_scoped_release release;
-  mean.add_chunks(site, factor, spans, form, borrow ? owner : nullptr);
+  mean.add_chunks(site, share, spans, form, borrow ? owner : nullptr);
 }
 
 py::tuple finish_with_sites(const MeanAggregator& mean) {
@@ -108,6 +109,16 @@ py::tuple finish_with_sites(const MeanAggregator& mean) {
     finished = mean.finish(places);
   }
   return py::make_tuple(arrays, py::tuple(py::cast(finished.sites)), finished.total_weight);
+}
+
+// (sites, total weight) of the updates whose mean the model was stepped by.
+py::tuple finish_step(const MeanAggregator& mean, const BoundServerStep& bound) {
+  Contribution finished;
+  {
+    py::gil_scoped_release release;
+    finished = mean.finish_step(bound.step());
+  }
+  return py::make_tuple(py::tuple(py::cast(finished.sites)), finished.total_weight);
 }
 
 py::object finish(const MeanAggregator& mean) { return finish_with_sites(mean)[0]; }
@@ -139,11 +150,13 @@ void register_mean(py::module_& module) {
   py::class_<MeanAggregator>(module, "MeanAggregator", py::is_final())
       .def(py::init(&make_mean), py::arg("layout"), py::kw_only(), py::arg("threads"),
            py::arg("spool"), py::arg("streaming_max_abs"), py::arg("streaming_max_total_weight"))
-      .def("add_arrays", &add_arrays, py::arg("site"), py::arg("weight"), py::arg("arrays"))
-      .def("borrow_arrays", &borrow_arrays, py::arg("site"), py::arg("weight"), py::arg("arrays"))
+      .def("add_arrays", &add_arrays, py::arg("site"), py::arg("weight"), py::arg("arrays"),
+           py::kw_only(), py::arg("gain") = 1.0)
+      .def("borrow_arrays", &borrow_arrays, py::arg("site"), py::arg("weight"), py::arg("arrays"),
+           py::kw_only(), py::arg("gain") = 1.0)
       .def("add_chunks", &add_chunks, py::arg("site"), py::arg("weight"), py::arg("chunks"),
            py::kw_only(), py::arg("codec"), py::arg("scale"), py::arg("plan_digest"),
-           py::arg("update_id"), py::arg("chunk_coordinates"))
+           py::arg("update_id"), py::arg("chunk_coordinates"), py::arg("gain") = 1.0)
       .def(
           "remove",
           [](MeanAggregator& mean, const std::string& site) {
@@ -158,7 +171,8 @@ void register_mean(py::module_& module) {
                                return mean.total_weight();
                              })
       .def("finish", &finish)
-      .def("finish_with_sites", &finish_with_sites);
+      .def("finish_with_sites", &finish_with_sites)
+      .def("finish_step", &finish_step, py::arg("step"));
   module.def("decode_ring_sum", &decode_ring_sum, py::arg("total"), py::kw_only(),
              py::arg("factor"), py::arg("count"));
 }

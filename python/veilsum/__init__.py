@@ -13,7 +13,7 @@ from veilsum._version import __version__
 
 if TYPE_CHECKING:
     from veilsum import errors, optimizers, secagg
-    from veilsum.aggregate import AggregateResult, Aggregator, Streaming
+    from veilsum.aggregate import AggregateResult, Aggregator, SteppedModel, Streaming
     from veilsum.codecs import EncodedUpdate, codecs, decode, encode
     from veilsum.devices import BackendInfo, backends
     from veilsum.errors import (
@@ -42,6 +42,7 @@ _WHERE = {
     "BackendInfo": "veilsum.devices",
     "EncodedUpdate": "veilsum.codecs",
     "ModelLayout": "veilsum.model",
+    "SteppedModel": "veilsum.aggregate",
     "Streaming": "veilsum.aggregate",
     "backends": "veilsum.devices",
     "codecs": "veilsum",  # the module, which is also the function
@@ -64,6 +65,7 @@ __all__ = [
     "ModelLayout",
     "PeerError",
     "RoundAborted",
+    "SteppedModel",
     "Streaming",
     "VeilsumError",
     "__version__",

@@ -424,12 +424,20 @@ class MeanAggregator:
     ) -> None:
         """spool "" keeps updates in memory; streaming_max_abs 0 means not streaming."""
 
-    def add_arrays(self, site: str, weight: int, arrays: Sequence[NDArray[Any]]) -> None:
-        """Raises:
-        PeerError: not finite, repeated site, weight outside 1..2**31-1, beyond the declared bound.
+    def add_arrays(
+        self, site: str, weight: int, arrays: Sequence[NDArray[Any]], *, gain: float = 1.0
+    ) -> None:
+        """Adds one update. The mean of floating-point tensors is
+        sum(weight * gain * value) / sum(weight), that of integer ones has no gain.
+
+        Raises:
+            PeerError: not finite, repeated site, weight outside 1..2**31-1, gain outside
+                2**-32..1, beyond the declared bound.
         """
 
-    def borrow_arrays(self, site: str, weight: int, arrays: Sequence[NDArray[Any]]) -> None:
+    def borrow_arrays(
+        self, site: str, weight: int, arrays: Sequence[NDArray[Any]], *, gain: float = 1.0
+    ) -> None:
         """add_arrays, but keeps references instead of copies, unless there is a spool.
 
         The arrays must stay as they are; finish() refuses a change that could overflow.
@@ -446,6 +454,7 @@ class MeanAggregator:
         plan_digest: bytes,
         update_id: int,
         chunk_coordinates: int,
+        gain: float = 1.0,
     ) -> None:
         """Adds the chunks of a plain update. Those that are bytes, or views of bytes, are kept
         by reference, if there is no spool.
@@ -476,6 +485,13 @@ class MeanAggregator:
 
     def finish_with_sites(self) -> tuple[list[NDArray[Any]], tuple[str, ...], int]:
         """finish(), and the sites and total weight of exactly the updates it took."""
+
+    def finish_step(self, step: ServerStep) -> tuple[tuple[str, ...], int]:
+        """step.apply(finish()) in one pass, the same bits; sites and total weight of the updates.
+
+        Raises:
+            ConfigError: nothing was added, the step is for another layout, or as step.apply.
+        """
 
 def decode_ring_sum(total: NDArray[np.int64], *, factor: float, count: int) -> NDArray[np.float64]:
     """total[:count] * factor in double, one rounding per element."""

@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from typing_extensions import Buffer
 
 from veilsum import _native
+from veilsum.aggregate.adding import Share, add_update, whole_weight
 from veilsum.arrays import widen_bfloat16
 from veilsum.codecs import EncodedUpdate
 from veilsum.devices import available_threads
-from veilsum.errors import ConfigError, DeviceError, PeerError
-from veilsum.model import ModelLayout, fit_arrays, result_digest
+from veilsum.errors import ConfigError, DeviceError
+from veilsum.model import ModelLayout, result_digest
+from veilsum.optimizers import ServerOptimizer
 
 _RULES = ("mean",)
 _BACKENDS = ("cpu",)
@@ -49,6 +51,24 @@ class AggregateResult:
         arrays: name -> array in layout order, shapes and dtypes of the layout; bfloat16
             tensors as float32, which holds them exactly.
         digest: hex SHA-256 that names the values to the last bit, as of model.result_digest.
+        total_weight: sum of the weights.
+        sites: who took part, sorted.
+    """
+
+    arrays: dict[str, NDArray[Any]]
+    digest: str
+    total_weight: int
+    sites: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SteppedModel:
+    """A model after one step, and whose mean it was stepped by.
+
+    Attributes:
+        arrays: name -> array in layout order, dtypes of the layout; bfloat16 tensors as
+            float32, unless they were written to arrays of the caller's.
+        digest: hex SHA-256 of the model, as of model.result_digest.
         total_weight: sum of the weights.
         sites: who took part, sorted.
     """
@@ -132,6 +152,7 @@ class Aggregator:
         weight: int,
         site: str,
         copy: bool = True,
+        gain: float = 1.0,
     ) -> None:
         """Adds one site's update. A call that raises has changed nothing.
 
@@ -144,32 +165,18 @@ class Aggregator:
                 work. They must then not be changed until the mean is taken; finish() refuses
                 changes that could spoil it. Encoded updates are never copied, and arrays
                 always are if there is a spool.
+            gain: 2**-32 to 1; multiplies the update's floating-point values, but not the weight
+                that the sum is divided by (optimizers.fednova_gain).
 
         Raises:
             PeerError: the update does not fit the layout, holds a value that is not finite or
-                beyond a declared bound, the weight is not allowed, or the site is there already.
+                beyond a declared bound, weight or gain are not allowed, or the site is there
+                already.
             DecodeError: encoded bytes are not as they must be.
             ConfigError: there is no room to keep the update.
         """
-        number = _weight(site, weight)
-        if isinstance(update, Mapping):
-            add = self._native.add_arrays if copy else self._native.borrow_arrays
-            add(site, number, self._fit(update, site))
-            return
-        parsed = _parsed(update)
-        if parsed.layout != self._layout:
-            raise PeerError(site, "sent an update of another layout")
-        form = parsed.form
-        self._native.add_chunks(
-            site,
-            number,
-            parsed.body,
-            codec=form.number,
-            scale=form.scale,
-            plan_digest=form.plan_digest,
-            update_id=form.update_id,
-            chunk_coordinates=form.chunk_coordinates,
-        )
+        share = Share(site, whole_weight(site, weight), gain)
+        add_update(self._native, self._layout, update, share, copy=copy)
 
     def remove(self, site: str) -> None:
         """Takes a site's update out again.
@@ -195,11 +202,31 @@ class Aggregator:
                 named[name] = widen_bfloat16(named[name])
         return AggregateResult(named, digest, total_weight, sites)
 
-    def _fit(self, arrays: Mapping[str, Any], site: str) -> list[NDArray[Any]]:
-        try:
-            return fit_arrays(self._layout, arrays)
-        except ConfigError as error:
-            raise PeerError(site, f"sent a bad update: {error}", hint=error.hint) from error
+    def finish_step(
+        self,
+        model: Mapping[str, Any],
+        optimizer: ServerOptimizer,
+        *,
+        gain: float = 1.0,
+        out: Mapping[str, NDArray[Any]] | None = None,
+    ) -> SteppedModel:
+        """optimizer.step(model, finish().arrays) in one pass, with the same bits: each mean is
+        used while it is in the processor's cache and never written to memory.
+
+        Args:
+            model, gain, out: as ServerOptimizer.step takes them.
+
+        Raises:
+            ConfigError: nothing was added, the optimizer is for another layout, or as
+                ServerOptimizer.step. The optimizer is then as a failed step leaves it.
+        """
+        if optimizer.layout != self._layout:
+            raise ConfigError("the optimizer is for a model with another layout")
+        with optimizer.stepping(model, gain=gain, out=out) as (step, updated):
+            sites, total_weight = self._native.finish_step(step)
+        digest = result_digest(self._layout, updated)
+        arrays = optimizer.named(updated, widened=out is None)
+        return SteppedModel(arrays, digest, total_weight, sites)
 
 
 def _check_choice(what: str, name: str, known: tuple[str, ...]) -> None:
@@ -216,26 +243,3 @@ def _check_backend(backend: str) -> None:
             hint='use backend="cpu"',
         )
     _check_choice("backend", backend, _BACKENDS)
-
-
-def _parsed(update: Any) -> EncodedUpdate:
-    if isinstance(update, EncodedUpdate):
-        return update
-    try:
-        return EncodedUpdate.from_bytes(update)
-    except TypeError as error:
-        raise ConfigError(
-            f"an update cannot be a {type(update).__name__}",
-            hint="give arrays by name, an EncodedUpdate, or its bytes",
-        ) from error
-
-
-def _weight(site: str, weight: object) -> int:
-    """An integer of any library, or a float that is one; booleans are a mistake."""
-    if getattr(weight, "ndim", None) == 0 and hasattr(weight, "item"):  # of NumPy or torch
-        weight = weight.item()
-    if isinstance(weight, float) and weight.is_integer():
-        weight = int(weight)
-    if not isinstance(weight, int) or isinstance(weight, bool):
-        raise PeerError(site, f"has weight {weight!r}, which is not a whole number")
-    return weight

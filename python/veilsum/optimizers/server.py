@@ -85,7 +85,7 @@ class ServerOptimizer:
         means = fit_arrays(self._layout, mean)
         with self.stepping(model, gain=gain, out=out) as (native, updated):
             native.apply(means, threads=self._threads)
-        return self._named(updated, widened=out is None)
+        return self.named(updated, widened=out is None)
 
     @contextmanager
     def stepping(
@@ -208,7 +208,8 @@ class ServerOptimizer:
     def _tensors(self) -> tuple[tuple[str, str, tuple[int, ...]], ...]:
         return self._layout.native.tensors
 
-    def _named(self, arrays: list[NDArray[Any]], *, widened: bool) -> dict[str, NDArray[Any]]:
+    def named(self, arrays: list[NDArray[Any]], *, widened: bool) -> dict[str, NDArray[Any]]:
+        """Arrays in layout order by name; `widened` turns patterns of bfloat16 into float32."""
         return {
             name: widen_bfloat16(array) if widened and dtype == "bf16" else array
             for (name, dtype, _), array in zip(self._tensors, arrays, strict=True)

@@ -1,0 +1,43 @@
+#include "aggregate/mean_sink.h"
+
+#include <array>
+#include <cstddef>
+
+#include "aggregate/write_means.h"
+
+namespace veilsum {
+
+void MeanWriter::floats(const Tile& tile, const std::uint64_t* sums,
+                        const MeanDivisor& divisor) const {
+  write_float_means(layout_, tile, sums, divisor, tensors_);
+}
+
+void MeanWriter::integers(const Tile& tile, const __int128* sums,
+                          std::uint64_t total_weight) const {
+  write_integer_means(layout_, tile, sums, total_weight, tensors_);
+}
+
+void ModelStepper::floats(const Tile& tile, const std::uint64_t* sums,
+                          const MeanDivisor& divisor) const {
+  const auto* signed_sums = reinterpret_cast<const std::int64_t*>(sums);
+  const Layout& layout = step_.layout();
+  for_each_part(layout, kFloatGroup, tile.first, tile.count, [&](const TensorPart& part) {
+    alignas(64) std::array<std::byte, kTile * sizeof(double)> means;
+    write_means({signed_sums + part.offset, part.count}, divisor,
+                layout.tensors()[part.tensor].dtype, means.data());
+    step_.apply(part, means.data());
+  });
+}
+
+void ModelStepper::integers(const Tile& tile, const __int128* sums,
+                            std::uint64_t total_weight) const {
+  const Layout& layout = step_.layout();
+  for_each_part(layout, kIntegerGroup, tile.first, tile.count, [&](const TensorPart& part) {
+    std::array<std::byte, kTile * sizeof(std::int64_t)> means;
+    write_integers(sums + part.offset, part.count, total_weight,
+                   layout.tensors()[part.tensor].dtype, means.data());
+    step_.apply(part, means.data());
+  });
+}
+
+}  // namespace veilsum

@@ -1,0 +1,108 @@
+"""One update, in whatever form, into a native aggregator: what all aggregators do alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+from typing_extensions import Buffer
+
+from veilsum.codecs import EncodedUpdate
+from veilsum.errors import ConfigError, PeerError
+from veilsum.model import ModelLayout, fit_arrays
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Whose update it is, and how much it counts."""
+
+    site: str
+    weight: int
+    gain: float = 1.0
+
+
+class NativeAggregator(Protocol):
+    """What this module needs of a native aggregator."""
+
+    def add_arrays(
+        self, site: str, weight: int, arrays: Sequence[NDArray[Any]], *, gain: float
+    ) -> None: ...
+    def borrow_arrays(
+        self, site: str, weight: int, arrays: Sequence[NDArray[Any]], *, gain: float
+    ) -> None: ...
+    def add_chunks(
+        self,
+        site: str,
+        weight: int,
+        chunks: Sequence[Buffer],
+        *,
+        codec: int,
+        scale: float,
+        plan_digest: bytes,
+        update_id: int,
+        chunk_coordinates: int,
+        gain: float,
+    ) -> None: ...
+
+
+def add_update(
+    native: NativeAggregator, layout: ModelLayout, update: Any, share: Share, *, copy: bool
+) -> None:
+    """Adds arrays by name, an encoded update or the bytes of one.
+
+    Raises:
+        PeerError: the update is not one for the layout, or the aggregator refuses it.
+        DecodeError: encoded bytes are not as they must be.
+    """
+    site, weight, gain = share.site, share.weight, share.gain
+    if isinstance(update, Mapping):
+        add = native.add_arrays if copy else native.borrow_arrays
+        add(site, weight, _fitted(layout, update, site), gain=gain)
+        return
+    parsed = _parsed(update)
+    if parsed.layout != layout:
+        raise PeerError(site, "sent an update of another layout")
+    form = parsed.form
+    native.add_chunks(
+        site,
+        weight,
+        parsed.body,
+        codec=form.number,
+        scale=form.scale,
+        plan_digest=form.plan_digest,
+        update_id=form.update_id,
+        chunk_coordinates=form.chunk_coordinates,
+        gain=gain,
+    )
+
+
+def _fitted(layout: ModelLayout, arrays: Mapping[str, Any], site: str) -> list[NDArray[Any]]:
+    try:
+        return fit_arrays(layout, arrays)
+    except ConfigError as error:
+        raise PeerError(site, f"sent a bad update: {error}", hint=error.hint) from error
+
+
+def _parsed(update: Any) -> EncodedUpdate:
+    if isinstance(update, EncodedUpdate):
+        return update
+    try:
+        return EncodedUpdate.from_bytes(update)
+    except TypeError as error:
+        raise ConfigError(
+            f"an update cannot be a {type(update).__name__}",
+            hint="give arrays by name, an EncodedUpdate, or its bytes",
+        ) from error
+
+
+def whole_weight(site: str, weight: object) -> int:
+    """An integer of any library, or a float that is one; booleans are a mistake."""
+    if getattr(weight, "ndim", None) == 0 and hasattr(weight, "item"):  # of NumPy or torch
+        weight = weight.item()
+    if isinstance(weight, float) and weight.is_integer():
+        weight = int(weight)
+    if not isinstance(weight, int) or isinstance(weight, bool):
+        raise PeerError(site, f"has weight {weight!r}, which is not a whole number")
+    return weight
