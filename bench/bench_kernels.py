@@ -36,7 +36,9 @@ def test_expand_and_add_32_bit_masks_of_12_keys(report: Compare) -> None:
     signs = [1 if number % 2 else -1 for number in range(KEYS)]
 
     def ours() -> None:
-        _native.add_masks(total, secrets, signs, stream=1, first=0, bits=32, threads=1)
+        _native.add_masks(
+            total, secrets, signs, generator="chacha20", stream=1, first=0, bits=32, threads=1
+        )
 
     zeros, stream = bytes(4 * ELEMENTS), bytearray(4 * ELEMENTS)
     theirs_total = np.zeros(ELEMENTS, np.uint32)
@@ -58,7 +60,9 @@ def test_expand_and_add_22_bit_masks_of_12_keys(report: Compare) -> None:
     secrets = [Secret.from_bytes(key) for key in _keys()]
 
     def ours() -> None:
-        _native.add_masks(total, secrets, [1] * KEYS, stream=1, first=0, bits=22, threads=1)
+        _native.add_masks(
+            total, secrets, [1] * KEYS, generator="chacha20", stream=1, first=0, bits=22, threads=1
+        )
 
     zeros, stream = bytes(22 * ELEMENTS // 8), bytearray(22 * ELEMENTS // 8)
 
@@ -126,6 +130,7 @@ def test_encode_and_mask_an_update_for_12_sites(bits: int, report: Compare) -> N
             rounding=rounding,
             keys=keys,
             signs=[1] * len(keys),
+            generator="chacha20",
             plan_digest=bytes(32),
             update_id=1,
             chunk_coordinates=65_536,
@@ -136,7 +141,9 @@ def test_encode_and_mask_an_update_for_12_sites(bits: int, report: Compare) -> N
     _native.fold_ring_chunks(
         total, encode(secrets, None), bits=bits, chunk_coordinates=65_536, threads=1
     )
-    _native.add_masks(total, secrets, [-1] * KEYS, stream=1, first=0, bits=bits, threads=1)
+    _native.add_masks(
+        total, secrets, [-1] * KEYS, generator="chacha20", stream=1, first=0, bits=bits, threads=1
+    )
     steps = np.rint(values.astype(np.float64) * 32766.0).astype(np.int64)
     assert np.array_equal(_native.center_ring(total, bits), steps)
 

@@ -14,3 +14,4 @@ def _every_test_leaves_the_default_kernels() -> Iterator[None]:
 
     yield
     _native.use_isa("")
+    _native.use_aes("")

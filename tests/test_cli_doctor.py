@@ -22,15 +22,19 @@ def test_doctor_passes_on_every_instruction_set_of_this_machine(
     tested = {(check["name"], check["on"]) for check in facts["checks"]}
     for isa in _native.supported_isas():
         assert {(name, isa) for name in ("masks", "shares", "codecs", "exact mean")} <= tested
+    on = {place for name, place in tested if name == "AES masks"}
+    bitsliced = {f"{isa}, bitsliced" for isa in _native.supported_isas()}
+    assert on == bitsliced | set(_native.supported_aes()[1:])
+    assert facts["aes"] == list(_native.supported_aes())
     assert facts["cuda"]["devices"] or facts["cuda"]["reason"]
 
 
 def test_doctor_leaves_the_default_instruction_set() -> None:
-    before = _native.active_isa()
+    before = (_native.active_isa(), _native.active_aes())
 
     selftest.cpu_checks()
 
-    assert _native.active_isa() == before
+    assert (_native.active_isa(), _native.active_aes()) == before
 
 
 def test_for_people_doctor_prints_one_line_per_self_test(
@@ -39,14 +43,16 @@ def test_for_people_doctor_prints_one_line_per_self_test(
     assert main.exit_code(["doctor"]) == 0
 
     shown = capsys.readouterr().out
-    assert shown.count(" ok") == 4 * len(_native.supported_isas())
+    isas, aes = _native.supported_isas(), _native.supported_aes()
+    assert shown.count(" ok") == 4 * len(isas) + len(isas) + len(aes) - 1
     assert veilsum.backends()[0].detail in shown
 
 
 @pytest.mark.parametrize(
     ("constant", "wrong", "name"),
     [
-        ("_KEY", bytes(32), "masks"),
+        ("_CHACHA20", {22: ((0, 0, 0, 0), "")}, "masks"),
+        ("_AES256CTR", {22: ((0, 0, 0, 0), "")}, "AES masks"),
         ("_SHARES", ("00" * 32,) * 5, "shares"),
         ("_ENCODED", {"int8": (0.0, 0.0, "0" * 16)}, "codecs"),
         ("_is_nearest", lambda value, exact: False, "exact mean"),

@@ -30,6 +30,7 @@ def _ring_chunks(count: int) -> list[bytes]:
         group=0,
         keys=[_native.Secret.from_bytes(bytes(range(32)))],
         signs=[1],
+        generator="chacha20",
         plan_digest=bytes(range(32)),
         update_id=0xABC,
         chunk_coordinates=4096,

@@ -34,19 +34,23 @@ def test_the_stub_says_what_the_module_has() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def _masked_words(bits: int) -> np.ndarray[tuple[int], np.dtype[np.generic]]:
+def _masked_words(bits: int, generator: str) -> np.ndarray[tuple[int], np.dtype[np.generic]]:
     words = np.arange(3001, dtype=np.uint64 if bits > 32 else np.uint32)
     keys = [Secret.from_bytes(bytes([number]) * 32) for number in (1, 2, 3)]
-    _native.add_masks(words, keys, [1, -1, 1], stream=1, first=509, bits=bits, threads=1)
+    place = {"stream": 1, "first": 509, "bits": bits, "threads": 1}
+    _native.add_masks(words, keys, [1, -1, 1], generator=generator, **place)
     return words
 
 
+@pytest.mark.parametrize("generator", ["chacha20", "aes256ctr"])
 @pytest.mark.parametrize("bits", [1, 13, 16, 22, 32, 33, 64])
-def test_every_instruction_set_masks_to_the_same_bits(bits: int) -> None:
+def test_every_instruction_set_masks_to_the_same_bits(bits: int, generator: str) -> None:
     packed = set()
     for isa in _native.supported_isas():
         _native.use_isa(isa)
-        packed.add(_native.pack_ring(_masked_words(bits), bits))
+        for aes in _native.supported_aes() if generator == "aes256ctr" else [""]:
+            _native.use_aes(aes)
+            packed.add(_native.pack_ring(_masked_words(bits, generator), bits))
 
     assert len(packed) == 1
 

@@ -71,6 +71,7 @@ def encode(
     seed=SEED,
     keys=KEYS,
     signs=SIGNS,
+    generator="chacha20",
     threads=1,
     layout=LAYOUT,
 ):
@@ -84,6 +85,7 @@ def encode(
         rounding=None if seed is None else Secret.from_bytes(seed),
         keys=[Secret.from_bytes(key) for key in keys],
         signs=list(signs),
+        generator=generator,
         plan_digest=PLAN,
         update_id=99,
         chunk_coordinates=CHUNK,
@@ -102,14 +104,14 @@ def expected_steps(values, seed) -> list[int]:
 
 
 @cache
-def mask_sum(count: int, bits: int, stream: int) -> list[int]:
+def mask_sum(count: int, bits: int, stream: int, generator: str) -> list[int]:
     """Masks of KEYS with SIGNS."""
-    columns = [mask_words(key, stream, 0, count, bits) for key in KEYS]
+    columns = [mask_words(key, stream, 0, count, bits, generator) for key in KEYS]
     return [sum(map(mul, SIGNS, column)) for column in zip(*columns, strict=True)]
 
 
-def masked(words, bits, *, stream=1) -> list[int]:
-    masks = mask_sum(len(words), bits, stream)
+def masked(words, bits, *, stream=1, generator="chacha20") -> list[int]:
+    masks = mask_sum(len(words), bits, stream, generator)
     return [(word + mask) % 2**bits for word, mask in zip(words, masks, strict=True)]
 
 
@@ -315,8 +317,9 @@ def test_arrays_that_are_not_the_layouts_are_refused_by_name(values, error, reas
 # --- ready words, and the sum ----------------------------------------------------------------
 
 
+@pytest.mark.parametrize("generator", ["chacha20", "aes256ctr"])
 @pytest.mark.parametrize(("bits", "group"), [(64, 0), (22, 1), (33, 2)])
-def test_ready_words_are_masked_by_the_stream_of_their_group(bits, group):
+def test_ready_words_are_masked_by_the_stream_of_their_group(bits, group, generator):
     words = np.arange(4100, dtype=np.uint64) * 0x9E3779B97F4A7C15
     before = words.copy()
 
@@ -326,6 +329,7 @@ def test_ready_words_are_masked_by_the_stream_of_their_group(bits, group):
         group=group,
         keys=[Secret.from_bytes(key) for key in KEYS],
         signs=list(SIGNS),
+        generator=generator,
         plan_digest=PLAN,
         update_id=99,
         chunk_coordinates=CHUNK,
@@ -333,7 +337,7 @@ def test_ready_words_are_masked_by_the_stream_of_their_group(bits, group):
     )
 
     assert check(chunks, bits=bits, group=group, size=4100, masked=True) == [0, 1]
-    expected = masked([int(word) for word in words], bits, stream=group)
+    expected = masked([int(word) for word in words], bits, stream=group, generator=generator)
     assert words_of(chunks, 4100, bits) == expected
     assert np.array_equal(words, before)
 
@@ -364,6 +368,7 @@ def word_chunks(words, bits):
         group=1,
         keys=[],
         signs=[],
+        generator="chacha20",
         plan_digest=PLAN,
         update_id=99,
         chunk_coordinates=CHUNK,

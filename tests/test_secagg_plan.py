@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.secagg import NAMES, consortium, make_plan
-from veilsum import secagg
-from veilsum.control import RunSpec
+from veilsum import _native, secagg
+from veilsum.control import MaskGenerator, RunSpec
 from veilsum.errors import ConfigError, DecodeError
 from veilsum.model import ModelLayout
 from veilsum.secagg.policy import Refusal
@@ -141,6 +142,7 @@ CHANGES = [
     {"nonce": b"\1" * 32},
     {"min_sites": 4},
     {"vote_quorum": 4, "share_threshold": 3},
+    {"mask_generator": "aes256ctr"},
     {"ring_bits": 40},
     {"headroom": 3, "ring_bits": 40},
     {"clip": 2.0},
@@ -213,6 +215,7 @@ FAULTS = [
     ({"round_number": 0}, "rounds count from 1"),
     ({"attempt": -1}, "attempt"),
     ({"nonce": b"short"}, "nonce must have 32 bytes"),
+    ({"mask_generator": "rc4"}, "mask_generator must be one of"),
     ({"value_bits": 1}, "value_bits"),
     ({"value_bits": 33}, "value_bits"),
     ({"headroom": 1}, "headroom"),
@@ -252,6 +255,10 @@ POLICIES = [
     (secagg.LocalPolicy(min_vote_quorum=4), "vote_quorum is 3"),
     (secagg.LocalPolicy(max_weight_cap=99), "weight_cap is 100"),
     (secagg.LocalPolicy(task_ids=frozenset({"triage"})), "task 'diagnosis'"),
+    (
+        secagg.LocalPolicy(mask_generators=frozenset({"aes256ctr"})),
+        "masks of 'chacha20' are not allowed at this site",
+    ),
 ]
 
 
@@ -263,6 +270,34 @@ def test_a_plan_outside_the_sites_own_policy_is_refused(policy, reason):
 
 
 def test_a_plan_at_the_limits_of_the_policy_is_accepted():
-    policy = secagg.LocalPolicy(3, 1, 3, 100, frozenset({"diagnosis"}))
+    policy = secagg.LocalPolicy(3, 1, 3, 100, frozenset({"diagnosis"}), frozenset({"chacha20"}))
 
     assert policy.check(make_plan(4)) is None
+
+
+@pytest.mark.parametrize("names", [frozenset({"chacha"}), frozenset()])
+def test_a_policy_that_no_plan_could_meet_is_refused(names):
+    with pytest.raises(ConfigError, match="mask_generators must name some of"):
+        secagg.LocalPolicy(mask_generators=names)
+
+
+def test_a_manifest_with_an_unknown_generator_is_refused():
+    known, other = make_plan(4).to_bytes(), make_plan(4, mask_generator="aes256ctr").to_bytes()
+    (place,) = [at for at, pair in enumerate(zip(known, other, strict=True)) if len({*pair}) > 1]
+    assert (known[place], other[place]) == (0, 1)
+
+    with pytest.raises(DecodeError, match="mask generator 2 is unknown"):
+        secagg.Plan.from_bytes(
+            known[:place] + b"\2" + known[place + 1 :], roster=consortium().roster
+        )
+
+
+def test_a_plan_takes_its_generator_from_the_settings_of_a_run():
+    assert planned(7).mask_generator == "chacha20"
+    assert planned(7, mask_generator="aes256ctr").mask_generator == "aes256ctr"
+
+
+def test_the_generators_of_plans_are_those_of_the_core():
+    for name in get_args(MaskGenerator):
+        words = np.zeros(1, np.uint32)
+        _native.add_masks(words, [], [], generator=name, stream=1, first=0, bits=22, threads=1)

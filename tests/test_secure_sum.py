@@ -46,6 +46,7 @@ def chunks_of(plan: secagg.Plan, words: dict[int, list[int]]) -> list[bytes]:
             group=stream.group,
             keys=[],
             signs=[],
+            generator="chacha20",
             plan_digest=plan.context,
             update_id=0,
             chunk_coordinates=plan.chunk_coordinates,

@@ -58,8 +58,15 @@ CpuLevel cpu_level() {
     return CpuLevel::v3;
   return CpuLevel::v4;
 }
+
+CpuFeatures cpu_features() {
+  // AES-NI is ecx 25 of leaf 1, VAES is ecx 9 of leaf 7. That their registers are saved is
+  // part of the level that somebody who uses them asks for as well.
+  return {has_all(cpuid(1).ecx, bits(25)), has_all(cpuid(7).ecx, bits(9))};
+}
 #else
 CpuLevel cpu_level() { return CpuLevel::base; }
+CpuFeatures cpu_features() { return {}; }
 #endif
 
 }  // namespace veilsum

@@ -13,4 +13,13 @@ enum class CpuLevel : int {
 
 CpuLevel cpu_level();
 
+// Instructions that are part of no level: a CPU of any level may lack them, so what uses them
+// is a kernel object of its own.
+struct CpuFeatures {
+  bool aes;   // AES-NI, on registers of 128 bits
+  bool vaes;  // the same on the widest registers of the level
+};
+
+CpuFeatures cpu_features();
+
 }  // namespace veilsum

@@ -8,7 +8,9 @@
 #include "bindings/arrays.h"
 #include "bindings/register.h"
 #include "bindings/secrets.h"
+#include "kernels/aes_dispatch.h"
 #include "kernels/dispatch.h"
+#include "masks/mask_keys.h"
 #include "masks/masks.h"
 
 namespace veilsum {
@@ -24,6 +26,13 @@ py::tuple supported_isas() {
 }
 
 std::string active_isa() { return kernels().name; }
+
+py::tuple aes_names() {
+  const auto supported = supported_aes();
+  py::tuple names(supported.size());
+  for (std::size_t i = 0; i < supported.size(); ++i) names[i] = py::str(supported[i]);
+  return names;
+}
 
 std::string compiler() {
 #if defined(__clang__)
@@ -70,7 +79,7 @@ py::array cuda_mask_words(py::object device, py::object key, py::object stream, 
   const auto secret = to_secret("key", key);
   const int sign = 1;
   const std::array<const Secret*, 1> keys = {secret.get()};
-  const std::vector<MaskTerm> terms = mask_terms(keys, {&sign, 1});
+  const MaskKeys masks(MaskGenerator::chacha20, keys, {&sign, 1});
   const MaskPlace place = {to_integer<std::uint32_t>("stream", stream),
                            to_integer<unsigned>("bits", bits),
                            to_integer<std::uint64_t>("first", first)};
@@ -81,7 +90,8 @@ py::array cuda_mask_words(py::object device, py::object key, py::object stream, 
   std::uint64_t* const out = result.mutable_data();
   {
     py::gil_scoped_release release;
-    compute_mask_words(number, {terms[0].key, place.stream, place.bits, place.first, words}, out);
+    compute_mask_words(number, {masks.terms()[0].key, place.stream, place.bits, place.first, words},
+                       out);
   }
   return result;
 }
@@ -92,6 +102,9 @@ void register_devices(py::module_& module) {
   module.def("supported_isas", &supported_isas);
   module.def("active_isa", &active_isa);
   module.def("use_isa", [](const std::string& name) { use_isa(name); }, py::arg("name"));
+  module.def("supported_aes", &aes_names);
+  module.def("active_aes", [] { return std::string(active_aes()); });
+  module.def("use_aes", [](const std::string& name) { use_aes(name); }, py::arg("name"));
   module.def("compiler", &compiler);
   module.def("cuda_status", &cuda_status);
   module.def("cuda_mask_words", &cuda_mask_words, py::arg("device"), py::arg("key"), py::kw_only(),

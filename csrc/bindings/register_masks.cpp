@@ -1,4 +1,5 @@
 // Shamir sharing, ring words and masks.
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -30,14 +31,14 @@ std::vector<Integer> integers(const char* name, py::handle sequence) {
 // Keys with their signs, alive for one call.
 class Masks {
  public:
-  Masks(py::handle keys, py::handle signs)
+  Masks(const std::string& generator, py::handle keys, py::handle signs)
       : secrets_("keys", keys),
-        terms_(mask_terms(secrets_.pointers(), integers<int>("signs", signs))) {}
-  const std::vector<MaskTerm>& terms() const { return terms_; }
+        keys_(mask_generator(generator), secrets_.pointers(), integers<int>("signs", signs)) {}
+  const MaskKeys& keys() const { return keys_; }
 
  private:
   SecretList secrets_;
-  std::vector<MaskTerm> terms_;
+  MaskKeys keys_;
 };
 
 py::list deal(py::object secret, py::object threshold, py::object indices,
@@ -70,16 +71,16 @@ py::list combine(py::object indices, py::object shares) {
   return to_list(std::move(secrets));
 }
 
-void mask(py::object accumulator, py::object keys, py::object signs, py::object stream,
-          py::object first, py::object bits, py::object threads) {
-  const Masks masks(keys, signs);
+void mask(py::object accumulator, py::object keys, py::object signs, const std::string& generator,
+          py::object stream, py::object first, py::object bits, py::object threads) {
+  const Masks masks(generator, keys, signs);
   const MaskPlace place = {to_integer<std::uint32_t>("stream", stream),
                            to_integer<unsigned>("bits", bits),
                            to_integer<std::uint64_t>("first", first)};
   const auto workers = to_threads(threads);
   with_words<false>("accumulator", accumulator, [&](auto words) {
     py::gil_scoped_release release;
-    add_masks(words, masks.terms(), place, workers);
+    add_masks(words, masks.keys(), place, workers);
   });
 }
 
@@ -138,18 +139,20 @@ ChunkGrid to_grid(int group, std::uint64_t group_size, py::handle plan_digest, p
 py::tuple encode_ring_chunks(py::object layout, py::object arrays, py::object bits,
                              py::object gains, py::object limits, py::object clip,
                              py::object rounding, py::object keys, py::object signs,
-                             py::object plan_digest, py::object update_id,
-                             py::object chunk_coordinates, py::object threads) {
+                             const std::string& generator, py::object plan_digest,
+                             py::object update_id, py::object chunk_coordinates,
+                             py::object threads) {
   const Layout& model = instance<Layout>("layout", layout);
   const TensorArrays tensors(model, arrays);
-  const Masks masks(keys, signs);
+  const Masks masks(generator, keys, signs);
+  const ReadyMasks ready(masks.keys());
   const StepPlan steps = {flat_span<const double>("gains", gains),
                           flat_span<const double>("limits", limits), to_bool("clip", clip),
                           to_rounding(rounding)};
   const RingChunkPlan plan = ring_chunk_plan(to_integer<unsigned>("bits", bits),
                                              to_grid(kFloatGroup, model.group_size(kFloatGroup),
                                                      plan_digest, update_id, chunk_coordinates),
-                                             masks.terms(), to_threads(threads));
+                                             ready.terms(), to_threads(threads));
   NewChunks chunks(ring_chunk_sizes(plan));
   std::uint64_t clamped = 0;
   {
@@ -160,19 +163,20 @@ py::tuple encode_ring_chunks(py::object layout, py::object arrays, py::object bi
 }
 
 py::list ring_word_chunks(py::object words, py::object bits, py::object group, py::object keys,
-                          py::object signs, py::object plan_digest, py::object update_id,
-                          py::object chunk_coordinates, py::object threads) {
-  const auto ready = flat_span<const std::uint64_t>("words", words);
-  const Masks masks(keys, signs);
+                          py::object signs, const std::string& generator, py::object plan_digest,
+                          py::object update_id, py::object chunk_coordinates, py::object threads) {
+  const auto plain = flat_span<const std::uint64_t>("words", words);
+  const Masks masks(generator, keys, signs);
+  const ReadyMasks ready(masks.keys());
   const RingChunkPlan plan =
       ring_chunk_plan(to_integer<unsigned>("bits", bits),
-                      to_grid(to_integer<int>("group", group, 0), ready.size(), plan_digest,
+                      to_grid(to_integer<int>("group", group, 0), plain.size(), plan_digest,
                               update_id, chunk_coordinates),
-                      masks.terms(), to_threads(threads));
+                      ready.terms(), to_threads(threads));
   NewChunks chunks(ring_chunk_sizes(plan));
   {
     py::gil_scoped_release release;
-    write_word_chunks(ready, plan, chunks.places());
+    write_word_chunks(plain, plan, chunks.places());
   }
   return chunks.take();
 }
@@ -196,19 +200,20 @@ void register_masks(py::module_& module) {
              py::arg("coefficients"));
   module.def("combine_shares", &combine, py::arg("indices"), py::arg("shares"));
   module.def("add_masks", &mask, py::arg("accumulator"), py::arg("keys"), py::arg("signs"),
-             py::kw_only(), py::arg("stream"), py::arg("first"), py::arg("bits"),
-             py::arg("threads"));
+             py::kw_only(), py::arg("generator"), py::arg("stream"), py::arg("first"),
+             py::arg("bits"), py::arg("threads"));
   module.def("pack_ring", &pack, py::arg("words"), py::arg("bits"));
   module.def("unpack_ring", &unpack, py::arg("data"), py::arg("count"), py::arg("bits"));
   module.def("center_ring", &center, py::arg("words"), py::arg("bits"));
   module.def("encode_ring_chunks", &encode_ring_chunks, py::arg("layout"), py::arg("arrays"),
              py::kw_only(), py::arg("bits"), py::arg("gains"), py::arg("limits"), py::arg("clip"),
-             py::arg("rounding"), py::arg("keys"), py::arg("signs"), py::arg("plan_digest"),
-             py::arg("update_id"), py::arg("chunk_coordinates"), py::arg("threads"));
-  module.def("ring_word_chunks", &ring_word_chunks, py::arg("words"), py::kw_only(),
-             py::arg("bits"), py::arg("group"), py::arg("keys"), py::arg("signs"),
+             py::arg("rounding"), py::arg("keys"), py::arg("signs"), py::arg("generator"),
              py::arg("plan_digest"), py::arg("update_id"), py::arg("chunk_coordinates"),
              py::arg("threads"));
+  module.def("ring_word_chunks", &ring_word_chunks, py::arg("words"), py::kw_only(),
+             py::arg("bits"), py::arg("group"), py::arg("keys"), py::arg("signs"),
+             py::arg("generator"), py::arg("plan_digest"), py::arg("update_id"),
+             py::arg("chunk_coordinates"), py::arg("threads"));
   module.def("fold_ring_chunks", &fold, py::arg("accumulator"), py::arg("chunks"), py::kw_only(),
              py::arg("bits"), py::arg("chunk_coordinates"), py::arg("threads"));
 }

@@ -10,10 +10,28 @@
 
 namespace veilsum {
 
+// Blocks of keystream, as one generator makes them.
+struct KeystreamRange {
+  ChaChaNonce nonce;
+  std::uint32_t first_block;
+  std::size_t blocks;
+};
+
+// Writes `range.blocks` blocks, and up to kBlockSlack more. `key` is what the generator wants:
+// the 32 bytes of a ChaCha20 key, the kAesScheduleBytes of an AES schedule.
+using WriteKeystream = void (*)(const unsigned char* key, const KeystreamRange& range,
+                                unsigned char* out);
+
 // One key's share of a mask sum.
 struct MaskTerm {
-  const unsigned char* key;  // 32 bytes
+  const unsigned char* key;  // as WriteKeystream wants it
   bool subtract;
+};
+
+struct MaskTerms {
+  WriteKeystream keystream;
+  const MaskTerm* term;
+  std::size_t count;
 };
 
 // Elements [first, first + count) of one stream.
@@ -30,9 +48,11 @@ struct MaskRange {
 inline constexpr std::size_t kRunTiles = 8;
 // Bytes behind the last field that a loop may read.
 inline constexpr std::size_t kReadSlack = 64;
-// Keystream of a run, rounded up to the widest vector of blocks, and slack.
+// Blocks that a generator may write beyond those asked for: it makes whole vectors of them.
+inline constexpr std::size_t kBlockSlack = 16;
+// Keystream of a run, and slack.
 inline constexpr std::size_t kMaskScratchBytes =
-    (kRunTiles * kMaxRingBits + 16) * kBlockBytes + kReadSlack;
+    (kRunTiles * kMaxRingBits + kBlockSlack) * kBlockBytes + kReadSlack;
 
 // How values of one tensor become steps.
 struct StepRule {
@@ -51,13 +71,17 @@ struct StepCount {
 };
 
 struct RingKernels {
+  WriteKeystream chacha20;
+  // Without AES instructions, which are no part of any level (aes_kernels.h has those).
+  WriteKeystream aes256;
+
   // accumulator[i] += sum over terms of +-mask element (range.first + i). Bits above
   // range.bits become scratch. `scratch` has kMaskScratchBytes, 64-byte aligned; it is
   // left full of keystream.
-  void (*add_masks32)(const MaskTerm* terms, std::size_t term_count, const MaskRange& range,
-                      unsigned char* scratch, std::uint32_t* accumulator);
-  void (*add_masks64)(const MaskTerm* terms, std::size_t term_count, const MaskRange& range,
-                      unsigned char* scratch, std::uint64_t* accumulator);
+  void (*add_masks32)(const MaskTerms& terms, const MaskRange& range, unsigned char* scratch,
+                      std::uint32_t* accumulator);
+  void (*add_masks64)(const MaskTerms& terms, const MaskRange& range, unsigned char* scratch,
+                      std::uint64_t* accumulator);
 
   // accumulator[i] += field i. kReadSlack bytes behind the fields must be readable.
   void (*add_packed32)(const unsigned char* fields, std::size_t count, unsigned bits,

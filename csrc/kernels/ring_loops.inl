@@ -5,33 +5,13 @@
 
 #include "element/quantize.h"
 #include "kernels/fields.inl"
+#include "kernels/keystream.inl"
 #include "kernels/lanes.inl"
 #include "kernels/ring_kernels.h"
 #include "kernels/uniforms.inl"
 
 namespace veilsum {
 namespace {
-
-// Overwrites a local variable that held keys or values in the clear; the empty assembly
-// keeps the compiler from seeing that nobody reads it again.
-template <class Local>
-VS_FN void wipe_local(Local& local) {
-  __builtin_memset(&local, 0, sizeof local);
-  __asm__ volatile("" : : "r"(&local) : "memory");
-}
-
-// --- keystream ---------------------------------------------------------------
-
-// Writes whole vectors of blocks, so up to VS_LANES - 1 blocks more than asked for.
-void write_keystream(const ChaChaKey& key, const ChaChaNonce& nonce, std::uint32_t counter,
-                     std::size_t blocks, unsigned char* out) {
-  for (std::size_t block = 0; block < blocks; block += VS_LANES) {
-    Lanes x[16];
-    chacha20_block<LaneRotate>(key, nonce,
-                               lane_numbers() + (counter + static_cast<std::uint32_t>(block)), x);
-    store_blocks(x, out + block * kBlockBytes);
-  }
-}
 
 // --- masks -----------------------------------------------------------------------
 
@@ -53,13 +33,13 @@ VS_FN Run run_at(std::uint64_t element, std::size_t count) {
 
 // sums[0] takes element run.begin.
 template <class Word>
-void add_run(const MaskTerm& term, const MaskRange& range, const Run& run, unsigned char* scratch,
-             Word* sums) {
+void add_run(const MaskTerm& term, WriteKeystream keystream, const MaskRange& range, const Run& run,
+             unsigned char* scratch, Word* sums) {
   const std::size_t tiles = (run.end + kTileElements - 1) / kTileElements;
-  ChaChaKey key = load_key(term.key);
-  write_keystream(key, mask_nonce(range.stream, run.tile), mask_counter(run.tile, range.bits),
-                  tiles * range.bits, scratch);
-  wipe_local(key);
+  keystream(
+      term.key,
+      {mask_nonce(range.stream, run.tile), mask_counter(run.tile, range.bits), tiles * range.bits},
+      scratch);
   if (term.subtract)
     add_fields<true>(scratch, run.begin, run.end - run.begin, range.bits, sums);
   else
@@ -69,12 +49,12 @@ void add_run(const MaskTerm& term, const MaskRange& range, const Run& run, unsig
 // All keys pass over a run while it is in the cache, so the accumulator is read from
 // memory and written back once, however many keys there are.
 template <class Word>
-void add_masks(const MaskTerm* terms, std::size_t term_count, const MaskRange& range,
-               unsigned char* scratch, Word* accumulator) {
+void add_masks(const MaskTerms& terms, const MaskRange& range, unsigned char* scratch,
+               Word* accumulator) {
   for (std::size_t done = 0; done < range.count;) {
     const Run run = run_at(range.first + done, range.count - done);
-    for (std::size_t k = 0; k < term_count; ++k)
-      add_run(terms[k], range, run, scratch, accumulator + done);
+    for (std::size_t k = 0; k < terms.count; ++k)
+      add_run(terms.term[k], terms.keystream, range, run, scratch, accumulator + done);
     done += run.end - run.begin;
   }
 }
@@ -191,6 +171,8 @@ StepCount write_steps(const void* values, std::size_t count, std::uint64_t first
 }
 
 constexpr RingKernels kRingKernels = {
+    .chacha20 = write_chacha20,
+    .aes256 = write_aes256,
     .add_masks32 = add_masks<std::uint32_t>,
     .add_masks64 = add_masks<std::uint64_t>,
     .add_packed32 = add_packed<std::uint32_t>,

@@ -19,10 +19,13 @@ MaskRange kernel_range(const MaskPlace& place, std::size_t count) {
   return {place.stream, place.bits, place.first, count};
 }
 
+// Keys that are ready at a time: it bounds the locked memory that their round keys take, and
+// the accumulator is then read and written once per so many.
+constexpr std::size_t kReadyKeys = 1024;
+
 template <class Word>
-void add(std::span<Word> accumulator, std::span<const MaskTerm> terms, const MaskPlace& place,
-         unsigned threads) {
-  require_mask_place(place, accumulator.size(), 8 * sizeof(Word));
+void add_terms(std::span<Word> accumulator, const MaskTerms& terms, const MaskPlace& place,
+               unsigned threads) {
   // Ranges are cut where the stream's runs end, so that no run is computed twice.
   const std::size_t lead = place.first % kRunElements;
   parallel_for(lead + accumulator.size(), kRangeElements, threads, [&](const Range& range) {
@@ -34,26 +37,19 @@ void add(std::span<Word> accumulator, std::span<const MaskTerm> terms, const Mas
   });
 }
 
-}  // namespace
-
-std::vector<MaskTerm> mask_terms(std::span<const Secret* const> keys, std::span<const int> signs) {
-  if (keys.size() != signs.size())
-    throw ConfigError("one sign per key is needed: " + std::to_string(keys.size()) + " keys, " +
-                      std::to_string(signs.size()) + " signs");
-  std::vector<MaskTerm> terms;
-  terms.reserve(keys.size());
-  for (std::size_t i = 0; i < keys.size(); ++i) {
-    const auto key = keys[i]->bytes();
-    if (key.size() != kMaskKeyBytes)
-      throw ConfigError("key " + std::to_string(i) + " must have " + std::to_string(kMaskKeyBytes) +
-                        " bytes, got " + std::to_string(key.size()));
-    if (signs[i] != 1 && signs[i] != -1)
-      throw ConfigError("sign " + std::to_string(i) + " must be +1 or -1, got " +
-                        std::to_string(signs[i]));
-    terms.push_back({reinterpret_cast<const unsigned char*>(key.data()), signs[i] < 0});
+template <class Word>
+void add(std::span<Word> accumulator, const MaskKeys& keys, const MaskPlace& place,
+         unsigned threads) {
+  require_mask_place(place, accumulator.size(), 8 * sizeof(Word));
+  for (auto rest = keys.terms(); !rest.empty();) {
+    const std::size_t count = std::min(rest.size(), kReadyKeys);
+    const ReadyMasks ready(keys.generator(), rest.first(count));
+    add_terms(accumulator, ready.terms(), place, threads);
+    rest = rest.subspan(count);
   }
-  return terms;
 }
+
+}  // namespace
 
 void require_mask_place(const MaskPlace& place, std::size_t count, unsigned word_bits) {
   require_ring_bits(place.bits, word_bits);
@@ -63,26 +59,26 @@ void require_mask_place(const MaskPlace& place, std::size_t count, unsigned word
                       std::to_string(kMaxMaskElements));
 }
 
-void add_masks(std::span<std::uint32_t> accumulator, std::span<const MaskTerm> terms,
-               const MaskPlace& place, unsigned threads) {
-  add(accumulator, terms, place, threads);
+void add_masks(std::span<std::uint32_t> accumulator, const MaskKeys& keys, const MaskPlace& place,
+               unsigned threads) {
+  add(accumulator, keys, place, threads);
 }
 
-void add_masks(std::span<std::uint64_t> accumulator, std::span<const MaskTerm> terms,
-               const MaskPlace& place, unsigned threads) {
-  add(accumulator, terms, place, threads);
+void add_masks(std::span<std::uint64_t> accumulator, const MaskKeys& keys, const MaskPlace& place,
+               unsigned threads) {
+  add(accumulator, keys, place, threads);
 }
 
-void add_masks_here(std::span<std::uint32_t> accumulator, std::span<const MaskTerm> terms,
+void add_masks_here(std::span<std::uint32_t> accumulator, const MaskTerms& terms,
                     const MaskPlace& place, MaskScratch& keystream) {
-  kernels().ring.add_masks32(terms.data(), terms.size(), kernel_range(place, accumulator.size()),
-                             keystream.data(), accumulator.data());
+  kernels().ring.add_masks32(terms, kernel_range(place, accumulator.size()), keystream.data(),
+                             accumulator.data());
 }
 
-void add_masks_here(std::span<std::uint64_t> accumulator, std::span<const MaskTerm> terms,
+void add_masks_here(std::span<std::uint64_t> accumulator, const MaskTerms& terms,
                     const MaskPlace& place, MaskScratch& keystream) {
-  kernels().ring.add_masks64(terms.data(), terms.size(), kernel_range(place, accumulator.size()),
-                             keystream.data(), accumulator.data());
+  kernels().ring.add_masks64(terms, kernel_range(place, accumulator.size()), keystream.data(),
+                             accumulator.data());
 }
 
 }  // namespace veilsum

@@ -246,13 +246,13 @@ void fold(std::span<Word> sums, std::span<const std::span<const std::byte>> chun
 
 }  // namespace
 
-RingChunkPlan ring_chunk_plan(unsigned bits, const ChunkGrid& place,
-                              std::span<const MaskTerm> terms, unsigned threads) {
+RingChunkPlan ring_chunk_plan(unsigned bits, const ChunkGrid& place, const MaskTerms& terms,
+                              unsigned threads) {
   require_chunk_coordinates(place.chunk_coordinates);
   require_mask_place({place.group, bits, 0}, place.group_size, kMaxRingBits);
   ChunkGrid grid = place;
   grid.codec = static_cast<std::uint16_t>(kCodecRing | bits);
-  grid.masked = !terms.empty();
+  grid.masked = terms.count != 0;
   return {grid, terms, threads};
 }
 

@@ -19,14 +19,14 @@ namespace veilsum {
 // The chunks of one call. Masks are those of stream grid.group.
 struct RingChunkPlan {
   ChunkGrid grid;  // codec kCodecRing | bits
-  std::span<const MaskTerm> terms;
+  MaskTerms terms;
   unsigned threads;
 };
 
 // A plan whose chunks are flagged masked if there are mask terms. Throws ConfigError unless
 // bits is 1 .. 64, chunk_coordinates is allowed and the coordinates exist in a mask stream.
-RingChunkPlan ring_chunk_plan(unsigned bits, const ChunkGrid& place,
-                              std::span<const MaskTerm> terms, unsigned threads);
+RingChunkPlan ring_chunk_plan(unsigned bits, const ChunkGrid& place, const MaskTerms& terms,
+                              unsigned threads);
 
 // How values become steps: step = round(clamp(value, +-limit) * gain).
 struct StepPlan {

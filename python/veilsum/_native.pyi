@@ -35,6 +35,25 @@ def use_isa(name: str) -> None:
         ConfigError: the level is unknown or this CPU lacks it.
     """
 
+def supported_aes() -> tuple[str, ...]:
+    """Implementations of AES this CPU runs, slowest first: "bitsliced" (every CPU), "aesni",
+    "vaes256", "vaes512". All give the same bits, and none looks anything up."""
+
+def active_aes() -> str:
+    """The one in use: VEILSUM_AES if set, else the fastest that the level in use allows for
+    ("bitsliced" at base, up to "aesni" at v2, "vaes256" at v3, "vaes512" at v4).
+
+    Raises:
+        ConfigError: VEILSUM_AES names one this CPU or build does not have.
+    """
+
+def use_aes(name: str) -> None:
+    """Switches this process to one implementation of AES; "" goes back to the default.
+
+    Raises:
+        ConfigError: it is unknown or this CPU lacks it.
+    """
+
 def compiler() -> str:
     """Compiler and version the core was built with, e.g. "GNU 12.2.0"."""
 
@@ -44,7 +63,7 @@ def cuda_status() -> tuple[bool, tuple[str, ...], str]:
 def cuda_mask_words(
     device: int, key: Secret, *, stream: int, first: int, count: int, bits: int
 ) -> NDArray[np.uint64]:
-    """Mask elements computed on a CUDA device, for the self-test.
+    """ChaCha20 mask elements computed on a CUDA device, for the self-test.
 
     Raises:
         DeviceError: no CUDA in this build, no such device, or the device failed.
@@ -129,6 +148,7 @@ def add_masks(
     keys: Sequence[Secret],
     signs: Sequence[int],
     *,
+    generator: str,
     stream: int,
     first: int,
     bits: int,
@@ -136,14 +156,15 @@ def add_masks(
 ) -> None:
     """accumulator[i] += sum over k of signs[k] * PRG(keys[k], stream, first+i, bits).
 
-    ChaCha20 (RFC 8439). Tile T = element div 512, nonce = LE32(stream) ||
-    LE32(T >> 20) || "VSM1", initial counter (T mod 2^20)*bits; the tile's 64*bits
-    bytes as one little-endian bit string hold its 512 elements. Any range, any
-    width 1..64, same bits on every instruction set and thread count.
+    Tile T = element div 512, nonce = LE32(stream) || LE32(T >> 20) || "VSM1"; the tile's
+    64*bits bytes of keystream as one little-endian bit string hold its 512 elements.
+    Generator "chacha20" (RFC 8439): initial counter (T mod 2^20)*bits. "aes256ctr" (FIPS 197,
+    SP 800-38A): counter block i of the tile is nonce || BE32(4*(T mod 2^20)*bits + i). Any
+    range, any width 1..64, same bits on every instruction set and thread count.
 
     Raises:
-        ConfigError: a key is not 32 bytes, a sign is not +1 or -1, bits or range out of
-            bounds.
+        ConfigError: no such generator, a key is not 32 bytes, a sign is not +1 or -1, bits or
+            range out of bounds.
     """
 
 def pack_ring(words: _Words, bits: int) -> bytes:
@@ -265,6 +286,7 @@ def encode_ring_chunks(
     rounding: Secret | None,
     keys: Sequence[Secret],
     signs: Sequence[int],
+    generator: str,
     plan_digest: bytes,
     update_id: int,
     chunk_coordinates: int,
@@ -294,6 +316,7 @@ def ring_word_chunks(
     group: int,
     keys: Sequence[Secret],
     signs: Sequence[int],
+    generator: str,
     plan_digest: bytes,
     update_id: int,
     chunk_coordinates: int,

@@ -16,6 +16,7 @@ from veilsum.errors import ConfigError
 
 Overrange = Literal["refuse", "clip"]
 ShareProfile = Literal["strict", "available"]
+MaskGenerator = Literal["chacha20", "aes256ctr"]
 
 
 def _require(condition: bool, message: str) -> None:
@@ -99,6 +100,8 @@ class RunSpec:
             None means a third of those invited, rounded down.
         share_profile: "strict": share threshold = vote quorum; "available": lower, so that
             more sites may crash between vote and unmasking (docs/protocol.md).
+        mask_generator: what masks are made with: "chacha20" or "aes256ctr". Equally safe; the
+            latter is faster on CPUs with AES instructions and much slower on all others.
         value_bits: bits of one site's step, sign included, at full weight.
         clip: largest |update value| that can be encoded, in model units.
         overrange: what a site does with a larger one: "refuse" or "clip".
@@ -115,6 +118,7 @@ class RunSpec:
     min_sites: int = 3
     colluders: int | None = None
     share_profile: ShareProfile = "strict"
+    mask_generator: MaskGenerator = "chacha20"
     value_bits: int = 16
     clip: float = 1.0
     overrange: Overrange = "refuse"

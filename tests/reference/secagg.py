@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -48,23 +48,33 @@ def chain(tag: str, previous: bytes, digests: Mapping[str, bytes]) -> bytes:
     return tagged_hash(tag, *parts)
 
 
-# --- masks: 512 elements of b bits are exactly b ChaCha20 blocks --------------------------
+# --- masks: 512 elements of b bits are exactly b ChaCha20 blocks, or 4b AES blocks ----------
 
 TILE = 512
 
 
-def tile_words(key: bytes, stream: int, tile: int, bits: int) -> list[int]:
+def tile_stream(key: bytes, stream: int, tile: int, bits: int, generator: str) -> bytes:
     nonce = struct.pack("<II", stream, tile >> 20) + b"VSM1"
-    counter = struct.pack("<I", (tile % 2**20) * bits)
-    cipher = Cipher(algorithms.ChaCha20(key, counter + nonce), mode=None)
-    stream_bits = int.from_bytes(cipher.encryptor().update(bytes(64 * bits)), "little")
+    block = (tile % 2**20) * bits
+    if generator == "chacha20":
+        cipher = Cipher(algorithms.ChaCha20(key, struct.pack("<I", block) + nonce), mode=None)
+    else:
+        counter = nonce + struct.pack(">I", 4 * block)
+        cipher = Cipher(algorithms.AES(key), modes.CTR(counter))
+    return cipher.encryptor().update(bytes(64 * bits))
+
+
+def tile_words(key: bytes, stream: int, tile: int, bits: int, generator: str) -> list[int]:
+    stream_bits = int.from_bytes(tile_stream(key, stream, tile, bits, generator), "little")
     return [(stream_bits >> (element * bits)) % 2**bits for element in range(TILE)]
 
 
-def mask_words(key: bytes, stream: int, first: int, count: int, bits: int) -> list[int]:
+def mask_words(
+    key: bytes, stream: int, first: int, count: int, bits: int, generator: str = "chacha20"
+) -> list[int]:
     words: list[int] = []
     for tile in range(first // TILE, -(-(first + count) // TILE)):
-        words += tile_words(key, stream, tile, bits)
+        words += tile_words(key, stream, tile, bits, generator)
     return words[first % TILE : first % TILE + count]
 
 
@@ -190,13 +200,14 @@ def masked_words(
     site: str,
     own_key: bytes,
     pair_keys: Mapping[str, bytes],
+    generator: str = "chacha20",
 ) -> list[int]:
     """words + self mask + pair masks: added towards higher names, subtracted towards lower."""
     count = len(words)
     masked = list(words)
     masks = [(1, own_key)] + [(1 if site < peer else -1, key) for peer, key in pair_keys.items()]
     for sign, key in masks:
-        for element, word in enumerate(mask_words(key, stream, 0, count, bits)):
+        for element, word in enumerate(mask_words(key, stream, 0, count, bits, generator)):
             masked[element] += sign * word
     return [word % 2**bits for word in masked]
 
@@ -207,6 +218,7 @@ def unmasked_sum(
     stream: int,
     self_keys: Mapping[str, bytes],
     dropout_keys: Mapping[tuple[str, str], bytes],
+    generator: str = "chacha20",
 ) -> list[int]:
     """Sum of the survivors' words, signed.
 
@@ -220,7 +232,7 @@ def unmasked_sum(
     removals = [(1, self_keys[site]) for site in masked]
     removals += [(1 if site < gone else -1, key) for (site, gone), key in dropout_keys.items()]
     for sign, key in removals:
-        for element, word in enumerate(mask_words(key, stream, 0, count, bits)):
+        for element, word in enumerate(mask_words(key, stream, 0, count, bits, generator)):
             total[element] -= sign * word
     half = 2 ** (bits - 1)
     return [(word + half) % 2**bits - half for word in total]

@@ -57,6 +57,7 @@ class RingSpec:
         integer_limit: largest |value| of integer tensors.
         metrics, metric_limit: names in order; largest |metric|.
         chunk_coordinates: of every chunk but the last of a group.
+        mask_generator: of the masks that are added.
     """
 
     layout: ModelLayout
@@ -68,6 +69,7 @@ class RingSpec:
     metrics: tuple[str, ...]
     metric_limit: int
     chunk_coordinates: int
+    mask_generator: str
 
     @cached_property
     def streams(self) -> tuple[Stream, ...]:
@@ -151,6 +153,7 @@ class SecureSum:
                 self._words[stream.group],
                 keys,
                 signs,
+                generator=self._spec.mask_generator,
                 stream=stream.group,
                 first=0,
                 bits=stream.bits,

@@ -60,6 +60,8 @@ def _facts() -> dict[str, Any]:
         "backends": [{"name": b.name, "detail": b.detail} for b in backends()],
         "instruction_sets": list(_native.supported_isas()),
         "active_instruction_set": _native.active_isa(),
+        "aes": list(_native.supported_aes()),
+        "active_aes": _native.active_aes(),
         "cuda": {"built": built, "devices": list(devices), "reason": reason},
     }
 
@@ -73,6 +75,7 @@ def _for_people(facts: dict[str, Any]) -> list[tuple[str, object]]:
     ]
     lines += [(f"backend {b['name']}", b["detail"]) for b in facts["backends"]]
     lines.append(("instruction sets", ", ".join(facts["instruction_sets"])))
+    lines.append(("AES", ", ".join(facts["aes"])))
     lines.append(("cuda in this build", "yes" if cuda["built"] else "no"))
     lines.append(("cuda devices", ", ".join(cuda["devices"]) or f"none: {cuda['reason']}"))
     return lines

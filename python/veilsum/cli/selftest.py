@@ -8,7 +8,7 @@ were not made by the code under test, or with exact rational arithmetic.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -24,9 +24,9 @@ from veilsum.errors import VeilsumError
 _KEY = bytes.fromhex("fcef57c115f58a84fb99d7ecaca65463605f450bb04e8b3b7378cd0aad3ba38b")
 _STREAM = 1
 # Width in bits -> the first elements of the stream, and the first 16 hex digits of SHA-256
-# over its first 1024 elements as 8-byte little-endian words. Made with an independent
-# ChaCha20 (tests/reference).
-_MASKS = {
+# over its first 1024 elements as 8-byte little-endian words. Made with independent ciphers
+# (tests/reference).
+_CHACHA20 = {
     16: ((0x7E72, 0x2585, 0x9B9F, 0x667), "d7527d1e93d0b536"),
     22: ((0x57E72, 0x2E7C96, 0x106679, 0x177246), "21b39de135a8f345"),
     32: ((0x25857E72, 0x6679B9F, 0xA15DC919, 0x29D8D3BB), "828e34af7fdb249f"),
@@ -34,6 +34,16 @@ _MASKS = {
     64: (
         (0x6679B9F25857E72, 0x29D8D3BBA15DC919, 0x7315F9ED0B17324D, 0x7C49DEB2BEAD2548),
         "01e7b3cb60e1e730",
+    ),
+}
+_AES256CTR = {
+    16: ((0x14AA, 0x4195, 0xD0FF, 0x4C79), "bec70e6317137967"),
+    22: ((0x1514AA, 0x3FD06, 0x24C79D, 0x1AB0A), "5ba5409021ff11f5"),
+    32: ((0x419514AA, 0x4C79D0FF, 0x1206AC2A, 0xD47706C1), "0fc064e7e62e5c8c"),
+    33: ((0x1419514AA, 0x1263CE87F, 0x4481AB0A, 0x3A8EE0D8), "cc20004038ea7c5c"),
+    64: (
+        (0x4C79D0FF419514AA, 0xD47706C11206AC2A, 0xC3C4BA2D06EE8E21, 0xCEAE5BBDDE61F81E),
+        "0988af4f39ab98cf",
     ),
 }
 # Shares 1 to 5, threshold 3, of the secret 00..1f; an independent implementation agrees.
@@ -61,14 +71,28 @@ class _WrongAnswerError(Exception):
 
 
 def cpu_checks() -> list[Check]:
-    """Every check on every instruction-set level that this CPU can run."""
+    """Every check on every instruction-set level that this CPU can run, and masks of AES by
+    every implementation."""
     found: list[Check] = []
     try:
         for isa in _native.supported_isas():
             _native.use_isa(isa)
             found += [_run(name, isa, check) for name, check in _CPU_CHECKS]
+            found += _aes_checks(isa)
     finally:
         _native.use_isa("")
+        _native.use_aes("")
+    return found
+
+
+def _aes_checks(isa: str) -> list[Check]:
+    # The bitsliced one is another one on every level, those of AES instructions are not.
+    first = isa == _native.supported_isas()[0]
+    found = []
+    for name in _native.supported_aes() if first else ("bitsliced",):
+        _native.use_aes(name)
+        on = f"{isa}, {name}" if name == "bitsliced" else name
+        found.append(_run("AES masks", on, partial(_masks, "aes256ctr", _AES256CTR)))
     return found
 
 
@@ -96,18 +120,25 @@ def _expect(condition: bool, problem: str) -> None:
         raise _WrongAnswerError(problem)
 
 
-def _mask_words(bits: int, first: int, count: int) -> NDArray[np.uint64]:
+def _mask_words(generator: str, bits: int, first: int, count: int) -> NDArray[np.uint64]:
     words: NDArray[np.uint32] | NDArray[np.uint64]
     words = np.zeros(count, np.uint64) if bits > 32 else np.zeros(count, np.uint32)
     _native.add_masks(
-        words, [Secret.from_bytes(_KEY)], [1], stream=_STREAM, first=first, bits=bits, threads=1
+        words,
+        [Secret.from_bytes(_KEY)],
+        [1],
+        generator=generator,
+        stream=_STREAM,
+        first=first,
+        bits=bits,
+        threads=1,
     )
     return words.astype(np.uint64) & np.uint64(2**bits - 1)
 
 
-def _masks() -> None:
-    for bits, (first, sha256) in _MASKS.items():
-        words = _mask_words(bits, 0, 1024)
+def _masks(generator: str, known: Mapping[int, tuple[tuple[int, ...], str]]) -> None:
+    for bits, (first, sha256) in known.items():
+        words = _mask_words(generator, bits, 0, 1024)
         _expect(tuple(words[:4].tolist()) == first, f"{bits}-bit masks begin with other words")
         found = hashlib.sha256(words.astype("<u8").tobytes()).hexdigest()[:16]
         _expect(found == sha256, f"{bits}-bit masks have other words")
@@ -196,7 +227,7 @@ def _cuda_masks(device: int) -> None:
                 device, key, stream=_STREAM, first=first, count=count, bits=bits
             )
             _expect(
-                np.array_equal(on_device, _mask_words(bits, first, count)),
+                np.array_equal(on_device, _mask_words("chacha20", bits, first, count)),
                 f"{bits}-bit masks from element {first} on differ from the CPU's",
             )
 
@@ -212,7 +243,7 @@ _ENCODED: dict[str, tuple[float, float, str]] = {
 }
 
 _CPU_CHECKS: tuple[tuple[str, Callable[[], None]], ...] = (
-    ("masks", _masks),
+    ("masks", lambda: _masks("chacha20", _CHACHA20)),
     ("shares", _shamir),
     ("codecs", _codecs),
     ("exact mean", _mean),

@@ -11,6 +11,7 @@ import math
 import struct
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 from veilsum import control
 from veilsum.aggregate.secure_sum import METRIC_STEPS, WORD_BITS, RingSpec
@@ -28,12 +29,15 @@ from veilsum.secagg.thresholds import (
 )
 from veilsum.secagg.wire import DIGEST_BYTES, MAX_NAME_BYTES, MAX_SITES, Reader, Writer
 
-_MAGIC = b"VSP1"
+_MAGIC = b"VSP2"
 _MAX_LAYOUT_BYTES = 2**24
 _MAX_METRICS = 16
 _OVERRANGE: tuple[control.Overrange, ...] = ("refuse", "clip")
+_MASK_GENERATORS: tuple[control.MaskGenerator, ...] = ("chacha20", "aes256ctr")
 _CHUNK_STEP = 4096  # chunks cover whole mask tiles of 512 and whole tiles of the mean
 _CHUNK_LIMIT = 2**20
+
+_Choice = TypeVar("_Choice")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +56,7 @@ class Plan:
         colluders: c, sites that may help a malicious coordinator.
         vote_quorum: q, votes a survivor set needs. More than (n+c)/2.
         share_threshold: t, shares that rebuild a secret. More than c, at most q.
+        mask_generator: what all masks of the attempt are made with.
         value_bits: bits of one site's step, sign included.
         ring_bits: b, width of a masked word of stream 1.
         headroom: h, bits of the ring left free for the range check of the sum.
@@ -83,6 +88,7 @@ class Plan:
     colluders: int
     vote_quorum: int
     share_threshold: int
+    mask_generator: control.MaskGenerator = "chacha20"
     value_bits: int
     ring_bits: int
     headroom: int = 2
@@ -103,6 +109,10 @@ class Plan:
             colluders=self.colluders,
             quorum=self.vote_quorum,
             threshold=self.share_threshold,
+        )
+        require(
+            self.mask_generator in _MASK_GENERATORS,
+            f"mask_generator must be one of {_MASK_GENERATORS}, got {self.mask_generator!r}",
         )
         _check_float_ring(self)
         _check_word_sums(self)
@@ -146,6 +156,7 @@ class Plan:
             colluders=colluders,
             vote_quorum=vote_quorum(sites, colluders),
             share_threshold=share_threshold(spec.share_profile, sites, colluders),
+            mask_generator=spec.mask_generator,
             value_bits=spec.value_bits,
             ring_bits=smallest_ring(sites, 2 ** (spec.value_bits - 1) - 1, headroom),
             headroom=headroom,
@@ -183,6 +194,7 @@ class Plan:
             metrics=self.metrics,
             metric_limit=self.metric_limit,
             chunk_coordinates=self.chunk_coordinates,
+            mask_generator=self.mask_generator,
         )
 
     @cached_property
@@ -219,6 +231,7 @@ class Plan:
             self.headroom,
         ):
             writer.integer(threshold, 1)
+        writer.integer(_MASK_GENERATORS.index(self.mask_generator), 1)
         writer.real(self.clip).integer(_OVERRANGE.index(self.overrange), 1)
         writer.integer(self.weight_cap, 4).integer(self.integer_limit, 8)
         writer.sequence(self.metrics, Writer.text).integer(self.metric_limit, 8)
@@ -254,9 +267,8 @@ def _read_manifest(reader: Reader, roster: Roster) -> Plan:
     model_hash, previous = reader.digest("the model hash"), reader.digest("the previous digest")
     task_hash, nonce = reader.digest("the task hash"), reader.digest("the nonce")
     small = [reader.integer(1, "a threshold") for _ in range(7)]
-    clip, overrange = reader.real("the clip"), reader.integer(1, "the overrange rule")
-    if overrange >= len(_OVERRANGE):
-        raise DecodeError(f"overrange rule {overrange} is unknown")
+    generator = _choice(reader, _MASK_GENERATORS, "mask generator")
+    clip, overrange = reader.real("the clip"), _choice(reader, _OVERRANGE, "overrange rule")
     weight_cap, integer_limit = reader.integer(4, "weight_cap"), reader.integer(8, "integer_limit")
     metrics = reader.sequence(
         _MAX_METRICS, "metrics", lambda at: at.text(MAX_NAME_BYTES, "a metric's name")
@@ -281,17 +293,26 @@ def _read_manifest(reader: Reader, roster: Roster) -> Plan:
         colluders=colluders,
         vote_quorum=quorum,
         share_threshold=threshold,
+        mask_generator=generator,
         value_bits=value_bits,
         ring_bits=ring_bits,
         headroom=headroom,
         clip=clip,
-        overrange=_OVERRANGE[overrange],
+        overrange=overrange,
         weight_cap=weight_cap,
         integer_limit=integer_limit,
         metrics=metrics,
         metric_limit=metric_limit,
         chunk_coordinates=chunk_coordinates,
     )
+
+
+def _choice(reader: Reader, choices: tuple[_Choice, ...], what: str) -> _Choice:
+    """One byte that counts from 0 into `choices`."""
+    number = reader.integer(1, f"the {what}")
+    if number >= len(choices):
+        raise DecodeError(f"{what} {number} is unknown")
+    return choices[number]
 
 
 def _is_name(name: str) -> bool:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
+from veilsum.control import MaskGenerator
+from veilsum.errors import ConfigError
 from veilsum.secagg.plan import Plan
 from veilsum.secagg.thresholds import usual_colluders
 
@@ -29,6 +32,11 @@ class LocalPolicy:
         min_vote_quorum: fewest votes for a survivor set.
         max_weight_cap: largest weight_cap accepted; None for any.
         task_ids: tasks the site takes part in; None for any.
+        mask_generators: generators of masks the site accepts, "chacha20" and "aes256ctr"; None
+            for any.
+
+    Raises:
+        ConfigError: a generator of that name does not exist.
     """
 
     min_sites: int = 3
@@ -36,6 +44,16 @@ class LocalPolicy:
     min_vote_quorum: int = 0
     max_weight_cap: int | None = None
     task_ids: frozenset[str] | None = None
+    mask_generators: frozenset[MaskGenerator] | None = None
+
+    def __post_init__(self) -> None:
+        known = set(get_args(MaskGenerator))
+        unknown = sorted(set(self.mask_generators or ()) - known)
+        # A name that no plan can have would refuse every round.
+        if unknown or self.mask_generators == frozenset():
+            raise ConfigError(
+                f"mask_generators must name some of {sorted(known)}, got {unknown or 'none'}"
+            )
 
     def check(self, plan: Plan) -> None:
         """Raises:
@@ -55,6 +73,10 @@ class LocalPolicy:
         if self.max_weight_cap is not None and plan.weight_cap > self.max_weight_cap:
             raise Refusal(
                 "policy", f"weight_cap is {plan.weight_cap}, this site allows {self.max_weight_cap}"
+            )
+        if self.mask_generators is not None and plan.mask_generator not in self.mask_generators:
+            raise Refusal(
+                "policy", f"masks of {plan.mask_generator!r} are not allowed at this site"
             )
         if self.task_ids is not None and plan.task_id not in self.task_ids:
             raise Refusal("policy", f"task {plan.task_id!r} is not allowed at this site")

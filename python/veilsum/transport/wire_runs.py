@@ -12,6 +12,7 @@ from typing import get_args
 
 from veilsum.control import (
     Deadlines,
+    MaskGenerator,
     Overrange,
     RoundRecord,
     RunEvent,
@@ -59,6 +60,7 @@ def encode_spec(spec: RunSpec) -> pb.RunSpec:
         min_sites=spec.min_sites,
         colluders=spec.colluders,
         share_profile=spec.share_profile,
+        mask_generator=spec.mask_generator,
         value_bits=spec.value_bits,
         clip=spec.clip,
         overrange=spec.overrange,
@@ -91,6 +93,7 @@ def decode_spec(message: pb.RunSpec) -> RunSpec:
             min_sites=message.min_sites,
             colluders=message.colluders if message.HasField("colluders") else None,
             share_profile=_share_profile(message.share_profile),
+            mask_generator=_mask_generator(message.mask_generator),
             value_bits=message.value_bits,
             clip=finite(message.clip, "clip"),
             overrange=_overrange(message.overrange),
@@ -111,6 +114,14 @@ def _share_profile(value: str) -> ShareProfile:
         if value == profile:
             return profile  # type: ignore[no-any-return]
     raise DecodeError(f"share_profile must be 'strict' or 'available', got {value!r}")
+
+
+def _mask_generator(value: str) -> MaskGenerator:
+    # Runs that were stored before there was a choice do not name it.
+    for generator in get_args(MaskGenerator):
+        if generator == (value or "chacha20"):
+            return generator  # type: ignore[no-any-return]
+    raise DecodeError(f"mask_generator must be 'chacha20' or 'aes256ctr', got {value!r}")
 
 
 def _overrange(value: str) -> Overrange:
