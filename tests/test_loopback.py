@@ -6,8 +6,9 @@ import re
 import signal
 import subprocess
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ import pytest
 from support.consortium import Consortium, make_consortium
 from support.processes import PHASES, start
 from support.tiny_trainer import TinyTrainer
-from veilsum.control import Deadlines, RunSpec, RunStatus, TaskSettings
+from veilsum.control import Deadlines, MaskGenerator, RunSpec, RunStatus, TaskSettings
 from veilsum.model import ModelLayout
 from veilsum.transport.checkpoints import load_model, model_to_bytes
 from veilsum.transport.operator import OperatorClient
@@ -123,8 +124,11 @@ def test_a_site_killed_in_any_phase_costs_the_round_that_site_only(
         assert max(record.seconds.values()) < DEADLINES.keys_s / 2
     # After all that, everybody is back for a round without a loss.
     federation.start_site(VICTIM)
-    run = federation.run()
-    assert (run.state, run.rounds[0].sites, run.rounds[0].dropped) == ("completed", SITES, {})
+    for generator in get_args(MaskGenerator):
+        run = federation.run(replace(SPEC, mask_generator=generator))
+        assert (run.state, run.rounds[0].sites, run.rounds[0].dropped) == ("completed", SITES, {})
+        assert run.spec.mask_generator == generator
+        assert_mean_of(federation.model_after(run), SITES)
     for process in federation.sites.values():
         process.send_signal(signal.SIGINT)
     assert [process.wait(SECONDS) for process in federation.sites.values()] == [0] * len(SITES)

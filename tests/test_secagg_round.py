@@ -175,11 +175,14 @@ def vector(size: int):
     sites=st.integers(3, 6),
     value_bits=st.integers(2, 32),
     size=st.sampled_from([1, 2, 63, 64, 65, 511, 512, 513, 1023, 1024, 1025]),
+    generator=st.sampled_from(["chacha20", "aes256ctr"]),
     data=st.data(),
 )
-def test_the_masked_sum_is_the_plain_sum(sites, value_bits, size, data):
+def test_the_masked_sum_is_the_plain_sum(sites, value_bits, size, generator, data):
     layout = ModelLayout.from_arrays(vector(size)(0))
-    plan = make_plan(sites, value_bits=value_bits, layout=layout, colluders=0)
+    plan = make_plan(
+        sites, value_bits=value_bits, layout=layout, colluders=0, mask_generator=generator
+    )
     contributions = make_contributions(plan, vector(size))
     spare = sites - plan.fewest_survivors
     lost = data.draw(st.lists(st.sampled_from(plan.cohort), max_size=spare, unique=True))
@@ -191,6 +194,24 @@ def test_the_masked_sum_is_the_plain_sum(sites, value_bits, size, data):
     assert masked.digest == plain.digest
     assert masked.metrics == plain.metrics
     assert masked.total_weight == plain.total_weight
+
+
+@pytest.mark.parametrize("value_bits", range(2, 33))
+def test_masks_of_aes_cancel_at_every_width_a_plan_can_ask_for(value_bits):
+    layout = ModelLayout.from_arrays(vector(700)(0))
+    plans = [
+        make_plan(4, value_bits=value_bits, layout=layout, mask_generator=generator)
+        for generator in ("aes256ctr", "chacha20")
+    ]
+    contributions = make_contributions(plans[0], vector(700))
+
+    aes, chacha = (
+        secagg.run_in_process(plan, contributions, drop={"kyoto": "inputs"}) for plan in plans
+    )
+
+    assert aes.sites == ("basel", "lyon", "oslo")
+    assert aes.digest == secagg.plain_ring_sum(plans[0], contributions, aes.sites).digest
+    assert aes.digest == chacha.digest  # the sum does not depend on what hid its parts
 
 
 def test_models_of_several_chunks_and_dtypes_add_up_on_any_number_of_threads():

@@ -49,9 +49,7 @@ VS_FN Blocks last_round_of(Blocks x, Blocks key) {
 #else
 typedef __m512i Register;
 // The masked form of the same instruction: GCC 12 warns about its own header at the plain one.
-VS_FN Blocks repeated(__m128i block) {
-  return (Blocks)_mm512_maskz_broadcast_i32x4(0xFFFF, block);
-}
+VS_FN Blocks repeated(__m128i block) { return (Blocks)_mm512_maskz_broadcast_i32x4(0xFFFF, block); }
 VS_FN Blocks shuffled(Blocks x, Blocks order) {
   return (Blocks)_mm512_shuffle_epi8((Register)x, (Register)order);
 }
@@ -90,12 +88,16 @@ VS_FN void write_batch(const RoundKeys& keys, Blocks start, Blocks numbers, unsi
       repeated(_mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 15, 14, 13, 12));
   const Blocks next = repeated(_mm_setr_epi32(0, 0, 0, VS_AES_BLOCKS));
   Blocks x[kBatch];
+  // GCC keeps an array in registers only where it unrolls completely.
+#pragma GCC unroll 8
   for (std::size_t i = 0; i < kBatch; ++i) {
     x[i] = start ^ shuffled(numbers, byte_swap);
     numbers += next;
   }
   for (int round = 1; round < kAesRounds; ++round)
+#pragma GCC unroll 8
     for (std::size_t i = 0; i < kBatch; ++i) x[i] = round_of(x[i], keys.round[round]);
+#pragma GCC unroll 8
   for (std::size_t i = 0; i < kBatch; ++i) {
     x[i] = last_round_of(x[i], keys.round[kAesRounds]);
     __builtin_memcpy(out + i * sizeof(Blocks), &x[i], sizeof(Blocks));
