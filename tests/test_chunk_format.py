@@ -321,7 +321,8 @@ def test_codec_names_and_numbers_are_those_of_the_format(name: str, number: int)
 def test_an_unknown_codec_name_is_an_error_that_lists_the_known_ones(name: str) -> None:
     with pytest.raises(ConfigError, match="unknown codec") as caught:
         _native.codec_number(name)
-    assert "f32, f16, bf16, int8, i64, ring1 to ring64" in str(caught.value.hint)
+    for known in ("f32, f16, bf16, int8", "topk", "eden4", "ring1 to ring64"):
+        assert known in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("number", [0, 6, 255, 256, 321, 512, 0xFFFF])

@@ -62,6 +62,7 @@ def native_chunks(codec: str, seed: bytes | None, threads: int = 1) -> list[byte
         scale=7.0 if is_ring else 0.0,
         limit=2.0 if is_ring else 0.0,
         rounding=None if seed is None else Secret.from_bytes(seed),
+        least_error=False,
         plan_digest=SEED,
         update_id=99,
         chunk_coordinates=CHUNK,

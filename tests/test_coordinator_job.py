@@ -100,6 +100,7 @@ class Bench:
             scale=0.0,
             limit=0.0,
             rounding=None,
+            least_error=False,
             plan_digest=self.plan.digest,
             update_id=update_id,
             chunk_coordinates=self.plan.chunk_coordinates,

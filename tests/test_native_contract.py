@@ -70,6 +70,7 @@ def test_every_instruction_set_encodes_to_the_same_bytes(codec: str) -> None:
             scale=32767.0 if is_ring else 0.0,
             limit=1.0 if is_ring else 0.0,
             rounding=None,
+            least_error=False,
             plan_digest=bytes(32),
             update_id=1,
             chunk_coordinates=4096,

@@ -131,6 +131,7 @@ def test_an_update_at_the_clip_can_be_encoded_with_every_ring_codec(bits: int) -
         scale=settings.scale,
         limit=settings.limit,
         rounding=_native.Secret.from_bytes(bytes(range(32))),
+        least_error=False,
         plan_digest=bytes(32),
         update_id=1,
         chunk_coordinates=4096,

@@ -195,6 +195,7 @@ def test_chunks_without_masks_are_those_of_the_plain_ring_codec(codec):
         scale=30_000.0,
         limit=1.0,
         rounding=Secret.from_bytes(SEED),
+        least_error=False,
         plan_digest=PLAN,
         update_id=99,
         chunk_coordinates=CHUNK,

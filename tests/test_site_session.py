@@ -178,6 +178,7 @@ def test_the_upload_holds_the_encoded_difference_the_weight_and_the_metrics() ->
         scale=0.0,
         limit=0.0,
         rounding=None,
+        least_error=False,
         plan_digest=plan.digest,
         update_id=update_id,
         chunk_coordinates=plan.chunk_coordinates,

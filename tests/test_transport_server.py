@@ -505,6 +505,7 @@ def _update(
         scale=codec.scale,
         limit=codec.limit,
         rounding=None,
+        least_error=False,
         plan_digest=opened.plain.digest,
         update_id=update_id,
         chunk_coordinates=opened.plain.chunk_coordinates,

@@ -256,7 +256,7 @@ class ChunkReader final : public UpdateReader {
       throw PeerError(
           site, "sent codes beyond every f32 value near coordinate " + std::to_string(tile.first));
     if (largest > dtype_limit(DType::f16) || has_gap(tile)) screen_parts(tile, site);
-    return {largest, screening == Screening::squares ? codec_.squares(codes) : kNotAsked};
+    return {largest, screening == Screening::squares ? squares(tile) : kNotAsked};
   }
 
   void add(const Tile& tile, double factor, std::uint64_t* sums) const override {
@@ -267,10 +267,11 @@ class ChunkReader final : public UpdateReader {
 
   void values(const Tile& tile, std::span<float> out) const override {
     codec_.decode(coded(tile), out);
+    if (codec_.fills_gaps()) clear_gaps(layout_, out, tile.first);
   }
   void values(const Tile& tile, std::span<double> out) const override {
     std::array<float, kTile> room;
-    codec_.decode(coded(tile), {room.data(), tile.count});
+    values(tile, std::span<float>(room.data(), tile.count));
     copy_values(room.data(), out);
   }
 
@@ -299,6 +300,14 @@ class ChunkReader final : public UpdateReader {
     return {chunk, form_, tile.first - chunk.header.first, tile.count};
   }
 
+  double squares(const Tile& tile) const {
+    if (!codec_.fills_gaps()) return codec_.squares(coded(tile));
+    std::array<float, kTile> room;
+    const std::span<float> values(room.data(), tile.count);
+    this->values(tile, values);
+    return screen_values(values.data(), values.size(), Screening::squares).squares;
+  }
+
   bool has_gap(const Tile& tile) const {
     std::size_t covered = 0;
     for_each_part(layout_, kFloatGroup, tile.first, tile.count,
@@ -310,7 +319,7 @@ class ChunkReader final : public UpdateReader {
     std::array<float, kTile> room;
     const std::span<float> values(room.data(), tile.count);
     codec_.decode(coded(tile), values);
-    check_gaps(layout_, values, tile.first);
+    if (!codec_.fills_gaps()) check_gaps(layout_, values, tile.first);
     for_each_part(layout_, kFloatGroup, tile.first, tile.count, [&](const TensorPart& part) {
       const Tensor& tensor = layout_.tensors()[part.tensor];
       if (max_abs(values.data() + part.offset, part.count) > dtype_limit(tensor.dtype))

@@ -66,7 +66,7 @@ CommittedUpdate UpdateSet::keep(const std::string& site, TensorData tensors) con
 CommittedUpdate UpdateSet::keep(const std::string& site, std::span<const ByteSpan> chunks,
                                 const UpdateForm& form) const {
   const std::vector<std::size_t> sizes =
-      update_chunk_sizes(layout_, {form, 0, std::nullopt, threads_});
+      update_chunk_sizes(layout_, {form, 0, std::nullopt, false, threads_});
   require_sizes(chunks, sizes);
   StoredBytes kept(spool_, site, std::accumulate(sizes.begin(), sizes.end(), std::size_t{0}));
   for (std::size_t offset = 0; const ByteSpan chunk : chunks) {

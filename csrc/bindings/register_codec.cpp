@@ -19,12 +19,13 @@ std::size_t chunk_size(py::object codec, py::object coordinates) {
 }
 
 py::list encode_chunks(py::object layout, py::object arrays, py::object codec, double scale,
-                       double limit, py::object rounding, py::object plan_digest,
-                       py::object update_id, py::object chunk_coordinates, py::object threads) {
+                       double limit, py::object rounding, py::object least_error,
+                       py::object plan_digest, py::object update_id, py::object chunk_coordinates,
+                       py::object threads) {
   const Layout& model = instance<Layout>("layout", layout);
   const TensorArrays tensors(model, arrays);
   const EncodePlan plan = {to_form(codec, scale, plan_digest, update_id, chunk_coordinates), limit,
-                           to_rounding(rounding),
+                           to_rounding(rounding), to_bool("least_error", least_error),
                            to_integer<unsigned>("threads", threads, 1, kMaxThreads)};
   NewChunks chunks(update_chunk_sizes(model, plan));
   {
@@ -103,8 +104,8 @@ void register_codec(py::module_& module) {
   module.def("chunk_size", &chunk_size, py::arg("codec"), py::arg("coordinates"));
   module.def("encode_chunks", &encode_chunks, py::arg("layout"), py::arg("arrays"), py::kw_only(),
              py::arg("codec"), py::arg("scale"), py::arg("limit"), py::arg("rounding"),
-             py::arg("plan_digest"), py::arg("update_id"), py::arg("chunk_coordinates"),
-             py::arg("threads"));
+             py::arg("least_error"), py::arg("plan_digest"), py::arg("update_id"),
+             py::arg("chunk_coordinates"), py::arg("threads"));
   module.def("check_chunk", &check, py::arg("chunk"), py::kw_only(), py::arg("codec"),
              py::arg("group"), py::arg("group_size"), py::arg("masked"), py::arg("plan_digest"),
              py::arg("update_id"), py::arg("chunk_coordinates"));

@@ -1,7 +1,7 @@
 #include "codec/codecs.h"
 
+#include <algorithm>
 #include <array>
-#include <bit>
 #include <charconv>
 #include <optional>
 
@@ -10,11 +10,19 @@
 namespace veilsum {
 namespace {
 
-// Above the family a number has 3 bits for the block and 2 for the scale; 0 is the usual one.
+// Above the family a number has 3 bits for the block, or how sparse a codec is, and 2 for the
+// scale; 0 is the usual one.
 constexpr unsigned kBlockShift = 9;
 constexpr unsigned kScaleShift = 12;
 constexpr std::uint16_t kFamilyMask = (1u << kBlockShift) - 1;
-constexpr unsigned kSmallestBlock = 32;  // code 1; every further code doubles it
+
+// What the codes 1 to 7 of those 3 bits stand for, and the letter in front of it in names.
+struct Unit {
+  char letter;
+  std::array<unsigned, 7> choices;
+};
+constexpr Unit kBlocks = {'b', {32, 64, 128, 256, 512, 1024, 2048}};
+constexpr Unit kSparsities = {'d', {2, 4, 10, 20, 50, 200, 1000}};
 
 struct Family {
   std::string_view name;
@@ -24,6 +32,7 @@ struct Family {
   unsigned most_block;
   ScaleFormat scales;  // the usual one
   bool choose_scales;  // whether f16 and f32 are both allowed
+  const Unit* unit = &kBlocks;
 };
 
 constexpr Family without_blocks(std::string_view name, std::uint16_t number) {
@@ -36,6 +45,11 @@ constexpr std::array kFamilies = {
     without_blocks("bf16", kCodecBf16),
     Family{"int8", kCodecInt8, 64, 64, 64, ScaleFormat::f32, false},
     without_blocks("i64", kCodecI64),
+    Family{"topk", kCodecTopK, 100, 2, 1000, ScaleFormat::f32, true, &kSparsities},
+    without_blocks("eden1", kCodecEden | 1),
+    without_blocks("eden2", kCodecEden | 2),
+    without_blocks("eden3", kCodecEden | 3),
+    without_blocks("eden4", kCodecEden | 4),
 };
 constexpr std::string_view kRingPrefix = "ring";
 
@@ -52,20 +66,25 @@ struct Choice {
   ScaleFormat scales;
 };
 
+// Which of the unit's choices a number is, from 1; 0 if it is none.
+unsigned code_of(const Unit& unit, unsigned choice) {
+  const auto found = std::find(unit.choices.begin(), unit.choices.end(), choice);
+  if (found == unit.choices.end()) return 0;
+  return static_cast<unsigned>(found - unit.choices.begin()) + 1;
+}
+
 bool is_allowed(const Choice& choice) {
   const Family& family = *choice.family;
   const bool block = choice.block == family.block ||
                      (choice.block >= family.least_block && choice.block <= family.most_block &&
-                      std::has_single_bit(choice.block));
+                      code_of(*family.unit, choice.block) != 0);
   return block && (choice.scales == family.scales || family.choose_scales);
 }
 
 std::uint16_t number_of(const Choice& choice) {
   const Family& family = *choice.family;
   unsigned number = family.number;
-  if (choice.block != family.block)
-    number |= static_cast<unsigned>(std::countr_zero(choice.block / kSmallestBlock) + 1)
-              << kBlockShift;
+  if (choice.block != family.block) number |= code_of(*family.unit, choice.block) << kBlockShift;
   if (choice.scales != family.scales) number |= static_cast<unsigned>(choice.scales) << kScaleShift;
   return static_cast<std::uint16_t>(number);
 }
@@ -83,7 +102,7 @@ std::optional<Choice> find_choice(std::uint16_t codec) {
   const unsigned block = codec >> kBlockShift & 7;
   const unsigned scales = codec >> kScaleShift;
   if (scales > static_cast<unsigned>(ScaleFormat::f16)) return std::nullopt;
-  const Choice choice = {family, block == 0 ? family->block : kSmallestBlock << (block - 1),
+  const Choice choice = {family, block == 0 ? family->block : family->unit->choices[block - 1],
                          scales == 0 ? family->scales : static_cast<ScaleFormat>(scales)};
   if (!is_allowed(choice) || number_of(choice) != codec) return std::nullopt;
   return choice;
@@ -101,7 +120,7 @@ bool parse_choice(std::string_view word, Choice& choice) {
     choice.scales = word == "f32" ? ScaleFormat::f32 : ScaleFormat::f16;
     return true;
   }
-  if (!word.starts_with('b')) return false;
+  if (!word.starts_with(choice.family->unit->letter)) return false;
   const auto block = parse_number(word.substr(1));
   choice.block = block.value_or(0);
   return block.has_value();
@@ -146,8 +165,21 @@ std::uint16_t codec_family(std::uint16_t codec) {
   return ring_bits(codec) != 0 ? codec : codec & kFamilyMask;
 }
 
+unsigned eden_bits(std::uint16_t codec) {
+  const unsigned bits = codec ^ kCodecEden;
+  return bits >= 1 && bits <= 4 ? bits : 0;
+}
+
 unsigned codec_block(std::uint16_t codec) {
-  return ring_bits(codec) != 0 ? 0 : choice_of(codec).block;
+  if (ring_bits(codec) != 0) return 0;
+  const Choice choice = choice_of(codec);
+  return choice.family->unit == &kBlocks ? choice.block : 0;
+}
+
+unsigned codec_sparsity(std::uint16_t codec) {
+  if (ring_bits(codec) != 0) return 0;
+  const Choice choice = choice_of(codec);
+  return choice.family->unit == &kSparsities ? choice.block : 0;
 }
 
 ScaleFormat codec_scales(std::uint16_t codec) {
@@ -169,7 +201,8 @@ std::string codec_name(std::uint16_t codec) {
     return std::string(kRingPrefix) + std::to_string(bits);
   const Choice choice = choice_of(codec);
   std::string name(choice.family->name);
-  if (choice.block != choice.family->block) name += "/b" + std::to_string(choice.block);
+  if (choice.block != choice.family->block)
+    name += std::string("/") + choice.family->unit->letter + std::to_string(choice.block);
   if (choice.scales != choice.family->scales)
     name += choice.scales == ScaleFormat::f32 ? "/f32" : "/f16";
   return name;

@@ -1,8 +1,9 @@
 // Codec numbers and names.
 //
-// A number says all that the size of a chunk depends on: the family, and for codecs whose
-// coordinates share scales in blocks also the block and the format of a scale. What else
-// gives codes their meaning (the step of a ring codec, a rotation) is in the plan.
+// A number says all that the size of a chunk depends on: the family, for codecs whose
+// coordinates share scales in blocks also the block and the format of a scale, and for sparse
+// ones how many coordinates are kept. What else gives codes their meaning (the step of a ring
+// codec, a rotation) is in the plan.
 #pragma once
 
 #include <cstddef>
@@ -17,6 +18,8 @@ inline constexpr std::uint16_t kCodecF16 = 2;
 inline constexpr std::uint16_t kCodecBf16 = 3;
 inline constexpr std::uint16_t kCodecInt8 = 4;
 inline constexpr std::uint16_t kCodecI64 = 5;
+inline constexpr std::uint16_t kCodecTopK = 12;
+inline constexpr std::uint16_t kCodecEden = 0x20;   // | bits of a code, 1 .. 4
 inline constexpr std::uint16_t kCodecRing = 0x100;  // | bits of a word, 1 .. 64
 
 enum class ScaleFormat : std::uint8_t { none, f32, f16 };
@@ -27,10 +30,17 @@ unsigned ring_bits(std::uint16_t codec);
 // The number without the choice of block and scale: kCodecInt8 for every int8 codec.
 std::uint16_t codec_family(std::uint16_t codec);
 
-// Coordinates that share a scale; 0 for codecs without scales. The codec must be known.
+// Bits of an eden codec's codes; 0 for every other codec.
+unsigned eden_bits(std::uint16_t codec);
+
+// Coordinates that share a scale; 0 for codecs without such blocks. The codec must be known.
 unsigned codec_block(std::uint16_t codec);
 
-// How a scale is written. The codec must be known.
+// Of how many coordinates a sparse codec keeps one; 0 for every other codec, which keeps all.
+// The codec must be known.
+unsigned codec_sparsity(std::uint16_t codec);
+
+// How a scale (of a sparse codec: a value) is written. The codec must be known.
 ScaleFormat codec_scales(std::uint16_t codec);
 std::size_t scale_bytes(ScaleFormat format);
 

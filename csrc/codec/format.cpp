@@ -10,6 +10,7 @@ namespace veilsum {
 
 const CodecFormat& codec_format(std::uint16_t codec) {
   if (ring_bits(codec) != 0) return ring_format();
+  if (eden_bits(codec) != 0) return eden_format();
   switch (codec_family(codec)) {
     case kCodecF32:
       return f32_format();
@@ -21,6 +22,8 @@ const CodecFormat& codec_format(std::uint16_t codec) {
       return int8_format();
     case kCodecI64:
       return i64_format();
+    case kCodecTopK:
+      return topk_format();
     default:
       throw ConfigError("unknown codec number " + std::to_string(codec));
   }

@@ -30,6 +30,8 @@ const CodecFormat& f16_format();
 const CodecFormat& bf16_format();
 const CodecFormat& int8_format();
 const CodecFormat& i64_format();
+const CodecFormat& topk_format();
+const CodecFormat& eden_format();
 const CodecFormat& ring_format();
 
 // --- for formats ------------------------------------------------------------------

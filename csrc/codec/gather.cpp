@@ -163,15 +163,24 @@ void check_gap(std::span<const T> values, std::uint64_t first) {
                         " lies between tensors and is not zero");
 }
 
+// Calls use(offset, count) for the gaps of a range of coordinates, some of them empty.
+template <class Use>
+void for_each_gap(const Layout& layout, int group, std::uint64_t first, std::size_t count,
+                  Use&& use) {
+  std::size_t end = 0;  // of the part before
+  for_each_part(layout, group, first, count, [&](const TensorPart& part) {
+    use(end, part.offset - end);
+    end = part.offset + part.count;
+  });
+  use(end, count - end);
+}
+
 template <class T>
 void check_all_gaps(const Layout& layout, int group, std::span<const T> values,
                     std::uint64_t first) {
-  std::size_t end = 0;  // of the part before
-  for_each_part(layout, group, first, values.size(), [&](const TensorPart& part) {
-    check_gap(values.subspan(end, part.offset - end), first + end);
-    end = part.offset + part.count;
+  for_each_gap(layout, group, first, values.size(), [&](std::size_t offset, std::size_t count) {
+    check_gap(values.subspan(offset, count), first + offset);
   });
-  check_gap(values.subspan(end), first + end);
 }
 
 }  // namespace
@@ -220,6 +229,13 @@ void scatter(const Layout& layout, std::span<const float> values, std::uint64_t 
 void scatter(const Layout& layout, std::span<const std::int64_t> values, std::uint64_t first,
              MutableTensorData tensors) {
   scatter_parts(layout, kIntegerGroup, values, first, tensors, write_integers);
+}
+
+void clear_gaps(const Layout& layout, std::span<float> values, std::uint64_t first) {
+  for_each_gap(layout, kFloatGroup, first, values.size(),
+               [&](std::size_t offset, std::size_t count) {
+                 std::fill_n(values.begin() + static_cast<std::ptrdiff_t>(offset), count, 0.0f);
+               });
 }
 
 void check_gaps(const Layout& layout, std::span<const float> values, std::uint64_t first) {

@@ -69,6 +69,9 @@ void scatter(const Layout& layout, std::span<const float> values, std::uint64_t 
 void scatter(const Layout& layout, std::span<const std::int64_t> values, std::uint64_t first,
              MutableTensorData tensors);
 
+// Sets the values in gaps between tensors to zero.
+void clear_gaps(const Layout& layout, std::span<float> values, std::uint64_t first);
+
 // Throws DecodeError if a value in a gap between tensors is not zero.
 void check_gaps(const Layout& layout, std::span<const float> values, std::uint64_t first);
 void check_gaps(const Layout& layout, std::span<const std::int64_t> values, std::uint64_t first);

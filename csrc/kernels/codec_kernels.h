@@ -24,6 +24,7 @@ struct CodeRule {
   bool stochastic;  // else to nearest, ties to even
   PhiloxKey key;
   std::uint32_t group;
+  bool least_error;  // eden: scales for the smallest error, not for being right on average
 };
 
 // One of several updates that are summed in one pass.

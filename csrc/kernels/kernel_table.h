@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/codec_kernels.h"
+#include "kernels/eden_kernels.h"
 #include "kernels/optimizer_kernels.h"
 #include "kernels/ring_kernels.h"
 #include "kernels/rotation_kernels.h"
@@ -14,6 +15,7 @@ struct KernelTable {
   CodecKernels codec;
   OptimizerKernels optimizer;
   RotationKernels rotation;
+  EdenKernels eden;
 };
 
 // Each is the only symbol of its object file (cmake/CheckKernelSymbols.cmake).

@@ -1,6 +1,7 @@
 // The kernel table of one CPU level, from every loop there is. Included once per level, with
 // VS_LANES, VS_LEVEL and VS_TABLE set.
 #include "kernels/codec_loops.inl"
+#include "kernels/eden.inl"
 #include "kernels/kernel_table.h"
 #include "kernels/optimizer_loops.inl"
 #include "kernels/ring_loops.inl"
@@ -14,6 +15,7 @@ const KernelTable VS_TABLE = {
     .codec = kCodecKernels,
     .optimizer = kOptimizerKernels,
     .rotation = kRotationKernels,
+    .eden = kEdenKernels,
 };
 
 }  // namespace veilsum

@@ -16,6 +16,7 @@ struct EncodePlan {
   UpdateForm form;
   double limit;                       // ring codecs only: largest |value| accepted, else 0
   std::optional<PhiloxKey> rounding;  // int8 and ring codecs; none rounds to nearest
+  bool least_error;                   // eden codecs only, see CodeRule
   unsigned threads;
 };
 

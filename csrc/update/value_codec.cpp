@@ -63,6 +63,7 @@ double ValueCodec::overflow_threshold() const { return veilsum::overflow_thresho
 
 const ValueCodec& value_codec(std::uint16_t codec) {
   if (ring_bits(codec) != 0) return ring_values();
+  if (eden_bits(codec) != 0) return eden_values();
   switch (codec_family(codec)) {
     case kCodecF32:
       return f32_values();
@@ -72,6 +73,8 @@ const ValueCodec& value_codec(std::uint16_t codec) {
       return bf16_values();
     case kCodecInt8:
       return int8_values();
+    case kCodecTopK:
+      return topk_values(codec_scales(codec));
     default:
       require_float_codec(codec);
       throw ConfigError("codec " + codec_name(codec) + " has no values");
@@ -80,8 +83,8 @@ const ValueCodec& value_codec(std::uint16_t codec) {
 
 void PieceCodec::encode(const Layout& layout, TensorData tensors, const EncodePlan& plan,
                         const ChunkGrid& grid, std::span<std::byte* const> chunks) const {
-  const CodeRule rule = {plan.rounding.has_value(), plan.rounding.value_or(PhiloxKey{}),
-                         grid.group};
+  const CodeRule rule = {plan.rounding.has_value(), plan.rounding.value_or(PhiloxKey{}), grid.group,
+                         plan.least_error};
   parallel_for(chunks.size(), 1, plan.threads, [&](const Range& range) {
     const ChunkHeader header = grid.header(range.index);
     std::byte* const chunk = chunks[range.index];

@@ -7,6 +7,7 @@
 #include <span>
 
 #include "codec/chunk.h"
+#include "codec/codecs.h"
 #include "kernels/codec_kernels.h"
 #include "update/encode.h"
 #include "update/form.h"
@@ -48,6 +49,9 @@ class ValueCodec {
   // The tile's values where they lie, if they lie there as floats; else null.
   virtual const WireFloat* floats(const CodedTile&) const { return nullptr; }
 
+  // Whether the gaps between tensors, which are encoded as zeros, come out as something else.
+  virtual bool fills_gaps() const { return false; }
+
   // Smallest magnitude that the codec cannot hold.
   virtual double overflow_threshold() const;
 
@@ -68,6 +72,8 @@ const ValueCodec& f32_values();
 const ValueCodec& f16_values();
 const ValueCodec& bf16_values();
 const ValueCodec& int8_values();
+const ValueCodec& topk_values(ScaleFormat values);
+const ValueCodec& eden_values();
 const ValueCodec& ring_values();
 
 // Where a piece of a chunk that is being made belongs.

@@ -252,6 +252,7 @@ def encode_chunks(
     scale: float,
     limit: float,
     rounding: Secret | None,
+    least_error: bool,
     plan_digest: bytes,
     update_id: int,
     chunk_coordinates: int,
@@ -268,6 +269,7 @@ def encode_chunks(
             None for round-to-nearest-even. Philox4x32-10, key = first 8 bytes LE,
             counter = (coordinate div 4, group): 24-bit uniforms, a function of the
             coordinate alone.
+        least_error: eden codecs: scales for the smallest error instead of a right mean.
         plan_digest: 32 bytes; its first 8 go into each header.
 
     Raises:

@@ -177,7 +177,20 @@ def pad(section: bytes) -> bytes:
     return section + bytes(-len(section) % 16)
 
 
+# Family, what else the number says: the code of the block or sparsity, the code of the scale.
+SPARSE = {
+    "topk": 12,
+    "topk/d2": 12 | 1 << 9,
+    "topk/d10/f16": 12 | 3 << 9 | 2 << 12,
+    "topk/d1000": 12 | 7 << 9,
+    "topk/d1000/f16": 12 | 7 << 9 | 2 << 12,
+    **{f"eden{bits}": 0x20 | bits for bits in range(1, 5)},
+}
+
+
 def codec_number(codec: str) -> int:
+    if codec in SPARSE:
+        return SPARSE[codec]
     return 0x100 | int(codec[4:]) if codec.startswith("ring") else CODECS[codec]
 
 

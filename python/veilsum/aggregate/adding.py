@@ -61,7 +61,7 @@ def add_update(
         add = native.add_arrays if copy else native.borrow_arrays
         add(site, weight, _fitted(layout, update, site), gain=gain)
         return
-    parsed = _parsed(update)
+    parsed = _parsed(update, layout)
     if parsed.layout != layout:
         raise PeerError(site, "sent an update of another layout")
     form = parsed.form
@@ -85,16 +85,21 @@ def _fitted(layout: ModelLayout, arrays: Mapping[str, Any], site: str) -> list[N
         raise PeerError(site, f"sent a bad update: {error}", hint=error.hint) from error
 
 
-def _parsed(update: Any) -> EncodedUpdate:
+def _parsed(update: Any, layout: ModelLayout) -> EncodedUpdate:
     if isinstance(update, EncodedUpdate):
         return update
     try:
-        return EncodedUpdate.from_bytes(update)
+        return EncodedUpdate.from_bytes(update, max_bytes=_most_bytes(layout))
     except TypeError as error:
         raise ConfigError(
             f"an update cannot be a {type(update).__name__}",
             hint="give arrays by name, an EncodedUpdate, or its bytes",
         ) from error
+
+
+def _most_bytes(layout: ModelLayout) -> int:
+    """No codec's chunks of such a model have more bytes: 8 per coordinate and headers."""
+    return 9 * sum(layout.native.group_size(group) + 4096 for group in (1, 2))
 
 
 def whole_weight(site: str, weight: object) -> int:

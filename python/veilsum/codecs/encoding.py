@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from typing_extensions import Buffer
 
 from veilsum import _native
+from veilsum.codecs import zstd
 from veilsum.codecs.families import CodecSettings, codec_names, codec_settings, find_family
 from veilsum.codecs.update import EncodedUpdate, UpdateForm, is_chunk_size
 from veilsum.devices import available_threads
@@ -18,13 +19,14 @@ from veilsum.model import ModelLayout, fit_arrays
 
 DEFAULT_CHUNK_COORDINATES = 65_536
 
-_COMMON_OPTIONS = ("chunk_coordinates", "update_id")
+_COMMON_OPTIONS = ("chunk_coordinates", "update_id", "compression", "level")
 
 
 def codecs() -> tuple[str, ...]:
     """The codecs encode() knows. Integer tensors always travel exactly, as i64.
 
-    f32, f16, bf16 round to the format. int8 keeps one byte per value and a scale per 64.
+    f32, f16, bf16 round to the format. int8 keeps one byte per value and a scale per 64. topk keeps
+    the largest values only, eden1 to eden4 so many bits per value of a rotated update.
     ring2 to ring32 round to steps of a fixed size, as masked rounds do.
     """
     return codec_names()
@@ -48,9 +50,13 @@ def encode(
             values alike, so use one for a single update only. Without a seed int8 rounds to
             nearest, and ring codecs take one from the operating system. Other codecs always
             round to nearest.
-        **options: for ring codecs `clip`, the largest |value| (required), and `steps`, how
-            many of them reach from 0 to clip (by default as many as fit). For every codec
-            `chunk_coordinates` (65536) and `update_id` (0), which is in every chunk.
+        **options: for topk `density`, the share that is kept (0.01), and `values` ("f32" or
+            "f16"). For eden codecs `variant`: "unbiased", for a mean of many that is right, or
+            "biased", for the smallest error of this one. For ring codecs `clip`, the largest
+            |value| (required), and `steps`, how many of them reach from 0 to clip (by default as
+            many as fit). For every codec `chunk_coordinates` (65536); `update_id` (0; fresh for
+            eden codecs, whose rotation it decides), which is in every chunk; `compression`
+            ("zstd") and its `level` (1 to 19, 3), for the way only.
 
     Raises:
         ConfigError: unknown codec or option, arrays that do not fit the layout, values that are
@@ -63,7 +69,7 @@ def encode(
         layout=layout,
         number=settings.number,
         scale=settings.scale,
-        update_id=_update_id(options.get("update_id", 0)),
+        update_id=_update_id(options.get("update_id"), settings),
         chunk_coordinates=_chunk_coordinates(
             options.get("chunk_coordinates", DEFAULT_CHUNK_COORDINATES)
         ),
@@ -75,12 +81,13 @@ def encode(
         scale=settings.scale,
         limit=settings.limit,
         rounding=_rounding(seed, settings),
+        least_error=settings.least_error,
         plan_digest=form.plan_digest,
         update_id=form.update_id,
         chunk_coordinates=form.chunk_coordinates,
         threads=available_threads(),
     )
-    return EncodedUpdate(form, chunks)
+    return EncodedUpdate(form, chunks, compression_level=_compression_level(options))
 
 
 def decode(update: EncodedUpdate | Buffer) -> dict[str, NDArray[Any]]:
@@ -128,10 +135,33 @@ def _rounding(seed: int | bytes | None, settings: CodecSettings) -> _native.Secr
     return _native.Secret.from_bytes(hashlib.sha256(b"veilsum/rounding\0" + seed).digest())
 
 
-def _update_id(number: Any) -> int:
+def _update_id(number: Any, settings: CodecSettings) -> int:
+    if number is None:
+        return _fresh_update_id() if settings.own_rotation else 0
     if not isinstance(number, int) or not 0 <= number < 2**64:
         raise ConfigError(f"update_id must be 0 to 2**64-1, got {number!r}")
     return number
+
+
+def _compression_level(options: Mapping[str, Any]) -> int | None:
+    compression = options.get("compression")
+    if compression not in (None, "zstd"):
+        raise ConfigError(f"compression must be 'zstd' or None, got {compression!r}")
+    level = options.get("level", zstd.DEFAULT_LEVEL)
+    if isinstance(level, bool) or level not in zstd.LEVELS:
+        raise ConfigError(
+            f"level must be {zstd.LEVELS[0]} to {zstd.LEVELS[-1]}, got {level!r}",
+        )
+    if compression is None and "level" in options:
+        raise ConfigError("option 'level' is of a compression, and there is none")
+    return level if compression else None
+
+
+def _fresh_update_id() -> int:
+    # No secret: it travels in every chunk. From the operating system because two sites that
+    # drew the same one would lose the same coordinates, and their mean would too.
+    with memoryview(_native.Secret.from_os(8)) as view:
+        return int.from_bytes(view, "little")
 
 
 def _chunk_coordinates(number: Any) -> int:

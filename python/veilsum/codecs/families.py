@@ -29,12 +29,18 @@ class CodecSettings:
         scale: steps per model unit; 0 for codecs without steps.
         limit: largest |value| accepted, model units; 0 for codecs without a limit.
         always_stochastic: whether to round stochastically without being given a seed.
+        least_error: whether scales make the error of one update the smallest, instead of making
+            the mean of many right.
+        own_rotation: whether the update id decides how values are mixed, so that no two updates
+            may have the same one.
     """
 
     number: int
     scale: float = 0.0
     limit: float = 0.0
     always_stochastic: bool = False
+    least_error: bool = False
+    own_rotation: bool = False
 
 
 Settle = Callable[[str, int, Mapping[str, Any]], CodecSettings]
@@ -111,6 +117,51 @@ def _settle_ring(name: str, number: int, options: Mapping[str, Any]) -> CodecSet
     )
 
 
+# --- topk -------------------------------------------------------------------------------
+
+# Of how many coordinates one is kept, the usual number first.
+SPARSITIES = (100, 2, 4, 10, 20, 50, 200, 1000)
+
+
+def _settle_topk(name: str, number: int, options: Mapping[str, Any]) -> CodecSettings:
+    chosen = [option for option in ("density", "values") if option in options]
+    if chosen and "/" in name:
+        raise ConfigError(
+            f"codec {name} says what it keeps by name, and option {chosen[0]!r} again",
+            hint="give either the full name or options",
+        )
+    sparsity = _sparsity(options.get("density", 1 / SPARSITIES[0]))
+    values = options.get("values", "f32")
+    if values not in ("f32", "f16"):
+        raise ConfigError(f"codec {name} has values f32 or f16, got {values!r}")
+    if not chosen:
+        return CodecSettings(number)
+    full = name + (f"/d{sparsity}" if sparsity != SPARSITIES[0] else "")
+    return CodecSettings(_native.codec_number(full + ("/f16" if values == "f16" else "")))
+
+
+def _sparsity(density: Any) -> int:
+    if isinstance(density, int | float) and not isinstance(density, bool):
+        for sparsity in SPARSITIES:
+            if math.isclose(density, 1 / sparsity, rel_tol=1e-6):
+                return sparsity
+    known = ", ".join(f"{1 / sparsity:g}" for sparsity in sorted(SPARSITIES))
+    raise ConfigError(f"codec topk has density {known}, got {density!r}")
+
+
+# --- eden -------------------------------------------------------------------------------
+
+EDEN_BITS = range(1, 5)
+_VARIANTS = ("unbiased", "biased")
+
+
+def _settle_eden(name: str, number: int, options: Mapping[str, Any]) -> CodecSettings:
+    variant = options.get("variant", _VARIANTS[0])
+    if variant not in _VARIANTS:
+        raise ConfigError(f"codec {name} has variants {_either(_VARIANTS)}, got {variant!r}")
+    return CodecSettings(number, least_error=variant == "biased", own_rotation=True)
+
+
 # --- the table ------------------------------------------------------------------------
 
 FAMILIES: tuple[Family, ...] = (
@@ -118,6 +169,13 @@ FAMILIES: tuple[Family, ...] = (
     Family(("f16",)),
     Family(("bf16",)),
     Family(("int8",), blocks=(64,), scales=("f32",)),
+    Family(("topk",), options=("density", "values"), settle=_settle_topk),
+    Family(
+        tuple(f"eden{bits}" for bits in EDEN_BITS),
+        shown=f"eden{EDEN_BITS[0]} to eden{EDEN_BITS[-1]}",
+        options=("variant",),
+        settle=_settle_eden,
+    ),
     Family(
         tuple(f"{_RING}{bits}" for bits in RING_BITS),
         shown=f"{_RING}{RING_BITS[0]} to {_RING}{RING_BITS[-1]}",

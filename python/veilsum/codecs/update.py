@@ -7,13 +7,14 @@ import itertools
 import math
 import struct
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from typing_extensions import Buffer
 
 from veilsum import _native
+from veilsum.codecs import zstd
 from veilsum.errors import ConfigError, DecodeError
 from veilsum.model import ModelLayout
 
@@ -25,6 +26,9 @@ _DIGEST_BYTES = 32
 _RING = 0x100  # the bit of ring codecs' numbers
 _CHUNK_STEP = 4096
 _CHUNK_LIMIT = 2**20
+
+EXPANDED_LIMIT = 1 << 30
+"""Bytes that the chunks of a compressed update may have, unless the caller says otherwise."""
 
 
 def plan_digest(layout: ModelLayout, codec: int, scale: float) -> bytes:
@@ -101,6 +105,17 @@ class UpdateForm:
         """Chunks of the update."""
         return sum(group.count for group in self.groups())
 
+    @property
+    def size(self) -> int:
+        """Bytes of all chunks."""
+        return sum(group.size for group in self.groups())
+
+    def chunk_sizes(self) -> Iterator[int]:
+        """Bytes of each chunk, in order."""
+        for group in self.groups():
+            yield from itertools.repeat(group.full_size, group.count - 1)
+            yield group.last_size
+
     def check(self, chunks: Sequence[Buffer]) -> None:
         """Checks every chunk and that all are there, in order.
 
@@ -145,13 +160,21 @@ def chunk_groups(layout: ModelLayout, codec: int, chunk_coordinates: int) -> tup
 class EncodedUpdate:
     """An update in its wire form: made by encode(), or parsed from foreign bytes.
 
-    Every chunk of it has been checked, so using it again does not fail over its format.
+    Every chunk of it has been checked, so using it again does not fail over its format. An
+    update that arrived compressed is a plain one from then on.
     """
 
-    def __init__(self, form: UpdateForm, chunks: Sequence[bytes | memoryview]) -> None:
+    def __init__(
+        self,
+        form: UpdateForm,
+        chunks: Sequence[bytes | memoryview],
+        *,
+        compression_level: int | None = None,
+    ) -> None:
         """Takes checked chunks; see from_bytes, from_chunks and encode()."""
         self.form = form
         self._chunks = tuple(chunks)
+        self._level = compression_level
 
     @property
     def layout(self) -> ModelLayout:
@@ -166,7 +189,7 @@ class EncodedUpdate:
     @property
     def nbytes(self) -> int:
         """Length of to_bytes()."""
-        return len(self._head()) + sum(map(len, self._chunks)) + _DIGEST_BYTES
+        return len(self._head()) + sum(map(len, self._pieces)) + _DIGEST_BYTES
 
     @property
     def body(self) -> tuple[bytes | memoryview, ...]:
@@ -177,9 +200,15 @@ class EncodedUpdate:
         """The pieces to send one by one: a head that names layout and codec, then the chunks.
 
         Every piece but the head carries a checksum of its own; from_chunks() puts them
-        together again.
+        together again. Compressed if encode() was told so.
         """
-        return (self._head(), *self._chunks)
+        return (self._head(), *self._pieces)
+
+    @cached_property
+    def _pieces(self) -> tuple[bytes | memoryview, ...]:
+        if self._level is None:
+            return self._chunks
+        return tuple(zstd.compressed(chunk, self._level) for chunk in self._chunks)
 
     def to_bytes(self) -> bytes:
         """The pieces of chunks() and the SHA-256 of them all."""
@@ -187,11 +216,18 @@ class EncodedUpdate:
         return joined + hashlib.sha256(joined).digest()
 
     @classmethod
-    def from_chunks(cls, chunks: Iterable[Buffer]) -> EncodedUpdate:
+    def from_chunks(
+        cls, chunks: Iterable[Buffer], *, max_bytes: int = EXPANDED_LIMIT
+    ) -> EncodedUpdate:
         """Parses the pieces of chunks(), in order.
+
+        Args:
+            max_bytes: that chunks may have once they are expanded; of no account if none is
+                compressed, because then there is no more than was sent.
 
         Raises:
             DecodeError: a piece is missing, repeated, out of order or not as it must be.
+            ConfigError: a piece is compressed, and the package zstandard is not installed.
         """
         pieces = iter(chunks)
         head = next(pieces, None)
@@ -202,26 +238,32 @@ class EncodedUpdate:
         if end != len(view):
             raise DecodeError(f"the head has {len(view)} bytes, expected {end}")
         # One piece too many is enough to refuse the update; those behind it are not kept.
-        body = [_as_bytes(piece) for piece in itertools.islice(pieces, form.count + 1)]
+        kept = [_as_bytes(piece) for piece in itertools.islice(pieces, form.count + 1)]
+        body = _expand(kept, form, max_bytes) if len(kept) == form.count else kept
         form.check(body)
         return cls(form, body)
 
     @classmethod
-    def from_bytes(cls, data: Buffer) -> EncodedUpdate:
+    def from_bytes(cls, data: Buffer, *, max_bytes: int = EXPANDED_LIMIT) -> EncodedUpdate:
         """Parses to_bytes().
+
+        Args:
+            max_bytes: see from_chunks.
 
         Raises:
             DecodeError: says which field, what was found and what was expected.
+            ConfigError: a chunk is compressed, and the package zstandard is not installed.
         """
         # Bytes that nobody can change any more; the chunks are views into them.
         view = memoryview(_as_bytes(data))
         form, end = _parse_head(view)
-        expected = end + sum(group.size for group in form.groups()) + _DIGEST_BYTES
+        pieces = _split(view[end : max(end, len(view) - _DIGEST_BYTES)], form)
+        expected = end + sum(map(len, pieces)) + _DIGEST_BYTES
         if len(view) != expected:
             raise DecodeError(f"the update has {len(view)} bytes, its head asks for {expected}")
         if hashlib.sha256(view[:-_DIGEST_BYTES]).digest() != view[-_DIGEST_BYTES:]:
             raise DecodeError("the update's digest does not match its bytes")
-        body = _split(view[end:-_DIGEST_BYTES], form)
+        body = _expand(pieces, form, max_bytes)
         form.check(body)
         return cls(form, body)
 
@@ -251,14 +293,39 @@ def _as_bytes(data: Buffer) -> bytes:
 
 
 def _split(body: memoryview, form: UpdateForm) -> list[memoryview]:
-    chunks = []
-    for group in form.groups():
-        for _ in range(group.count - 1):
-            chunks.append(body[: group.full_size])
-            body = body[group.full_size :]
-        chunks.append(body[: group.last_size])
-        body = body[group.last_size :]
-    return chunks
+    """The pieces of a container.
+
+    Raises:
+        DecodeError: it ends before the last one does. Nothing is kept of what a strange
+            layout asks for beyond that.
+    """
+    pieces: list[memoryview] = []
+    for chunk_size in form.chunk_sizes():
+        size = zstd.piece_size(body, chunk_size)
+        if size > len(body):
+            raise DecodeError(
+                f"the update's head asks for {form.count} chunks, and chunk {len(pieces)} ends "
+                f"{size - len(body)} bytes behind its end"
+            )
+        pieces.append(body[:size])
+        body = body[size:]
+    return pieces
+
+
+def _expand(
+    pieces: Sequence[bytes | memoryview], form: UpdateForm, max_bytes: int
+) -> list[bytes | memoryview]:
+    """As many chunks as there are pieces."""
+    if not any(map(zstd.is_compressed, pieces)):
+        return list(pieces)
+    if form.size > max_bytes:
+        raise DecodeError(
+            f"the compressed update has chunks of {form.size} bytes, the limit is {max_bytes}",
+            hint="give a larger max_bytes if you expect that much",
+        )
+    return [
+        zstd.expanded(piece, size) for piece, size in zip(pieces, form.chunk_sizes(), strict=True)
+    ]
 
 
 def _parse_head(view: memoryview) -> tuple[UpdateForm, int]:

@@ -122,6 +122,7 @@ class PlainContribution:
             scale=settings.scale,
             limit=settings.limit,
             rounding=update.rounding,
+            least_error=False,
             plan_digest=self._plan.digest,
             update_id=update_id,
             chunk_coordinates=self._plan.chunk_coordinates,
