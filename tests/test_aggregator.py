@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from reference import codecs as reference_codecs
 from reference import mean as reference
+from reference.rounding import FORMATS
 from veilsum import Aggregator, ModelLayout, Streaming, _native, decode, encode
 from veilsum.errors import ConfigError, DecodeError, DeviceError, PeerError
 from veilsum.model import result_digest
@@ -163,7 +164,7 @@ def test_means_half_way_between_two_numbers_go_to_the_even_one(
     dtype: str, weights: tuple[int, ...]
 ) -> None:
     # Neighbouring numbers of the format: their means are very often exact ties.
-    precision, least = reference_codecs.FORMATS[dtype]
+    precision, least = FORMATS[dtype]
     steps = range(2 ** (precision - 1), 2 ** (precision - 1) + 40)
     tensors = [("w", dtype, (40,))]
     for exponent in (least, least + 3, 1 - precision):

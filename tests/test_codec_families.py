@@ -69,6 +69,13 @@ def test_every_codec_that_is_listed_can_be_the_codec_of_a_plain_round() -> None:
         ("int8/b48", {}, "unknown codec"),
         ("int8/", {}, "unknown codec"),
         ("ring8/b64", {"clip": 1.0}, "unknown codec"),
+        ("int8", {"block": 48}, "codec int8 has blocks of 32 or 64 or 128 or 256, got 48"),
+        ("int8", {"block": True}, "has blocks of"),
+        ("int4", {"scales": "bf16"}, "codec int4 has scales f16 or f32, got 'bf16'"),
+        ("int8/b32", {"block": 32}, "codec int8/b32 says what option 'block' says again"),
+        ("int8", {"raw": True}, "codec int8 has no option 'raw'"),
+        ("fp8_e4m3", {"raw": 1}, "must be True or False, got 1"),
+        ("fp8_e4m3", {"raw": True, "block": 64}, "neither block nor scales when raw"),
     ],
 )
 def test_variants_that_do_not_exist_are_refused(

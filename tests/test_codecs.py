@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,25 @@ import torch
 
 import veilsum
 from reference import codecs as reference
+from reference.rounding import FORMATS, round_to
 from veilsum import EncodedUpdate, ModelLayout, _native, decode, encode
 from veilsum._native import Secret
 from veilsum.errors import ConfigError, DecodeError
 
 CHUNK = 4096
 SEED = bytes(range(7, 39))
-CODECS = ("f32", "f16", "bf16", "int8", "ring5", "ring16", "ring32")
+BLOCK_CODECS = (
+    "int8",
+    "int8/b32/f16",
+    "int4",
+    "nf4",
+    "fp4",
+    "fp8_e4m3",
+    "fp8_e5m2/b32",
+    "fp8_e4m3/raw",
+    "sign",
+)
+CODECS = ("f32", "f16", "bf16", *BLOCK_CODECS, "ring5", "ring16", "ring32")
 TENSORS = [
     ("a", "f32", (5, 7)),
     ("n", "i64", (3, 2)),
@@ -216,13 +229,13 @@ def test_blocks_too_small_for_a_scale_become_zero() -> None:
 def test_float64_is_rounded_once(codec: str) -> None:
     # Just beside points half-way between two numbers of the format, and just off by less than
     # an f32 shows: rounding to f32 first would make ties of them.
-    precision = reference.FORMATS[codec][0]
+    precision = FORMATS[codec][0]
     halves = 1 + (2 * np.arange(0, 2 ** (precision - 1)) + 1) * 2.0**-precision
     values = np.concatenate([halves * (1 + 2.0**-40), halves * (1 - 2.0**-40), halves])
 
     decoded = decode(encode({"w": np.concatenate([values, -values])}, codec))["w"]
 
-    expected = [float(reference.round_to(reference.Fraction(v), codec)) for v in values.tolist()]
+    expected = [float(round_to(Fraction(v), codec)) for v in values.tolist()]
     assert decoded.dtype == np.float64
     assert decoded.tolist() == expected + [-value for value in expected]
 
@@ -467,7 +480,8 @@ def test_a_gap_that_is_not_zero_is_refused(codec: str) -> None:
     number = 1 if codec == "i64" else reference.codec_number(codec)
     scale = 1.0 if codec.startswith("ring") else 0.0
     plan = bytes(32)
-    values = [0] * 3 + [1] + [0] * 124
+    kind = int if codec == "i64" else float
+    values = [kind(value) for value in [0] * 3 + [-1] + [0] * 124]
     body = reference.sections(codec, values, 0, 1.0, None)
     chunk = reference.chunk(codec, group, 0, 0, True, body, 128, plan, 0)
 

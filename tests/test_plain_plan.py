@@ -96,6 +96,15 @@ def test_codecs_without_steps_have_no_scale_and_no_limit() -> None:
         assert (settings.scale, settings.limit) == (0.0, 0.0)
 
 
+def test_a_codec_whose_blocks_do_not_fit_the_model_is_refused_when_the_run_is_planned() -> None:
+    layout = ModelLayout.from_arrays({"a": np.zeros(64), "b": np.zeros(3)})
+    plain.make_plan(replace(SPEC, codec="int8"), layout, bytes(32))
+    plain.make_plan(replace(SPEC, codec="int8/b256"), LAYOUT, bytes(32))
+
+    with pytest.raises(ConfigError, match="tensor 'b' starts inside a block of codec int8/b256"):
+        plain.make_plan(replace(SPEC, codec="int8/b256"), layout, bytes(32))
+
+
 def test_update_ids_differ_by_plan_round_attempt_run_and_site() -> None:
     other_plan = plain.make_plan(replace(SPEC, clip=0.25), LAYOUT, bytes(32))
     ids = {

@@ -22,7 +22,8 @@ int exponent_above(double value) {
 int exponent_above(std::uint64_t integer) { return static_cast<int>(std::bit_width(integer)); }
 
 // Why nothing can overflow. A term is at most w * |x| * 2^s * (1 + 2^-53) + 1/2, or, for int8
-// values, whose factor per block is rounded instead, w * |x| * 2^s * (1 + 2^-53) + 127/2. With
+// values, whose factor per block is rounded instead, w * |x| * 2^s * (1 + 2^-53) + 127/2; the other
+// codecs with such a factor have smaller codes. With
 // s <= 62 - e - ceil(log2 count) the first parts add up to at most 2^62 * (1 + 2^-53). There
 // are at most kMaxUpdates terms, or, when streaming, as many as the total weight, which is
 // below 2^53: the second parts add up to less than 2^53 * 64 = 2^59. Together that is below

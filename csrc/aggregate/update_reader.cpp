@@ -297,7 +297,7 @@ class ChunkReader final : public UpdateReader {
 
   CodedTile coded(const Tile& tile) const {
     const ChunkView& chunk = chunk_of(tile, 0);
-    return {chunk, form_, tile.first - chunk.header.first, tile.count};
+    return {layout_, chunk, form_, tile.first - chunk.header.first, tile.count};
   }
 
   double squares(const Tile& tile) const {

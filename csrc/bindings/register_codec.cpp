@@ -101,6 +101,14 @@ void register_codec(py::module_& module) {
       "codec_name",
       [](py::object number) { return codec_name(to_integer<std::uint16_t>("number", number)); },
       py::arg("number"));
+  module.def(
+      "require_codec",
+      [](py::object layout, py::object codec) {
+        require_float_codec(to_integer<std::uint16_t>("codec", codec));
+        require_blocks_fit(instance<Layout>("layout", layout),
+                           to_integer<std::uint16_t>("codec", codec));
+      },
+      py::arg("layout"), py::arg("codec"));
   module.def("chunk_size", &chunk_size, py::arg("codec"), py::arg("coordinates"));
   module.def("encode_chunks", &encode_chunks, py::arg("layout"), py::arg("arrays"), py::kw_only(),
              py::arg("codec"), py::arg("scale"), py::arg("limit"), py::arg("rounding"),

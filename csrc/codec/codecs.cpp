@@ -11,7 +11,7 @@ namespace veilsum {
 namespace {
 
 // Above the family a number has 3 bits for the block, or how sparse a codec is, and 2 for the
-// scale; 0 is the usual one.
+// scale; 0 is the usual one, and 3 of the scale no scale at all.
 constexpr unsigned kBlockShift = 9;
 constexpr unsigned kScaleShift = 12;
 constexpr std::uint16_t kFamilyMask = (1u << kBlockShift) - 1;
@@ -31,7 +31,7 @@ struct Family {
   unsigned least_block;
   unsigned most_block;
   ScaleFormat scales;  // the usual one
-  bool choose_scales;  // whether f16 and f32 are both allowed
+  bool raw;            // whether codes may also go without scales
   const Unit* unit = &kBlocks;
 };
 
@@ -43,9 +43,15 @@ constexpr std::array kFamilies = {
     without_blocks("f32", kCodecF32),
     without_blocks("f16", kCodecF16),
     without_blocks("bf16", kCodecBf16),
-    Family{"int8", kCodecInt8, 64, 64, 64, ScaleFormat::f32, false},
+    Family{"int8", kCodecInt8, 64, 32, 256, ScaleFormat::f32, false},
     without_blocks("i64", kCodecI64),
-    Family{"topk", kCodecTopK, 100, 2, 1000, ScaleFormat::f32, true, &kSparsities},
+    Family{"int4", kCodecInt4, 64, 32, 64, ScaleFormat::f16, false},
+    Family{"nf4", kCodecNf4, 64, 32, 64, ScaleFormat::f16, false},
+    Family{"fp4", kCodecFp4, 64, 32, 64, ScaleFormat::f16, false},
+    Family{"fp8_e4m3", kCodecFp8E4M3, 64, 32, 256, ScaleFormat::f32, true},
+    Family{"fp8_e5m2", kCodecFp8E5M2, 64, 32, 256, ScaleFormat::f32, true},
+    Family{"sign", kCodecSign, 64, 64, 1024, ScaleFormat::f16, false},
+    Family{"topk", kCodecTopK, 100, 2, 1000, ScaleFormat::f32, false, &kSparsities},
     without_blocks("eden1", kCodecEden | 1),
     without_blocks("eden2", kCodecEden | 2),
     without_blocks("eden3", kCodecEden | 3),
@@ -75,17 +81,25 @@ unsigned code_of(const Unit& unit, unsigned choice) {
 
 bool is_allowed(const Choice& choice) {
   const Family& family = *choice.family;
+  if (choice.scales != family.scales && choice.scales == ScaleFormat::none)
+    return family.raw && choice.block == 0;
   const bool block = choice.block == family.block ||
                      (choice.block >= family.least_block && choice.block <= family.most_block &&
                       code_of(*family.unit, choice.block) != 0);
-  return block && (choice.scales == family.scales || family.choose_scales);
+  return block && (choice.scales == family.scales || family.block != 0);
+}
+
+constexpr unsigned kNoScales = 3;
+
+unsigned scale_code(ScaleFormat format) {
+  return format == ScaleFormat::none ? kNoScales : static_cast<unsigned>(format);
 }
 
 std::uint16_t number_of(const Choice& choice) {
   const Family& family = *choice.family;
   unsigned number = family.number;
   if (choice.block != family.block) number |= code_of(*family.unit, choice.block) << kBlockShift;
-  if (choice.scales != family.scales) number |= static_cast<unsigned>(choice.scales) << kScaleShift;
+  if (choice.scales != family.scales) number |= scale_code(choice.scales) << kScaleShift;
   return static_cast<std::uint16_t>(number);
 }
 
@@ -101,9 +115,10 @@ std::optional<Choice> find_choice(std::uint16_t codec) {
   if (family == nullptr) return std::nullopt;
   const unsigned block = codec >> kBlockShift & 7;
   const unsigned scales = codec >> kScaleShift;
-  if (scales > static_cast<unsigned>(ScaleFormat::f16)) return std::nullopt;
-  const Choice choice = {family, block == 0 ? family->block : family->unit->choices[block - 1],
-                         scales == 0 ? family->scales : static_cast<ScaleFormat>(scales)};
+  Choice choice = {family, block == 0 ? family->block : family->unit->choices[block - 1],
+                   family->scales};
+  if (scales == kNoScales) choice = {family, 0, ScaleFormat::none};
+  if (scales == 1 || scales == 2) choice.scales = static_cast<ScaleFormat>(scales);
   if (!is_allowed(choice) || number_of(choice) != codec) return std::nullopt;
   return choice;
 }
@@ -118,6 +133,11 @@ std::optional<unsigned> parse_number(std::string_view digits) {
 bool parse_choice(std::string_view word, Choice& choice) {
   if (word == "f32" || word == "f16") {
     choice.scales = word == "f32" ? ScaleFormat::f32 : ScaleFormat::f16;
+    return true;
+  }
+  if (word == "raw") {
+    choice.block = 0;
+    choice.scales = ScaleFormat::none;
     return true;
   }
   if (!word.starts_with(choice.family->unit->letter)) return false;
@@ -201,6 +221,8 @@ std::string codec_name(std::uint16_t codec) {
     return std::string(kRingPrefix) + std::to_string(bits);
   const Choice choice = choice_of(codec);
   std::string name(choice.family->name);
+  if (choice.scales != choice.family->scales && choice.scales == ScaleFormat::none)
+    return name + "/raw";
   if (choice.block != choice.family->block)
     name += std::string("/") + choice.family->unit->letter + std::to_string(choice.block);
   if (choice.scales != choice.family->scales)

@@ -18,6 +18,12 @@ inline constexpr std::uint16_t kCodecF16 = 2;
 inline constexpr std::uint16_t kCodecBf16 = 3;
 inline constexpr std::uint16_t kCodecInt8 = 4;
 inline constexpr std::uint16_t kCodecI64 = 5;
+inline constexpr std::uint16_t kCodecInt4 = 6;
+inline constexpr std::uint16_t kCodecNf4 = 7;
+inline constexpr std::uint16_t kCodecFp4 = 8;
+inline constexpr std::uint16_t kCodecFp8E4M3 = 9;
+inline constexpr std::uint16_t kCodecFp8E5M2 = 10;
+inline constexpr std::uint16_t kCodecSign = 11;
 inline constexpr std::uint16_t kCodecTopK = 12;
 inline constexpr std::uint16_t kCodecEden = 0x20;   // | bits of a code, 1 .. 4
 inline constexpr std::uint16_t kCodecRing = 0x100;  // | bits of a word, 1 .. 64
@@ -45,7 +51,8 @@ ScaleFormat codec_scales(std::uint16_t codec);
 std::size_t scale_bytes(ScaleFormat format);
 
 // "f32" -> 1, "int8" -> 4, "int8/b128/f16" -> 0x2604, "ring22" -> 0x116: the family, then what
-// differs from its usual block and scale. Throws ConfigError if there is no such codec.
+// differs from its usual block and scale; "raw" stands for no scale, hence no block. Throws
+// ConfigError if there is no such codec.
 std::uint16_t codec_number(std::string_view name);
 std::string codec_name(std::uint16_t codec);
 

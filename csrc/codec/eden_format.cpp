@@ -29,7 +29,7 @@ class EdenFormat final : public CodecFormat {
     for_each_eden_block(
         chunk.header.count, [&](std::size_t number, std::size_t begin, std::size_t size) {
           const float scale = scales[number];
-          if (!is_legal_scale(scale, kLargest))
+          if (!is_legal_scale(scale, 1, kLargest))
             refuse_value(chunk, begin,
                          "has a block scale that is negative, not finite, subnormal or too large");
           const auto codes = chunk.codes.subspan(begin / 8 * bits, size / 8 * bits);

@@ -22,6 +22,18 @@ const CodecFormat& codec_format(std::uint16_t codec) {
       return int8_format();
     case kCodecI64:
       return i64_format();
+    case kCodecInt4:
+      return int4_format();
+    case kCodecNf4:
+      return nf4_format();
+    case kCodecFp4:
+      return fp4_format();
+    case kCodecFp8E4M3:
+      return fp8_e4m3_format();
+    case kCodecFp8E5M2:
+      return fp8_e5m2_format();
+    case kCodecSign:
+      return sign_format();
     case kCodecTopK:
       return topk_format();
     default:
@@ -34,9 +46,10 @@ void refuse_value(const ChunkView& chunk, std::size_t value, const std::string& 
                     std::to_string(chunk.header.group) + " " + what);
 }
 
-bool is_legal_scale(float scale, double largest) {
+bool is_legal_scale(float scale, double smallest, double largest) {
   if (scale == 0) return !std::signbit(scale);
-  return scale >= 0x1p-126f && largest * double{scale} <= 0x1.fffffep127;  // false for NaN
+  const double wide = scale;  // products are exact or nearly so; comparisons are false for NaN
+  return scale >= 0x1p-126f && smallest * wide >= 0x1p-126 && largest * wide <= 0x1.fffffep127;
 }
 
 }  // namespace veilsum

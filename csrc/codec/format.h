@@ -30,6 +30,12 @@ const CodecFormat& f16_format();
 const CodecFormat& bf16_format();
 const CodecFormat& int8_format();
 const CodecFormat& i64_format();
+const CodecFormat& int4_format();
+const CodecFormat& nf4_format();
+const CodecFormat& fp4_format();
+const CodecFormat& fp8_e4m3_format();
+const CodecFormat& fp8_e5m2_format();
+const CodecFormat& sign_format();
 const CodecFormat& topk_format();
 const CodecFormat& eden_format();
 const CodecFormat& ring_format();
@@ -39,9 +45,10 @@ const CodecFormat& ring_format();
 // Throws the DecodeError of a value, counted from the start of the chunk.
 [[noreturn]] void refuse_value(const ChunkView& chunk, std::size_t value, const std::string& what);
 
-// Whether a scale is 0, or neither negative, not finite nor subnormal, and `largest` times it
-// is a float. Some CPUs take a hundred times longer over subnormal numbers.
-bool is_legal_scale(float scale, double largest);
+// Whether a scale is 0, or neither negative nor not finite, and the products with it of codes
+// from `smallest` to `largest` are normal floats. Some CPUs take a hundred times longer over
+// subnormal numbers.
+bool is_legal_scale(float scale, double smallest, double largest);
 
 // Blocks that `count` coordinates have.
 inline std::size_t block_count(std::uint64_t count, unsigned block) {

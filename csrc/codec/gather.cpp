@@ -163,18 +163,6 @@ void check_gap(std::span<const T> values, std::uint64_t first) {
                         " lies between tensors and is not zero");
 }
 
-// Calls use(offset, count) for the gaps of a range of coordinates, some of them empty.
-template <class Use>
-void for_each_gap(const Layout& layout, int group, std::uint64_t first, std::size_t count,
-                  Use&& use) {
-  std::size_t end = 0;  // of the part before
-  for_each_part(layout, group, first, count, [&](const TensorPart& part) {
-    use(end, part.offset - end);
-    end = part.offset + part.count;
-  });
-  use(end, count - end);
-}
-
 template <class T>
 void check_all_gaps(const Layout& layout, int group, std::span<const T> values,
                     std::uint64_t first) {

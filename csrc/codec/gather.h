@@ -41,6 +41,19 @@ void for_each_part(const Layout& layout, int group, std::uint64_t first, std::si
   }
 }
 
+// Calls `body(offset, count)` for every stretch of those coordinates that belongs to no tensor;
+// some are empty.
+template <class Body>
+void for_each_gap(const Layout& layout, int group, std::uint64_t first, std::size_t count,
+                  Body&& body) {
+  std::size_t end = 0;  // of the part before
+  for_each_part(layout, group, first, count, [&](const TensorPart& part) {
+    body(end, part.offset - end);
+    end = part.offset + part.count;
+  });
+  body(end, count - end);
+}
+
 // How float64 becomes float32.
 enum class Narrowing {
   nearest,  // ties to even

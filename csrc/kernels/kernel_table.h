@@ -1,6 +1,7 @@
 // All loops of one CPU level as function pointers.
 #pragma once
 
+#include "kernels/block_kernels.h"
 #include "kernels/codec_kernels.h"
 #include "kernels/eden_kernels.h"
 #include "kernels/optimizer_kernels.h"
@@ -16,6 +17,7 @@ struct KernelTable {
   OptimizerKernels optimizer;
   RotationKernels rotation;
   EdenKernels eden;
+  BlockKernels block;
 };
 
 // Each is the only symbol of its object file (cmake/CheckKernelSymbols.cmake).

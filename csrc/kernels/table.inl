@@ -1,5 +1,6 @@
 // The kernel table of one CPU level, from every loop there is. Included once per level, with
 // VS_LANES, VS_LEVEL and VS_TABLE set.
+#include "kernels/block_loops.inl"
 #include "kernels/codec_loops.inl"
 #include "kernels/eden.inl"
 #include "kernels/kernel_table.h"
@@ -16,6 +17,7 @@ const KernelTable VS_TABLE = {
     .optimizer = kOptimizerKernels,
     .rotation = kRotationKernels,
     .eden = kEdenKernels,
+    .block = kBlockKernels,
 };
 
 }  // namespace veilsum

@@ -49,10 +49,12 @@ class Float16Values final : public PieceCodec {
     kernels().codec.widen_f16(halves_of(tile), values.size(), values.data());
   }
 
-  double overflow_threshold() const override { return veilsum::overflow_threshold(DType::f16); }
+  double overflow_threshold(std::uint16_t) const override {
+    return veilsum::overflow_threshold(DType::f16);
+  }
 
  private:
-  Narrowing narrowing() const override { return Narrowing::odd; }
+  Narrowing narrowing(std::uint16_t) const override { return Narrowing::odd; }
 
   bool write(std::span<const float> values, const CodePiece& piece) const override {
     kernels().codec.narrow_f16(values.data(), values.size(), halves_at(piece));
@@ -66,10 +68,12 @@ class Brain16Values final : public PieceCodec {
     kernels().codec.widen_bf16(halves_of(tile), values.size(), values.data());
   }
 
-  double overflow_threshold() const override { return veilsum::overflow_threshold(DType::bf16); }
+  double overflow_threshold(std::uint16_t) const override {
+    return veilsum::overflow_threshold(DType::bf16);
+  }
 
  private:
-  Narrowing narrowing() const override { return Narrowing::odd; }
+  Narrowing narrowing(std::uint16_t) const override { return Narrowing::odd; }
 
   bool write(std::span<const float> values, const CodePiece& piece) const override {
     kernels().codec.narrow_bf16(values.data(), values.size(), halves_at(piece));

@@ -46,7 +46,7 @@ void scatter_floats(const Layout& layout, const ChunkView& chunk, const UpdateFo
   for_each_piece(chunk, [&](std::size_t begin, std::size_t count) {
     const std::span values(room.data(), count);
     const ValueCodec& codec = value_codec(form.codec);
-    codec.decode({chunk, form, begin, count}, values);
+    codec.decode({layout, chunk, form, begin, count}, values);
     check_finite(chunk, values);
     if (!codec.fills_gaps()) check_gaps(layout, values, chunk.header.first + begin);
     scatter(layout, values, chunk.header.first + begin, tensors);
@@ -68,6 +68,11 @@ void scatter_integers(const Layout& layout, const ChunkView& chunk, MutableTenso
 std::vector<ChunkView> check_update(const Layout& layout, std::span<const ByteSpan> chunks,
                                     const UpdateForm& form) {
   require_form(form);
+  try {
+    require_blocks_fit(layout, form.codec);
+  } catch (const ConfigError& error) {  // here the choice was a site's
+    throw DecodeError(error.what(), error.hint());
+  }
   if (chunks.size() != count_chunks(layout, form))
     throw DecodeError("the update has " + std::to_string(chunks.size()) + " chunks, its layout " +
                       "needs " + std::to_string(count_chunks(layout, form)));

@@ -90,7 +90,9 @@ class EdenValues final : public PieceCodec {
     });
   }
 
-  double overflow_threshold() const override { return 0x1p120; }  // sums of 64 must be floats
+  double overflow_threshold(std::uint16_t) const override {
+    return 0x1p120;
+  }  // sums of 64 must be floats
 
   bool fills_gaps() const override { return true; }
 

@@ -38,6 +38,7 @@ std::vector<std::size_t> update_chunk_sizes(const Layout& layout, const EncodePl
   if (ring_bits(plan.form.codec) == 0 && plan.limit != 0)
     throw ConfigError("codec " + codec_name(plan.form.codec) + " has no limit, got " +
                       std::to_string(plan.limit));
+  require_blocks_fit(layout, plan.form.codec);
   std::vector<std::size_t> sizes;
   append_sizes(update_grid(layout, plan.form, kFloatGroup), sizes);
   append_sizes(update_grid(layout, plan.form, kIntegerGroup), sizes);

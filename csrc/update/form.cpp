@@ -19,6 +19,16 @@ void require_form(const UpdateForm& form) {
                       std::to_string(form.scale));
 }
 
+void require_blocks_fit(const Layout& layout, std::uint16_t codec) {
+  const unsigned block = codec_block(codec);
+  if (block <= kTensorAlignment) return;
+  for (const TensorSpan& span : layout.group(kFloatGroup))
+    if (span.first % block != 0 && span.elements != 0)
+      throw ConfigError("tensor '" + layout.tensors()[span.tensor].name + "' starts inside a " +
+                            "block of codec " + codec_name(codec),
+                        "use block=64: tensors start on multiples of that");
+}
+
 ChunkGrid update_grid(const Layout& layout, const UpdateForm& form, int group) {
   return {.codec = group == kFloatGroup ? form.codec : kCodecI64,
           .group = static_cast<std::uint32_t>(group),

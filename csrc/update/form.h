@@ -21,6 +21,10 @@ struct UpdateForm {
 // go with it, or chunk_coordinates is not allowed.
 void require_form(const UpdateForm& form);
 
+// Throws ConfigError if a block of the codec would reach from one tensor of group 1 into the
+// next: then a scale would say something about two tensors.
+void require_blocks_fit(const Layout& layout, std::uint16_t codec);
+
 // The chunks of one group of a plain update.
 ChunkGrid update_grid(const Layout& layout, const UpdateForm& form, int group);
 

@@ -5,65 +5,84 @@
 
 #include "element/fixed_point.h"
 #include "kernels/dispatch.h"
-#include "update/value_codec.h"
+#include "update/block_codec.h"
 
 namespace veilsum {
 namespace {
 
-constexpr std::size_t kTileBlocks = kCodedTile / kInt8Block;
+constexpr CodeRange kRange = {1, 127};
 
 const std::int8_t* codes_of(const CodedTile& tile) {
   return reinterpret_cast<const std::int8_t*>(tile.chunk.codes.data()) + tile.begin;
 }
 
-const WireFloat* scales_of(const CodedTile& tile) {
-  return reinterpret_cast<const WireFloat*>(tile.chunk.scales.data()) + tile.begin / kInt8Block;
+// The kernels know blocks of kInt8Block codes. A larger block is several of them with one scale;
+// smaller ones are handed over one by one. Calls `body(begin, count, scales)`.
+template <class Body>
+void for_each_run(const TileScales& scales, const Body& body) {
+  const auto [count, block] = scales.range;
+  if (block < kInt8Block) {
+    for (std::size_t begin = 0; begin < count; begin += block)
+      body(begin, std::min<std::size_t>(block, count - begin), scales.data() + begin / block);
+    return;
+  }
+  std::array<float, kCodedTile / kInt8Block> repeated;
+  for (std::size_t begin = 0; begin < count; begin += kInt8Block)
+    repeated[begin / kInt8Block] = scales.scale[begin / block];
+  body(0, count, repeated.data());
 }
 
-class Int8Values final : public PieceCodec {
+class Int8Values final : public BlockCodec {
  public:
+  constexpr Int8Values() : BlockCodec(kRange) {}
+
   void decode(const CodedTile& tile, std::span<float> values) const override {
-    kernels().codec.decode_int8(codes_of(tile), scales_of(tile), values.size(), values.data());
+    for_each_run(read_scales(tile), [&](std::size_t begin, std::size_t count, const float* scales) {
+      kernels().codec.decode_int8(codes_of(tile) + begin, scales, count, values.data() + begin);
+    });
   }
 
   // Products of 7 and 24 bits: exact in a double.
   double largest(const CodedTile& tile) const override {
-    const WireFloat* scales = scales_of(tile);
-    std::array<std::uint8_t, kTileBlocks> codes;
-    kernels().codec.max_codes(codes_of(tile), tile.count, codes.data());
     double largest = 0;
-    for (std::size_t block = 0; block * kInt8Block < tile.count; ++block)
-      largest = std::max(largest, double{scales[block]} * codes[block]);
+    for_each_run(read_scales(tile), [&](std::size_t begin, std::size_t count, const float* scales) {
+      std::array<std::uint8_t, kCodedTile / kInt8Block> codes;
+      kernels().codec.max_codes(codes_of(tile) + begin, count, codes.data());
+      for (std::size_t block = 0; block * kInt8Block < count; ++block)
+        largest = std::max(largest, double{scales[block]} * codes[block]);
+    });
     return largest;
   }
 
   double squares(const CodedTile& tile) const override {
-    const WireFloat* scales = scales_of(tile);
-    std::array<std::uint32_t, kTileBlocks> codes;
-    kernels().codec.square_codes(codes_of(tile), tile.count, codes.data());
     double squares = 0;
-    for (std::size_t block = 0; block * kInt8Block < tile.count; ++block)
-      squares += double{scales[block]} * scales[block] * codes[block];
+    for_each_run(read_scales(tile), [&](std::size_t begin, std::size_t count, const float* scales) {
+      std::array<std::uint32_t, kCodedTile / kInt8Block> codes;
+      kernels().codec.square_codes(codes_of(tile) + begin, count, codes.data());
+      for (std::size_t block = 0; block * kInt8Block < count; ++block)
+        squares += double{scales[block]} * scales[block] * codes[block];
+    });
     return squares;
   }
 
   void add(const CodedTile& tile, double factor, std::uint64_t* sums) const override {
-    const WireFloat* scales = scales_of(tile);
-    std::array<std::uint64_t, kTileBlocks> multipliers;
-    for (std::size_t block = 0; block * kInt8Block < tile.count; ++block) {
-      const double product = double{scales[block]} * factor;
-      // Beyond the tile's bound only where every code is zero: the factor does not matter.
-      multipliers[block] = product < 0x1p62 ? to_fixed_point(product) : 0;
-    }
-    kernels().codec.add_int8(codes_of(tile), multipliers.data(), tile.count, sums);
+    for_each_run(read_scales(tile), [&](std::size_t begin, std::size_t count, const float* scales) {
+      std::array<std::uint64_t, kCodedTile / kInt8Block> multipliers;
+      for (std::size_t block = 0; block * kInt8Block < count; ++block) {
+        const double product = double{scales[block]} * factor;
+        // Beyond the tile's bound only where every code is zero: the factor does not matter.
+        multipliers[block] = product < 0x1p62 ? to_fixed_point(product) : 0;
+      }
+      kernels().codec.add_int8(codes_of(tile) + begin, multipliers.data(), count, sums + begin);
+    });
   }
 
  private:
-  bool write(std::span<const float> values, const CodePiece& piece) const override {
-    kernels().codec.encode_int8(
-        values.data(), values.size(), piece.header.first + piece.begin, piece.rule,
-        reinterpret_cast<WireFloat*>(piece.scales.data()) + piece.begin / kInt8Block,
-        reinterpret_cast<std::int8_t*>(piece.codes.data()) + piece.begin);
+  bool write_codes(std::span<const float> values, const TileScales& scales,
+                   const CodePiece& piece) const override {
+    kernels().block.encode_steps(values.data(), scales.range, piece.header.first + piece.begin,
+                                 piece.rule, scales.data(), 127,
+                                 reinterpret_cast<std::int8_t*>(piece.codes.data()) + piece.begin);
     return true;
   }
 };

@@ -159,7 +159,7 @@ class TopKValues final : public ValueCodec {
     });
   }
 
-  double overflow_threshold() const override {
+  double overflow_threshold(std::uint16_t) const override {
     return veilsum::overflow_threshold(format_ == ScaleFormat::f16 ? DType::f16 : DType::f32);
   }
 

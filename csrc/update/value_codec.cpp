@@ -59,7 +59,9 @@ void ValueCodec::add(const CodedTile& tile, double factor, std::uint64_t* sums) 
   add_f32(values.data(), tile.count, factor, sums);
 }
 
-double ValueCodec::overflow_threshold() const { return veilsum::overflow_threshold(DType::f32); }
+double ValueCodec::overflow_threshold(std::uint16_t) const {
+  return veilsum::overflow_threshold(DType::f32);
+}
 
 const ValueCodec& value_codec(std::uint16_t codec) {
   if (ring_bits(codec) != 0) return ring_values();
@@ -73,6 +75,18 @@ const ValueCodec& value_codec(std::uint16_t codec) {
       return bf16_values();
     case kCodecInt8:
       return int8_values();
+    case kCodecInt4:
+      return int4_values();
+    case kCodecNf4:
+      return nf4_values();
+    case kCodecFp4:
+      return fp4_values();
+    case kCodecFp8E4M3:
+      return fp8_e4m3_values();
+    case kCodecFp8E5M2:
+      return fp8_e5m2_values();
+    case kCodecSign:
+      return sign_values();
     case kCodecTopK:
       return topk_values(codec_scales(codec));
     default:
@@ -92,9 +106,9 @@ void PieceCodec::encode(const Layout& layout, TensorData tensors, const EncodePl
     const std::span scales(chunk + scales_offset(), sizes.scales);
     const std::span codes(chunk + codes_offset(header.codec, header.count), sizes.codes);
     const auto write_piece = [&](std::span<const float> values, std::size_t begin) {
-      return write(values, {header, begin, scales, codes, rule});
+      return write(values, {layout, header, begin, scales, codes, rule});
     };
-    if (!write_pieces(layout, tensors, narrowing(), header, write_piece))
+    if (!write_pieces(layout, tensors, narrowing(header.codec), header, write_piece))
       refuse_values(layout, tensors, header.codec);
     write_chunk(header, scales, codes, chunk);
   });

@@ -21,6 +21,7 @@ inline constexpr std::size_t kCodedTile = 4096;
 // A tile of a checked chunk: `begin`, counted from the start of the chunk, is a multiple of
 // kCodedTile, and `count` reaches the next multiple or the end of the chunk.
 struct CodedTile {
+  const Layout& layout;
   const ChunkView& chunk;
   const UpdateForm& form;
   std::size_t begin;
@@ -52,8 +53,8 @@ class ValueCodec {
   // Whether the gaps between tensors, which are encoded as zeros, come out as something else.
   virtual bool fills_gaps() const { return false; }
 
-  // Smallest magnitude that the codec cannot hold.
-  virtual double overflow_threshold() const;
+  // Smallest magnitude that the codec with this number cannot hold.
+  virtual double overflow_threshold(std::uint16_t codec) const;
 
   // Fills the chunks of group 1. Throws ConfigError, naming the tensor, if a value is not
   // finite or does not fit.
@@ -72,12 +73,19 @@ const ValueCodec& f32_values();
 const ValueCodec& f16_values();
 const ValueCodec& bf16_values();
 const ValueCodec& int8_values();
+const ValueCodec& int4_values();
+const ValueCodec& nf4_values();
+const ValueCodec& fp4_values();
+const ValueCodec& fp8_e4m3_values();
+const ValueCodec& fp8_e5m2_values();
+const ValueCodec& sign_values();
 const ValueCodec& topk_values(ScaleFormat values);
 const ValueCodec& eden_values();
 const ValueCodec& ring_values();
 
 // Where a piece of a chunk that is being made belongs.
 struct CodePiece {
+  const Layout& layout;
   const ChunkHeader& header;
   std::size_t begin;            // of the piece, counted from the start of the chunk
   std::span<std::byte> scales;  // of the whole chunk
@@ -96,7 +104,7 @@ class PieceCodec : public ValueCodec {
   // Finite values to codes; false if one does not fit. Pieces are tiles (see CodedTile).
   virtual bool write(std::span<const float> values, const CodePiece& piece) const = 0;
   // How a wider value becomes a float on the way.
-  virtual Narrowing narrowing() const { return Narrowing::nearest; }
+  virtual Narrowing narrowing(std::uint16_t) const { return Narrowing::nearest; }
 };
 
 }  // namespace veilsum

@@ -59,10 +59,12 @@ void refuse_values(const Layout& layout, TensorData tensors, std::uint16_t codec
   for (const TensorSpan& span : layout.group(kFloatGroup)) {
     const Tensor& tensor = layout.tensors()[span.tensor];
     if (const std::uint64_t bad =
-            count_from(tensor, tensors[span.tensor], value_codec(codec).overflow_threshold()))
+            count_from(tensor, tensors[span.tensor], value_codec(codec).overflow_threshold(codec)))
       throw ConfigError("tensor '" + tensor.name + "' has " + std::to_string(bad) +
                             " values too large for codec " + codec_name(codec),
-                        "use a codec with a wider range, or scale the update down");
+                        codec_scales(codec) == ScaleFormat::f16
+                            ? "let its scales be f32, or scale the update down"
+                            : "use a codec with a wider range, or scale the update down");
   }
   throw ConfigError("the arrays changed while they were encoded");
 }

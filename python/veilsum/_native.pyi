@@ -241,6 +241,10 @@ def codec_number(name: str) -> int:
     """ "f32" -> 1, ..., "ring22" -> 0x116. ConfigError names the known ones."""
 
 def codec_name(number: int) -> str: ...
+def require_codec(layout: Layout, codec: int) -> None:
+    """ConfigError unless an update of the layout can travel by the codec: it carries
+    floating-point tensors, and no block of it reaches from one of them into the next."""
+
 def chunk_size(codec: int, coordinates: int) -> int:
     """Exact bytes of a chunk, header included: a function of codec and count only."""
 

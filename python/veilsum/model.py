@@ -120,6 +120,24 @@ def fit_arrays(layout: ModelLayout, arrays: Mapping[str, Any]) -> list[NDArray[A
     return [_fit(arrays[name], name, dtype, shape) for name, dtype, shape in layout.native.tensors]
 
 
+def zero_not_finite(
+    layout: ModelLayout, values: Sequence[NDArray[Any]]
+) -> tuple[list[NDArray[Any]], int]:
+    """Values without NaN and infinities, and how many of them were replaced by 0.
+
+    Args:
+        values: of fit_arrays(). None of them is changed: a tensor with such values is copied.
+    """
+    found, replaced = [], 0
+    for array, (_, dtype, _) in zip(values, layout.native.tensors, strict=True):
+        patterns = dtype == "bf16"
+        bad = array & np.uint16(0x7F80) == 0x7F80 if patterns else ~np.isfinite(array)
+        count = int(np.count_nonzero(bad))
+        found.append(np.where(bad, array.dtype.type(0), array) if count else array)
+        replaced += count
+    return found, replaced
+
+
 def _some(names: set[str]) -> str:
     shown = ", ".join(repr(name) for name in sorted(map(str, names))[:3])
     return f"{len(names)} ({shown}{', ...' if len(names) > 3 else ''})" if names else "none"

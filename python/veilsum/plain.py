@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import struct
 
+from veilsum import _native
 from veilsum.codecs import families, update
 from veilsum.codecs.families import CodecSettings
 from veilsum.codecs.update import ChunkGroup
@@ -40,13 +41,22 @@ def codec_settings(name: str, clip: float) -> CodecSettings:
     return families.codec_settings(name, {"clip": clip} if takes_clip else {})
 
 
+def require_codec(spec: RunSpec, layout: ModelLayout) -> None:
+    """Checks the codec of a plain run against its model.
+
+    Raises:
+        ConfigError: the codec is unknown, or cannot be used with these settings or this model.
+    """
+    _native.require_codec(layout.native, codec_settings(spec.codec, spec.clip).number)
+
+
 def make_plan(spec: RunSpec, layout: ModelLayout, model_hash: bytes) -> PlainPlan:
     """The plan of one plain round.
 
     Raises:
         ConfigError: the codec cannot be used with these settings.
     """
-    codec_settings(spec.codec, spec.clip)
+    require_codec(spec, layout)
     plan = PlainPlan(
         layout=layout.to_bytes(),
         codec=spec.codec,

@@ -7,11 +7,12 @@ import struct
 from collections.abc import Sequence
 from fractions import Fraction
 
+from reference import blocks
 from reference.ring import centered, packed, uniform24, unpacked
+from reference.rounding import f32, round_to
 
 DTYPES = ["f16", "bf16", "f32", "f64", "i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64"]
-CODECS = {"f32": 1, "f16": 2, "bf16": 3, "int8": 4, "i64": 5}
-BLOCK = 64
+CODECS = {"f32": 1, "f16": 2, "bf16": 3, "i64": 5}
 HEADER = struct.Struct("<4sBBHHHIQIIII8sQI")
 
 Tensors = Sequence[tuple[str, str, tuple[int, ...]]]
@@ -49,7 +50,7 @@ def offsets(tensors: Tensors, group: int) -> tuple[list[tuple[int, int, int]], i
 
 
 def grid(tensors: Tensors, values: Sequence[Sequence[float]], group: int) -> list[float]:
-    """Values of a group by coordinate, zeros in the gaps."""
+    """Values of a group by coordinate, the integer 0 in the gaps."""
     spans, size = offsets(tensors, group)
     out: list[float] = [0] * size
     for number, first, elements in spans:
@@ -58,26 +59,6 @@ def grid(tensors: Tensors, values: Sequence[Sequence[float]], group: int) -> lis
 
 
 # --- floats -------------------------------------------------------------------------
-
-# Bits of the significand, exponent of the last place of the smallest numbers.
-FORMATS = {"f16": (11, -24), "bf16": (8, -133), "f32": (24, -149), "f64": (53, -1074)}
-
-
-def round_to(value: Fraction, dtype: str) -> Fraction:
-    """The nearest number of a format, ties to even, as if exponents had no upper end."""
-    precision, least = FORMATS[dtype]
-    if value == 0:
-        return value
-    # 2**exponent <= |value| < 2**(exponent + 1)
-    exponent = abs(value.numerator).bit_length() - value.denominator.bit_length()
-    if abs(value) < Fraction(2) ** exponent:
-        exponent -= 1
-    place = Fraction(2) ** max(exponent + 1 - precision, least)
-    return round(value / place) * place  # round() takes halves to even
-
-
-def f32(value: float) -> float:
-    return struct.unpack("<f", struct.pack("<f", value))[0]
 
 
 def bf16_bits(value: float) -> int:
@@ -89,47 +70,15 @@ def bf16_value(bits: int) -> float:
     return struct.unpack("<f", struct.pack("<I", bits << 16))[0]
 
 
-# --- int8 ----------------------------------------------------------------------------
-
-
-def int8_scale(block: Sequence[float]) -> float:
-    """One f32 per block: the largest magnitude over 127, 0 rather than subnormal."""
-    scale = float(round_to(Fraction(max(map(abs, block))) / 127, "f32"))
-    largest = (2 - 2.0**-23) * 2.0**127
-    if scale * 127 > largest:  # exact in a double
-        (pattern,) = struct.unpack("<I", struct.pack("<f", scale))
-        (scale,) = struct.unpack("<f", struct.pack("<I", pattern - 1))
-    return scale if scale >= 2.0**-126 else 0.0
-
-
-def int8_codes(block: Sequence[float], scale: float, seed: bytes | None, first: int) -> list[int]:
-    if scale == 0:
-        return [0] * len(block)
-    codes = []
-    for place, value in enumerate(block):
-        quotient = value / scale
-        if seed is None:
-            code = round(quotient)
-        else:
-            code = math.floor(quotient + uniform24(seed, first + place, 1) * 2.0**-24)
-        codes.append(max(-127, min(127, code)))
-    return codes
+# --- sections of a chunk --------------------------------------------------------------
 
 
 def sections(
     codec: str, values: Sequence[float], first: int, scale: float, seed: bytes | None
 ) -> tuple[bytes, bytes]:
     """Scales and codes of one chunk. Values are f32, or integers for i64."""
-    if codec == "int8":
-        scales, codes = b"", b""
-        for begin in range(0, len(values), BLOCK):
-            block = values[begin : begin + BLOCK]
-            block_scale = int8_scale(block)
-            scales += struct.pack("<f", block_scale)
-            codes += struct.pack(
-                f"<{len(block)}b", *int8_codes(block, block_scale, seed, first + begin)
-            )
-        return scales, codes
+    if blocks.is_known(codec):
+        return blocks.sections(codec, values, first, seed)
     if codec.startswith("ring"):
         bits = int(codec[4:])
         if seed is None:
@@ -148,10 +97,8 @@ def sections(
 
 def decoded(codec: str, scales: bytes, codes: bytes, count: int, scale: float) -> list[float]:
     """What a chunk's sections say, each value rounded once to f32."""
-    if codec == "int8":
-        by_block = struct.unpack(f"<{len(scales) // 4}f", scales)
-        steps = struct.unpack(f"<{count}b", codes)
-        return [f32(step * by_block[place // BLOCK]) for place, step in enumerate(steps)]
+    if blocks.is_known(codec):
+        return blocks.decoded(codec, scales, codes, count)
     if codec.startswith("ring"):
         bits = int(codec[4:])
         return [f32(centered(word, bits) / scale) for word in unpacked(codes, count, bits)]
@@ -189,6 +136,8 @@ SPARSE = {
 
 
 def codec_number(codec: str) -> int:
+    if blocks.is_known(codec):
+        return blocks.parse(codec).number
     if codec in SPARSE:
         return SPARSE[codec]
     return 0x100 | int(codec[4:]) if codec.startswith("ring") else CODECS[codec]

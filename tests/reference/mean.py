@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 
-from reference.codecs import round_to
+from reference.rounding import round_to
 
 TILE = 4096
 

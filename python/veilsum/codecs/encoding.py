@@ -15,19 +15,21 @@ from veilsum.codecs.families import CodecSettings, codec_names, codec_settings, 
 from veilsum.codecs.update import EncodedUpdate, UpdateForm, is_chunk_size
 from veilsum.devices import available_threads
 from veilsum.errors import ConfigError
-from veilsum.model import ModelLayout, fit_arrays
+from veilsum.model import ModelLayout, fit_arrays, zero_not_finite
 
 DEFAULT_CHUNK_COORDINATES = 65_536
 
-_COMMON_OPTIONS = ("chunk_coordinates", "update_id", "compression", "level")
+_COMMON_OPTIONS = ("chunk_coordinates", "update_id", "nonfinite", "compression", "level")
 
 
 def codecs() -> tuple[str, ...]:
     """The codecs encode() knows. Integer tensors always travel exactly, as i64.
 
-    f32, f16, bf16 round to the format. int8 keeps one byte per value and a scale per 64. topk keeps
-    the largest values only, eden1 to eden4 so many bits per value of a rotated update.
-    ring2 to ring32 round to steps of a fixed size, as masked rounds do.
+    f32, f16, bf16 round to the format. The next ones keep few bits per value and a scale per
+    block of 64: int8 and int4 even steps, nf4 quantiles of the normal distribution, fp4,
+    fp8_e4m3 and fp8_e5m2 small floats, sign nothing but the sign. topk keeps the largest values
+    only, eden1 to eden4 so many bits per value of a rotated update. ring2 to ring32 round to
+    steps of a fixed size, as masked rounds do.
     """
     return codec_names()
 
@@ -44,23 +46,26 @@ def encode(
 
     Args:
         arrays: name -> anything with __dlpack__ or __array_interface__.
-        codec: one of codecs().
+        codec: one of codecs(), or the full name of a variant such as "int8/b32/f16".
         layout: what the update must look like; by default what the arrays look like.
-        seed: of stochastic rounding, for int8 and ring codecs. The same seed rounds the same
-            values alike, so use one for a single update only. Without a seed int8 rounds to
-            nearest, and ring codecs take one from the operating system. Other codecs always
-            round to nearest.
-        **options: for topk `density`, the share that is kept (0.01), and `values` ("f32" or
-            "f16"). For eden codecs `variant`: "unbiased", for a mean of many that is right, or
-            "biased", for the smallest error of this one. For ring codecs `clip`, the largest
-            |value| (required), and `steps`, how many of them reach from 0 to clip (by default as
-            many as fit). For every codec `chunk_coordinates` (65536); `update_id` (0; fresh for
-            eden codecs, whose rotation it decides), which is in every chunk; `compression`
-            ("zstd") and its `level` (1 to 19, 3), for the way only.
+        seed: of stochastic rounding, for int8, int4 and ring codecs. The same seed rounds the
+            same values alike, so use one for a single update only. Without a seed int8 and int4
+            round to nearest, and ring codecs take one from the operating system. Other codecs
+            always round to nearest.
+        **options: for codecs with a scale per block `block`, how many coordinates share one, and
+            `scales`, "f32" or "f16"; for 8-bit floats also `raw=True`, no scales at all. For
+            topk `density`, the share that is kept (0.01), and `values` ("f32" or "f16"). For
+            eden codecs `variant`: "unbiased", for a mean of many that is right, or "biased",
+            for the smallest error of this one. For ring codecs `clip`, the largest |value|
+            (required), and `steps`, how many of them reach from 0 to clip (by default as many as
+            fit). For every codec `chunk_coordinates` (65536); `update_id` (0; fresh for eden
+            codecs, whose rotation it decides), which is in every chunk; `nonfinite`: "refuse",
+            or "zero", which replaces NaN and infinities by 0 and counts them in the update's
+            `zeroed`; `compression` ("zstd") and its `level` (1 to 19, 3), for the way only.
 
     Raises:
-        ConfigError: unknown codec or option, arrays that do not fit the layout, values that are
-            not finite, beyond the clip or too large for the codec.
+        ConfigError: unknown codec or option, arrays that do not fit the layout, tensors that would
+            share a block, values that are not finite, beyond the clip or too large for the codec.
     """
     _check_options(codec, options)
     layout = layout or ModelLayout.from_arrays(arrays)
@@ -74,9 +79,10 @@ def encode(
             options.get("chunk_coordinates", DEFAULT_CHUNK_COORDINATES)
         ),
     )
+    values, zeroed = _finite(fit_arrays(layout, arrays), layout, options.get("nonfinite", "refuse"))
     chunks = _native.encode_chunks(
         layout.native,
-        fit_arrays(layout, arrays),
+        values,
         codec=settings.number,
         scale=settings.scale,
         limit=settings.limit,
@@ -87,7 +93,7 @@ def encode(
         chunk_coordinates=form.chunk_coordinates,
         threads=available_threads(),
     )
-    return EncodedUpdate(form, chunks, compression_level=_compression_level(options))
+    return EncodedUpdate(form, chunks, compression_level=_compression_level(options), zeroed=zeroed)
 
 
 def decode(update: EncodedUpdate | Buffer) -> dict[str, NDArray[Any]]:
@@ -121,6 +127,17 @@ def _check_options(codec: str, options: Mapping[str, Any]) -> None:
             raise ConfigError(
                 f"codec {codec} has no option {option!r}", hint=f"it has {', '.join(known)}"
             )
+
+
+def _finite(
+    values: list[NDArray[Any]], layout: ModelLayout, nonfinite: Any
+) -> tuple[list[NDArray[Any]], int]:
+    """The values to encode, and how many of them were replaced."""
+    if nonfinite == "zero":
+        return zero_not_finite(layout, values)
+    if nonfinite != "refuse":
+        raise ConfigError(f"nonfinite must be 'refuse' or 'zero', got {nonfinite!r}")
+    return values, 0  # the native core refuses the others
 
 
 def _rounding(seed: int | bytes | None, settings: CodecSettings) -> _native.Secret | None:

@@ -18,6 +18,7 @@ from veilsum.errors import ConfigError
 # From 2 bits on there is a step besides 0; beyond 32 bits steps are finer than any f32.
 RING_BITS = range(2, 33)
 _RING = "ring"
+_VARIANT_OPTIONS = ("block", "scales", "raw")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,8 @@ class Family:
         shown: how messages list them.
         blocks: coordinates that may share a scale, the usual number first; empty without scales.
         scales: formats that a scale may have, the usual one first; empty without scales.
-        options: options beside those of every codec and `block` and `scales`.
+        raw: whether codes may also go without scales.
+        options: options beside those of every codec and `block`, `scales` and `raw`.
         settle: what the options come to.
     """
 
@@ -68,13 +70,14 @@ class Family:
     shown: str = ""
     blocks: tuple[int, ...] = ()
     scales: tuple[str, ...] = ()
+    raw: bool = False
     options: tuple[str, ...] = ()
     settle: Settle = _plainly
 
     def known_options(self) -> tuple[str, ...]:
         """Every option that has to do with the codec."""
-        variants = ("block",) * (len(self.blocks) > 1) + ("scales",) * (len(self.scales) > 1)
-        return variants + self.options
+        variants = ("block", "scales") if self.blocks else ()
+        return variants + (("raw",) if self.raw else ()) + self.options
 
 
 # --- ring codecs --------------------------------------------------------------------
@@ -168,7 +171,13 @@ FAMILIES: tuple[Family, ...] = (
     Family(("f32",)),
     Family(("f16",)),
     Family(("bf16",)),
-    Family(("int8",), blocks=(64,), scales=("f32",)),
+    Family(("int8",), blocks=(64, 32, 128, 256), scales=("f32", "f16")),
+    Family(("int4",), blocks=(64, 32), scales=("f16", "f32")),
+    Family(("nf4",), blocks=(64, 32), scales=("f16", "f32")),
+    Family(("fp4",), blocks=(64, 32), scales=("f16", "f32")),
+    Family(("fp8_e4m3",), blocks=(64, 32, 128, 256), scales=("f32", "f16"), raw=True),
+    Family(("fp8_e5m2",), blocks=(64, 32, 128, 256), scales=("f32", "f16"), raw=True),
+    Family(("sign",), blocks=(64, 128, 256, 512, 1024), scales=("f16", "f32")),
     Family(("topk",), options=("density", "values"), settle=_settle_topk),
     Family(
         tuple(f"eden{bits}" for bits in EDEN_BITS),
@@ -223,29 +232,36 @@ def codec_settings(codec: str, options: Mapping[str, Any]) -> CodecSettings:
 
 def _with_variant(codec: str, family: Family, options: Mapping[str, Any]) -> str:
     """The full name of a codec whose variant may be given by options instead."""
-    chosen = [option for option in ("block", "scales") if option in options]
+    chosen = [option for option in _VARIANT_OPTIONS if option in options]
     if not chosen:
         return codec
     if "/" in codec:
         raise ConfigError(
-            f"codec {codec} says its block and scales by name, and option {chosen[0]!r} again",
+            f"codec {codec} says what option {chosen[0]!r} says again",
             hint="give either the full name or options",
         )
-    name = codec
-    if "block" in options and options["block"] != family.blocks[0]:
-        block = options["block"]
-        if isinstance(block, bool) or block not in family.blocks:
-            raise ConfigError(
-                f"codec {codec} has blocks of {_either(family.blocks)}, got {block!r}"
-            )
-        name += f"/b{block}"
-    if "scales" in options and options["scales"] != family.scales[0]:
-        if options["scales"] not in family.scales:
-            raise ConfigError(
-                f"codec {codec} has scales {_either(family.scales)}, got {options['scales']!r}"
-            )
-        name += f"/{options['scales']}"
-    return name
+    if _raw(codec, options):
+        return f"{codec}/raw"
+    block = options.get("block", family.blocks[0])
+    if isinstance(block, bool) or block not in family.blocks:
+        raise ConfigError(f"codec {codec} has blocks of {_either(family.blocks)}, got {block!r}")
+    scales = options.get("scales", family.scales[0])
+    if scales not in family.scales:
+        raise ConfigError(f"codec {codec} has scales {_either(family.scales)}, got {scales!r}")
+    name = codec if block == family.blocks[0] else f"{codec}/b{block}"
+    return name if scales == family.scales[0] else f"{name}/{scales}"
+
+
+def _raw(codec: str, options: Mapping[str, Any]) -> bool:
+    raw = options.get("raw", False)
+    if not isinstance(raw, bool):
+        raise ConfigError(f"option 'raw' of codec {codec} must be True or False, got {raw!r}")
+    if raw and ("block" in options or "scales" in options):
+        raise ConfigError(
+            f"codec {codec} has neither block nor scales when raw",
+            hint="leave out raw=True, or the others",
+        )
+    return raw
 
 
 def _either(choices: tuple[Any, ...]) -> str:

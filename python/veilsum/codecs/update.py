@@ -170,9 +170,13 @@ class EncodedUpdate:
         chunks: Sequence[bytes | memoryview],
         *,
         compression_level: int | None = None,
+        zeroed: int | None = None,
     ) -> None:
         """Takes checked chunks; see from_bytes, from_chunks and encode()."""
         self.form = form
+        self.zeroed = zeroed
+        """Values that were not finite and that encode() replaced by 0, as it was told to. None
+        for an update that was parsed: that does not travel with it."""
         self._chunks = tuple(chunks)
         self._level = compression_level
 

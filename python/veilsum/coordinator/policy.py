@@ -62,17 +62,17 @@ def check_run(spec: RunSpec, layout: ModelLayout, roster: Roster) -> None:
     if spec.masked:
         _check_masked(spec, layout, roster, cohort)
     else:
-        _check_plain(spec)
+        _check_plain(spec, layout)
 
 
-def _check_plain(spec: RunSpec) -> None:
+def _check_plain(spec: RunSpec, layout: ModelLayout) -> None:
     bits = ring_bits(spec.codec)
     if bits is not None and bits != spec.value_bits:
         raise ConfigError(
             f"codec {spec.codec!r} holds steps of {bits} bits, value_bits is {spec.value_bits}",
             hint="in a plain run both must be equal",
         )
-    plain.codec_settings(spec.codec, spec.clip)
+    plain.require_codec(spec, layout)
     if spec.overrange != "refuse":
         raise ConfigError(
             f"overrange {spec.overrange!r} is for masked runs",

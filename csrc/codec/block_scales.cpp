@@ -1,0 +1,54 @@
+#include "codec/block_scales.h"
+
+#include <cstring>
+
+#include "codec/format.h"
+#include "element/half.h"
+
+namespace veilsum {
+namespace {
+
+constexpr unsigned kUnscaledBlock = 4096;
+
+}  // namespace
+
+unsigned scale_block(std::uint16_t codec) {
+  const unsigned block = codec_block(codec);
+  return block == 0 ? kUnscaledBlock : block;
+}
+
+std::size_t scale_section(std::uint16_t codec, std::uint64_t count) {
+  return scale_bytes(codec_scales(codec)) * block_count(count, scale_block(codec));
+}
+
+BlockScales::BlockScales(const ChunkView& chunk)
+    : scales_(chunk.scales.data()),
+      format_(codec_scales(chunk.header.codec)),
+      block_(scale_block(chunk.header.codec)) {}
+
+float BlockScales::operator[](std::size_t number) const {
+  if (format_ == ScaleFormat::none) return 1;
+  if (format_ == ScaleFormat::f32) {
+    float scale;
+    std::memcpy(&scale, scales_ + number * sizeof scale, sizeof scale);
+    return scale;
+  }
+  std::uint16_t half;
+  std::memcpy(&half, scales_ + number * sizeof half, sizeof half);
+  return widen_half(half);
+}
+
+void check_scales(const ChunkView& chunk, const CodeRange& range) {
+  const BlockScales scales(chunk);
+  const std::size_t blocks = block_count(chunk.header.count, scales.block());
+  for (std::size_t block = 0; block < blocks; ++block)
+    if (!is_legal_scale(scales[block], range.smallest, range.largest))
+      refuse_value(chunk, block * scales.block(),
+                   "has a block scale that is negative, not finite, subnormal or too large");
+}
+
+void refuse_unscaled(const ChunkView& chunk, std::size_t begin) {
+  refuse_value(chunk, begin, "has codes but no scale in its block");
+}
+
+}  // namespace veilsum

@@ -1,0 +1,80 @@
+// The loops over codes that share scales in blocks, as one CPU level provides them. Nothing is
+// checked here: arguments were checked one layer up. Every level gives the same bits.
+//
+// A block is a power of two from 32 on; the last one may be shorter. `scales` has one float per
+// block, wide enough for any codec's wire format.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/codec_kernels.h"
+
+namespace veilsum {
+
+// Coordinates that are coded alike: how many, and how many share a scale.
+struct BlockRange {
+  std::size_t count;
+  unsigned block;
+};
+
+// Which code is nearest. Code k's rank is the number of bounds below the quotient.
+struct NearestRule {
+  // Upwards. A bound that is itself the middle between two codes belongs to the lower one.
+  float bounds[15];
+  bool sign_apart;  // ranks are those of magnitudes, and the code's bit 3 is the sign
+};
+
+// One of the two 8-bit floats.
+enum class Fp8 : std::uint8_t { e4m3, e5m2 };
+
+struct BlockKernels {
+  // Largest |value| of each block.
+  void (*max_blocks)(const float* values, const BlockRange& range, float* largest);
+  // Sum of the |value| of each block, in double: sixteen sums of every sixteenth value, then
+  // pairs of sums eight, four, two and one apart.
+  void (*sum_blocks)(const float* values, const BlockRange& range, double* sums);
+
+  // Steps of at most `limit` to either side; codes of a block without a scale are 0. `first` is
+  // the coordinate of values[0], a multiple of 64.
+  void (*encode_steps)(const float* values, const BlockRange& range, std::uint64_t first,
+                       const CodeRule& rule, const float* scales, int limit, std::int8_t* codes);
+
+  // Four bits per code: two codes per byte, the first in the lower half. The half behind an odd
+  // last code is 0.
+  void (*pack_nibbles)(const std::int8_t* codes, std::size_t count, unsigned char* packed);
+  // Quotients to codes, one per byte. Codes of a block without a scale are `zero`.
+  void (*encode_nearest)(const float* values, const BlockRange& range, const NearestRule& rule,
+                         const float* scales, std::int8_t zero, std::int8_t* codes);
+  // value = table[code] * scale, rounded once.
+  void (*decode_nibbles)(const unsigned char* packed, const BlockRange& range, const float* table,
+                         const float* scales, float* values);
+  // sums[i] += tables[16 * block + code]: sixteen terms for each block.
+  void (*add_nibbles)(const unsigned char* packed, const BlockRange& range,
+                      const std::uint64_t* tables, std::uint64_t* sums);
+  // Largest rank of the codes of each block, ranks being by code.
+  void (*max_ranks)(const unsigned char* packed, const BlockRange& range, const std::uint8_t* rank,
+                    std::uint8_t* largest);
+
+  // Quotients to 8-bit floats, nothing beyond `most`; codes of a block without a scale are 0.
+  void (*encode_fp8)(Fp8 format, const float* values, const BlockRange& range, const float* scales,
+                     std::uint8_t most, std::uint8_t* codes);
+  // value = code * scale, rounded once.
+  void (*decode_fp8)(Fp8 format, const std::uint8_t* codes, const BlockRange& range,
+                     const float* scales, float* values);
+  // Largest pattern of each block, without its sign.
+  void (*max_patterns)(const std::uint8_t* codes, const BlockRange& range, std::uint8_t* largest);
+
+  // One bit per value, set if it is below 0 and its block has a scale; the first in the lowest
+  // bit of the first byte, zeros behind the last.
+  void (*encode_signs)(const float* values, const BlockRange& range, const float* scales,
+                       unsigned char* bits);
+  // value = scale, or its opposite where the bit is set.
+  void (*decode_signs)(const unsigned char* bits, const BlockRange& range, const float* scales,
+                       float* values);
+  // sums[i] += terms[block], or its opposite where the bit is set.
+  void (*add_signs)(const unsigned char* bits, const BlockRange& range, const std::uint64_t* terms,
+                    std::uint64_t* sums);
+};
+
+}  // namespace veilsum

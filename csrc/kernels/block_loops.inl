@@ -1,0 +1,277 @@
+// The loops over codes that share scales in blocks. Included once per CPU level; everything has
+// internal linkage and no inline function of the standard library is called (see
+// ring_loops.inl).
+#pragma once
+
+#include "element/fixed_point.h"
+#include "element/fp8.h"
+#include "element/half.h"
+#include "element/quantize.h"
+#include "kernels/block_kernels.h"
+#include "kernels/uniforms.inl"
+
+namespace veilsum {
+namespace {
+
+// Calls `body(block, begin, length)` for every block of a range.
+template <class Body>
+VS_FN void for_each_block(const BlockRange& range, const Body& body) {
+  const std::size_t size = range.block;
+  for (std::size_t begin = 0; begin < range.count; begin += size) {
+    const std::size_t left = range.count - begin;
+    body(begin / size, begin, left < size ? left : size);
+  }
+}
+
+// --- scales ------------------------------------------------------------------------
+
+void max_blocks(const float* values, const BlockRange& range, float* largest) {
+  for_each_block(range, [&](std::size_t block, std::size_t begin, std::size_t length) {
+    std::int32_t found = 0;  // signed, because every level can compare signed words
+    for (std::size_t i = begin; i < begin + length; ++i) {
+      const auto magnitude = static_cast<std::int32_t>(bits_of_float(values[i]) & 0x7FFFFFFFu);
+      found = magnitude > found ? magnitude : found;
+    }
+    largest[block] = float_of_bits(static_cast<std::uint32_t>(found));
+  });
+}
+
+constexpr std::size_t kPartialSums = 16;
+
+VS_FN double sum_magnitudes(const float* values, std::size_t count) {
+  double sums[kPartialSums] = {};
+  for (std::size_t begin = 0; begin < count; begin += kPartialSums) {
+    const std::size_t left = count - begin;
+    const std::size_t length = left < kPartialSums ? left : kPartialSums;
+    for (std::size_t i = 0; i < length; ++i)
+      sums[i] += float_of_bits(bits_of_float(values[begin + i]) & 0x7FFFFFFFu);
+  }
+  for (std::size_t apart = kPartialSums / 2; apart != 0; apart /= 2)
+    for (std::size_t i = 0; i < apart; ++i) sums[i] += sums[i + apart];
+  return sums[0];
+}
+
+void sum_blocks(const float* values, const BlockRange& range, double* sums) {
+  for_each_block(range, [&](std::size_t block, std::size_t begin, std::size_t length) {
+    sums[block] = sum_magnitudes(values + begin, length);
+  });
+}
+
+// --- steps: int8 and int4 ------------------------------------------------------------
+
+// |y| may pass the limit a little, because the scale was rounded, and by one because of the
+// dither.
+VS_FN std::int8_t within(std::int32_t step, int limit) {
+  return static_cast<std::int8_t>(step > limit ? limit : step < -limit ? -limit : step);
+}
+
+VS_FN void round_block(const float* values, std::size_t count, float scale, int limit,
+                       std::int8_t* codes) {
+  const double divisor = scale;
+  for (std::size_t i = 0; i < count; ++i)
+    codes[i] = within(round_nearest<std::int32_t>(values[i] / divisor), limit);
+}
+
+// Uniforms come kUniformBlock at a time, whatever the block; `first` is a multiple of 4.
+VS_FN void dither_block(const float* values, std::size_t count, std::uint64_t first, float scale,
+                        const CodeRule& rule, int limit, std::int8_t* codes) {
+  const double divisor = scale;
+  for (std::size_t begin = 0; begin < count; begin += kUniformBlock) {
+    const std::size_t left = count - begin;
+    const std::size_t length = left < kUniformBlock ? left : kUniformBlock;
+    std::uint32_t uniforms[kUniformBlock];
+    write_uniforms(rule.key, rule.group, first + begin, uniforms);
+    for (std::size_t i = 0; i < length; ++i)
+      codes[begin + i] =
+          within(round_stochastic<std::int32_t>(values[begin + i] / divisor, uniforms[i]), limit);
+  }
+}
+
+void encode_steps(const float* values, const BlockRange& range, std::uint64_t first,
+                  const CodeRule& rule, const float* scales, int limit, std::int8_t* codes) {
+  for_each_block(range, [&](std::size_t block, std::size_t begin, std::size_t length) {
+    const float scale = scales[block];
+    if (scale == 0)
+      __builtin_memset(codes + begin, 0, length);
+    else if (rule.stochastic)
+      dither_block(values + begin, length, first + begin, scale, rule, limit, codes + begin);
+    else
+      round_block(values + begin, length, scale, limit, codes + begin);
+  });
+}
+
+// --- four bits: int4, nf4, fp4 ---------------------------------------------------------
+
+void pack_nibbles(const std::int8_t* codes, std::size_t count, unsigned char* packed) {
+  for (std::size_t i = 0; i < count / 2; ++i)
+    packed[i] = static_cast<unsigned char>((codes[2 * i] & 15) | codes[2 * i + 1] << 4);
+  if (count % 2 != 0) packed[count / 2] = static_cast<unsigned char>(codes[count - 1] & 15);
+}
+
+VS_FN std::int8_t nearest_code(float quotient, const NearestRule& rule) {
+  std::int32_t rank = 0;
+  for (int k = 0; k < 15; ++k) rank += quotient > rule.bounds[k] ? 1 : 0;
+  return static_cast<std::int8_t>(rank);
+}
+
+VS_FN std::int8_t nearest_with_sign(float quotient, const NearestRule& rule) {
+  const std::uint32_t bits = bits_of_float(quotient);
+  const float magnitude = float_of_bits(bits & 0x7FFFFFFFu);
+  std::int32_t rank = 0;
+  for (int k = 0; k < 7; ++k) rank += magnitude > rule.bounds[k] ? 1 : 0;
+  return static_cast<std::int8_t>(rank | static_cast<std::int32_t>(bits >> 28 & 8));
+}
+
+void encode_nearest(const float* values, const BlockRange& range, const NearestRule& rule,
+                    const float* scales, std::int8_t zero, std::int8_t* codes) {
+  const NearestRule held = rule;  // a copy that no store to `codes` can change
+  for_each_block(range, [&](std::size_t block, std::size_t begin, std::size_t length) {
+    const float scale = scales[block];
+    const float* from = values + begin;
+    std::int8_t* to = codes + begin;
+    if (scale == 0)
+      __builtin_memset(to, zero, length);
+    else if (held.sign_apart)
+      for (std::size_t i = 0; i < length; ++i) to[i] = nearest_with_sign(from[i] / scale, held);
+    else
+      for (std::size_t i = 0; i < length; ++i) to[i] = nearest_code(from[i] / scale, held);
+  });
+}
+
+VS_FN unsigned nibble_at(const unsigned char* packed, std::size_t i) {
+  return packed[i / 2] >> (i % 2 * 4) & 15u;
+}
+
+void decode_nibbles(const unsigned char* packed, const BlockRange& range, const float* table,
+                    const float* scales, float* values) {
+  for_each_block(range, [&](std::size_t block, std::size_t begin, std::size_t length) {
+    float products[16];
+    for (int code = 0; code < 16; ++code) products[code] = table[code] * scales[block];
+    for (std::size_t i = begin; i < begin + length; ++i) values[i] = products[nibble_at(packed, i)];
+  });
+}
+
+void add_nibbles(const unsigned char* packed, const BlockRange& range, const std::uint64_t* tables,
+                 std::uint64_t* sums) {
+  for_each_block(range, [&](std::size_t block, std::size_t begin, std::size_t length) {
+    const std::uint64_t* table = tables + 16 * block;
+    for (std::size_t i = begin; i < begin + length; ++i) sums[i] += table[nibble_at(packed, i)];
+  });
+}
+
+void max_ranks(const unsigned char* packed, const BlockRange& range, const std::uint8_t* rank,
+               std::uint8_t* largest) {
+  for_each_block(range, [&](std::size_t block, std::size_t begin, std::size_t length) {
+    std::uint8_t found = 0;
+    for (std::size_t i = begin; i < begin + length; ++i) {
+      const std::uint8_t here = rank[nibble_at(packed, i)];
+      found = here > found ? here : found;
+    }
+    largest[block] = found;
+  });
+}
+
+// --- 8-bit floats ------------------------------------------------------------------------
+
+template <class Format>
+VS_FN void narrow_blocks(const float* values, const BlockRange& range, const float* scales,
+                         std::uint8_t most, std::uint8_t* codes) {
+  for_each_block(range, [&](std::size_t block, std::size_t begin, std::size_t length) {
+    const float scale = scales[block];
+    if (scale == 0)
+      __builtin_memset(codes + begin, 0, length);
+    else
+      for (std::size_t i = begin; i < begin + length; ++i)
+        codes[i] = narrow_fp8<Format>(values[i] / scale, most);
+  });
+}
+
+template <class Format>
+VS_FN void widen_blocks(const std::uint8_t* codes, const BlockRange& range, const float* scales,
+                        float* values) {
+  for_each_block(range, [&](std::size_t block, std::size_t begin, std::size_t length) {
+    const float scale = scales[block];
+    for (std::size_t i = begin; i < begin + length; ++i)
+      values[i] = widen_fp8<Format>(codes[i]) * scale;
+  });
+}
+
+void encode_fp8(Fp8 format, const float* values, const BlockRange& range, const float* scales,
+                std::uint8_t most, std::uint8_t* codes) {
+  if (format == Fp8::e4m3) return narrow_blocks<E4M3>(values, range, scales, most, codes);
+  narrow_blocks<E5M2>(values, range, scales, most, codes);
+}
+
+void decode_fp8(Fp8 format, const std::uint8_t* codes, const BlockRange& range, const float* scales,
+                float* values) {
+  if (format == Fp8::e4m3) return widen_blocks<E4M3>(codes, range, scales, values);
+  widen_blocks<E5M2>(codes, range, scales, values);
+}
+
+void max_patterns(const std::uint8_t* codes, const BlockRange& range, std::uint8_t* largest) {
+  for_each_block(range, [&](std::size_t block, std::size_t begin, std::size_t length) {
+    std::uint8_t found = 0;
+    for (std::size_t i = begin; i < begin + length; ++i) {
+      const auto magnitude = static_cast<std::uint8_t>(codes[i] & 0x7F);
+      found = magnitude > found ? magnitude : found;
+    }
+    largest[block] = found;
+  });
+}
+
+// --- signs ---------------------------------------------------------------------------------
+
+// Blocks are whole bytes; of the last one, `length` values may end inside a byte.
+VS_FN void write_signs(const float* values, std::size_t length, unsigned char* bits) {
+  for (std::size_t begin = 0; begin < length; begin += 8) {
+    const std::size_t here = length - begin < 8 ? length - begin : 8;
+    unsigned byte = 0;
+    for (std::size_t i = 0; i < here; ++i)
+      byte |= static_cast<unsigned>(values[begin + i] < 0) << i;
+    bits[begin / 8] = static_cast<unsigned char>(byte);
+  }
+}
+
+void encode_signs(const float* values, const BlockRange& range, const float* scales,
+                  unsigned char* bits) {
+  for_each_block(range, [&](std::size_t block, std::size_t begin, std::size_t length) {
+    unsigned char* const out = bits + begin / 8;
+    if (scales[block] == 0)
+      __builtin_memset(out, 0, (length + 7) / 8);
+    else
+      write_signs(values + begin, length, out);
+  });
+}
+
+VS_FN std::uint32_t bit_at(const unsigned char* bits, std::size_t i) {
+  return bits[i / 8] >> (i % 8) & 1u;
+}
+
+void decode_signs(const unsigned char* bits, const BlockRange& range, const float* scales,
+                  float* values) {
+  for_each_block(range, [&](std::size_t block, std::size_t begin, std::size_t length) {
+    // A scale of 0 comes with clear bits, so no -0 comes out.
+    const std::uint32_t scale = bits_of_float(scales[block]);
+    for (std::size_t i = begin; i < begin + length; ++i)
+      values[i] = float_of_bits(scale | bit_at(bits, i) << 31);
+  });
+}
+
+void add_signs(const unsigned char* bits, const BlockRange& range, const std::uint64_t* terms,
+               std::uint64_t* sums) {
+  for_each_block(range, [&](std::size_t block, std::size_t begin, std::size_t length) {
+    const std::uint64_t term = terms[block];
+    for (std::size_t i = begin; i < begin + length; ++i) {
+      const std::uint64_t negative = 0 - std::uint64_t{bit_at(bits, i)};
+      sums[i] += (term ^ negative) - negative;
+    }
+  });
+}
+
+constexpr BlockKernels kBlockKernels = {
+    max_blocks, sum_blocks, encode_steps, pack_nibbles, encode_nearest, decode_nibbles, add_nibbles,
+    max_ranks,  encode_fp8, decode_fp8,   max_patterns, encode_signs,   decode_signs,   add_signs,
+};
+
+}  // namespace
+}  // namespace veilsum

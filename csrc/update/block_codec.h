@@ -1,0 +1,54 @@
+// What the codecs whose codes share scales in blocks have in common.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "codec/block_scales.h"
+#include "kernels/block_kernels.h"
+#include "update/value_codec.h"
+
+namespace veilsum {
+
+inline constexpr std::size_t kLeastBlock = 32;
+inline constexpr std::size_t kTileBlocks = kCodedTile / kLeastBlock;
+
+// The scales of one tile, wide. No block is in two tiles.
+struct TileScales {
+  BlockRange range;    // what the kernels are told
+  std::size_t blocks;  // how many there are
+  std::array<float, kTileBlocks> scale;
+
+  const float* data() const { return scale.data(); }
+};
+
+TileScales read_scales(const CodedTile& tile);
+
+// Rounds scales to the codec's wire format and writes them to their place; false if one does not
+// fit it. `scales` are then what a reader will find: 0 for those that no reader would accept.
+bool write_scales(const CodePiece& piece, const CodeRange& range, TileScales& scales);
+
+// An empty set of scales for the values of a piece.
+TileScales scales_for(const CodePiece& piece, std::size_t count);
+
+// A codec of codes to either side of 0, which gives the largest magnitude of a block its largest
+// code.
+class BlockCodec : public PieceCodec {
+ public:
+  double overflow_threshold(std::uint16_t codec) const override;
+
+ protected:
+  constexpr explicit BlockCodec(CodeRange range) : range_(range) {}
+  ~BlockCodec() = default;
+
+  bool write(std::span<const float> values, const CodePiece& piece) const final;
+  // False if a value does not fit.
+  virtual bool write_codes(std::span<const float> values, const TileScales& scales,
+                           const CodePiece& piece) const = 0;
+
+  const CodeRange range_;
+};
+
+}  // namespace veilsum
