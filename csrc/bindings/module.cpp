@@ -7,6 +7,7 @@ PYBIND11_MODULE(_native, module) {
   veilsum::register_secrets(module);
   veilsum::register_layout(module);
   veilsum::register_codec(module);
+  veilsum::register_import(module);
   veilsum::register_masks(module);
   veilsum::register_optimizers(module);
   veilsum::register_mean(module);

@@ -10,6 +10,7 @@ void register_devices(pybind11::module_& module);
 void register_secrets(pybind11::module_& module);
 void register_layout(pybind11::module_& module);
 void register_codec(pybind11::module_& module);
+void register_import(pybind11::module_& module);
 void register_masks(pybind11::module_& module);
 void register_optimizers(pybind11::module_& module);
 void register_mean(pybind11::module_& module);

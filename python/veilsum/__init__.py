@@ -14,7 +14,7 @@ from veilsum._version import __version__
 if TYPE_CHECKING:
     from veilsum import errors, optimizers, secagg
     from veilsum.aggregate import AggregateResult, Aggregator, SteppedModel, Streaming
-    from veilsum.codecs import EncodedUpdate, codecs, decode, encode
+    from veilsum.codecs import EncodedUpdate, ErrorFeedback, codecs, decode, encode
     from veilsum.devices import BackendInfo, backends
     from veilsum.errors import (
         ConfigError,
@@ -41,6 +41,7 @@ _WHERE = {
     "Aggregator": "veilsum.aggregate",
     "BackendInfo": "veilsum.devices",
     "EncodedUpdate": "veilsum.codecs",
+    "ErrorFeedback": "veilsum.codecs",
     "ModelLayout": "veilsum.model",
     "SteppedModel": "veilsum.aggregate",
     "Streaming": "veilsum.aggregate",
@@ -62,6 +63,7 @@ __all__ = [
     "DecodeError",
     "DeviceError",
     "EncodedUpdate",
+    "ErrorFeedback",
     "ModelLayout",
     "PeerError",
     "RoundAborted",

@@ -281,6 +281,24 @@ def encode_chunks(
             `limit`, overflows the codec, or arrays do not fit the layout.
     """
 
+def assemble_chunks(
+    layout: Layout,
+    scales: Buffer,
+    codes: Buffer,
+    *,
+    codec: int,
+    plan_digest: bytes,
+    update_id: int,
+    chunk_coordinates: int,
+) -> list[bytes]:
+    """Chunks of group 1 from the sections of all of them, one after the other.
+
+    Nothing in the sections is checked; check_chunk does that.
+
+    Raises:
+        ConfigError: the sections have other sizes than the layout asks for.
+    """
+
 def encode_ring_chunks(
     layout: Layout,
     arrays: Sequence[NDArray[Any]],

@@ -9,9 +9,10 @@ import sys
 from types import ModuleType
 
 from veilsum.codecs.encoding import codecs, decode, encode
+from veilsum.codecs.error_feedback import ErrorFeedback
 from veilsum.codecs.update import EncodedUpdate
 
-__all__ = ["EncodedUpdate", "codecs", "decode", "encode"]
+__all__ = ["EncodedUpdate", "ErrorFeedback", "codecs", "decode", "encode"]
 
 
 class _CallableModule(ModuleType):
