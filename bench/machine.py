@@ -26,7 +26,7 @@ def probes() -> dict[str, Callable[[], object]]:
     return {
         "copy": lambda: np.copyto(target, source),
         "triad": lambda: np.add(source, addend, out=target),
-        "read": lambda: source.max(),
+        "read": source.max,
     }
 
 

@@ -12,9 +12,6 @@
 namespace veilsum {
 namespace {
 
-// Updates read side by side: as many streams as memory is read ahead for.
-constexpr std::size_t kStreams = 12;
-
 int tile_exponent(const UpdateSnapshot& set, std::size_t index) {
   int e = -2000;  // below every exponent: a tile of zeros
   for (const auto& update : set.updates)
@@ -24,28 +21,63 @@ int tile_exponent(const UpdateSnapshot& set, std::size_t index) {
   return scale_exponent(e, set.updates.size());
 }
 
-// Where an update's values lie as floats they are read side by side with the others'; what
-// else there is comes one by one. The scale rests on what was screened.
-void sum_floats(const UpdateSnapshot& set, std::size_t index, const Tile& tile, int exponent,
-                std::uint64_t* sums) {
-  std::vector<Stream> streams;
-  for (const auto& update : set.updates) {
-    const double largest = update->tiles[index].largest;
-    const double factor = update->share.factor(exponent);
-    if (const WireFloat* values = update->values->floats(tile)) {
-      streams.push_back({values, factor, static_cast<float>(largest)});
-      continue;
-    }
-    if (update->may_have_changed() &&
-        update->values->screen(tile, update->site, Screening::magnitudes).largest > largest)
-      refuse_changed();
-    if (largest > 0) update->values->add(tile, factor, sums);
+// The sums of one tile of group 1 are being made.
+struct TileSum {
+  const UpdateSnapshot& set;
+  std::size_t index;
+  Tile tile;
+  int exponent;
+  std::uint64_t* sums;
+
+  double largest(const CommittedUpdate& update) const { return update.tiles[index].largest; }
+  double factor(const CommittedUpdate& update) const {
+    return update.share.factor(exponent);
   }
-  const auto add_streams = kernels().codec.add_f32_streams;
-  for (std::size_t begin = 0; begin < streams.size(); begin += kStreams)
-    if (!add_streams(streams.data() + begin, std::min(kStreams, streams.size() - begin), tile.count,
-                     sums))
-      refuse_changed();
+};
+
+// Updates that are kept encoded, codec by codec.
+void sum_codes(const TileSum& sum) {
+  std::vector<WeightedTile> tiles;
+  const ValueCodec* codec = nullptr;
+  for (const auto& update : sum.set.updates) {
+    const std::optional<CodedTile> coded = update->values->coded(sum.tile);
+    if (!coded || sum.largest(*update) == 0) continue;
+    const ValueCodec* own = &value_codec(coded->form.codec);
+    if (own != codec && !tiles.empty()) {
+      codec->add_all(tiles, sum.sums);
+      tiles.clear();
+    }
+    codec = own;
+    tiles.push_back({*coded, sum.factor(*update)});
+  }
+  if (!tiles.empty()) codec->add_all(tiles, sum.sums);
+}
+
+// A part whose values have to be gathered first.
+void sum_gathered(const TileSum& sum, const CommittedUpdate& update, const TensorPart& part) {
+  const Tile tile{sum.tile.first + part.offset, part.count};
+  const auto screened = [&] {
+    return update.values->screen(tile, update.site, Screening::magnitudes);
+  };
+  if (update.may_have_changed() && screened().largest > sum.largest(update)) refuse_changed();
+  if (sum.largest(update) > 0) update.values->add(tile, sum.factor(update), sum.sums + part.offset);
+}
+
+// Where values lie as floats, updates are added together. The scale rests on what was
+// screened, which is looked at again where it may have changed.
+void sum_part(const TileSum& sum, const TensorPart& part) {
+  std::vector<Stream> streams;
+  streams.reserve(sum.set.updates.size());
+  for (const auto& update : sum.set.updates) {
+    if (update->values->coded(sum.tile)) continue;
+    if (const WireFloat* values = update->values->floats(sum.tile, part))
+      streams.push_back({values, sum.factor(*update), static_cast<float>(sum.largest(*update))});
+    else
+      sum_gathered(sum, *update, part);
+  }
+  if (!kernels().codec.add_f32_streams(streams.data(), streams.size(), part.count,
+                                       sum.sums + part.offset))
+    refuse_changed();
 }
 
 void sum_integers(const UpdateSnapshot& set, const Tile& tile, __int128* sums) {
@@ -65,7 +97,10 @@ void take_mean(const Layout& layout, const UpdateSnapshot& set, unsigned threads
   for_each_tile(layout, kFloatGroup, threads, [&](std::size_t index, const Tile& tile) {
     std::array<std::uint64_t, kTile> sums{};
     const int exponent = tile_exponent(set, index);
-    sum_floats(set, index, tile, exponent, sums.data());
+    const TileSum sum{set, index, tile, exponent, sums.data()};
+    sum_codes(sum);
+    for_each_part(layout, kFloatGroup, tile.first, tile.count,
+                  [&](const TensorPart& part) { sum_part(sum, part); });
     sink.floats(tile, sums.data(), {exponent, set.total_weight});
   });
   for_each_tile(layout, kIntegerGroup, threads, [&](std::size_t, const Tile& tile) {

@@ -123,34 +123,42 @@ double round_mean(std::int64_t sum, const MeanDivisor& divisor, DType dtype) {
 
 namespace {
 
-void write_rounded(DType dtype, std::span<const float> means, std::byte* out) {
-  auto* halves = reinterpret_cast<WireHalf*>(out);
-  switch (dtype) {  // exact: the means are numbers of the dtype
-    case DType::f16:
-      return kernels().codec.narrow_f16(means.data(), means.size(), halves);
-    case DType::bf16:
-      return kernels().codec.narrow_bf16(means.data(), means.size(), halves);
-    default:
-      std::memcpy(out, means.data(), means.size_bytes());
-  }
+// So many are rounded one by one if one of them is hard to tell, which happens to one value in
+// fifty millions.
+constexpr std::size_t kMeansAtOnce = 256;
+
+// Means of a dtype of at most 24 bits, each a float that holds it exactly.
+void round_means(std::span<const std::int64_t> sums, const MeanDivisor& divisor, DType dtype,
+                 const QuotientRule& rule, WireFloat* means) {
+  const auto* words = reinterpret_cast<const std::uint64_t*>(sums.data());
+  if (kernels().codec.round_quotients(words, sums.size(), rule, means)) return;
+  for (std::size_t i = 0; i < sums.size(); ++i)
+    means[i] = static_cast<float>(round_mean(sums[i], divisor, dtype));
+}
+
+QuotientRule quotient_rule(const MeanDivisor& divisor, DType dtype) {
+  const Format format = format_of(dtype);
+  return {
+      std::ldexp(1.0 / static_cast<double>(divisor.total_weight), -divisor.scale_exponent),
+      static_cast<unsigned>(53 - format.precision),
+      std::bit_cast<std::uint64_t>(std::ldexp(1.0, format.least_exponent + format.precision - 1))};
 }
 
 void write_narrow(std::span<const std::int64_t> sums, const MeanDivisor& divisor, DType dtype,
                   std::byte* out) {
-  const Format format = format_of(dtype);
-  const QuotientRule rule = {
-      std::ldexp(1.0 / static_cast<double>(divisor.total_weight), -divisor.scale_exponent),
-      static_cast<unsigned>(53 - format.precision),
-      std::bit_cast<std::int64_t>(std::ldexp(1.0, format.least_exponent + format.precision - 1))};
-  std::array<float, 1024> means;
-  for (std::size_t begin = 0; begin < sums.size(); begin += means.size()) {
-    const std::size_t count = std::min(means.size(), sums.size() - begin);
-    kernels().codec.round_quotients(reinterpret_cast<const std::uint64_t*>(sums.data()) + begin,
-                                    count, rule, means.data());
-    for (std::size_t i = 0; i < count; ++i)
-      if (std::isnan(means[i]))
-        means[i] = static_cast<float>(round_mean(sums[begin + i], divisor, dtype));
-    write_rounded(dtype, {means.data(), count}, out + begin * dtype_size(dtype));
+  const QuotientRule rule = quotient_rule(divisor, dtype);
+  std::array<float, kMeansAtOnce> room;
+  for (std::size_t begin = 0; begin < sums.size(); begin += room.size()) {
+    const auto some = sums.subspan(begin, std::min(room.size(), sums.size() - begin));
+    std::byte* place = out + begin * dtype_size(dtype);
+    if (dtype == DType::f32) {
+      round_means(some, divisor, dtype, rule, reinterpret_cast<WireFloat*>(place));
+      continue;
+    }
+    round_means(some, divisor, dtype, rule, room.data());
+    const CodecKernels& codec = kernels().codec;
+    const auto narrow = dtype == DType::f16 ? codec.narrow_f16 : codec.narrow_bf16;
+    narrow(room.data(), some.size(), reinterpret_cast<WireHalf*>(place));  // exact
   }
 }
 

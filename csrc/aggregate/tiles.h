@@ -1,6 +1,7 @@
 // Walks over the tiles of a layout.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 
 #include "aggregate/update_reader.h"
@@ -13,11 +14,16 @@ inline std::size_t count_tiles(const Layout& layout, int group) {
   return (layout.group_size(group) + kTile - 1) / kTile;
 }
 
+// Tiles that one thread takes at a time: long enough that memory is read ahead, and short
+// enough that models of a million values keep several threads busy.
+inline constexpr std::size_t kTilesAtOnce = 8;
+
 // Calls body(index, tile) for the tiles of a group, on several threads.
 template <class Body>
 void for_each_tile(const Layout& layout, int group, unsigned threads, const Body& body) {
-  parallel_for(layout.group_size(group), kTile, threads, [&](const Range& range) {
-    body(range.index, Tile{range.begin, range.end - range.begin});
+  parallel_for(layout.group_size(group), kTilesAtOnce * kTile, threads, [&](const Range& range) {
+    for (std::size_t begin = range.begin; begin < range.end; begin += kTile)
+      body(begin / kTile, Tile{begin, std::min(kTile, range.end - begin)});
   });
 }
 

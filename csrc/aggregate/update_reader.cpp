@@ -9,6 +9,7 @@
 
 #include "aggregate/spool.h"
 #include "base/error.h"
+#include "codec/codecs.h"
 #include "kernels/dispatch.h"
 #include "update/value_codec.h"
 #include "update/values.h"
@@ -106,12 +107,17 @@ Screened screen_tile(const Layout& layout, TensorData tensors, const Tile& tile,
                         screen_values(values.data(), values.size(), screening));
 }
 
+// The part's values where they lie, if it is of an f32 tensor.
+const WireFloat* floats_in_place(const Layout& layout, TensorData tensors, const TensorPart& part) {
+  if (layout.tensors()[part.tensor].dtype != DType::f32) return nullptr;
+  return reinterpret_cast<const WireFloat*>(tensors[part.tensor]) + part.element;
+}
+
 // The tile's values where they lie, if the whole tile is part of one f32 tensor.
 const WireFloat* floats_in_place(const Layout& layout, TensorData tensors, const Tile& tile) {
   const WireFloat* found = nullptr;
   for_each_part(layout, kFloatGroup, tile.first, tile.count, [&](const TensorPart& part) {
-    if (part.count == tile.count && layout.tensors()[part.tensor].dtype == DType::f32)
-      found = reinterpret_cast<const WireFloat*>(tensors[part.tensor]) + part.element;
+    if (part.count == tile.count) found = floats_in_place(layout, tensors, part);
   });
   return found;
 }
@@ -131,7 +137,7 @@ class TensorReader final : public UpdateReader {
   TensorReader(const Layout& layout, TensorData tensors) : layout_(layout), tensors_(tensors) {}
 
   Screened screen(const Tile& tile, const std::string& site, Screening screening) const override {
-    if (const WireFloat* values = floats(tile))
+    if (const WireFloat* values = floats_in_place(layout_, tensors_, tile))
       return require_finite(layout_, tensors_, site, screen_values(values, tile.count, screening));
     std::array<Value, kTile> values;
     return screen_tile(layout_, tensors_, tile, site, screening,
@@ -139,14 +145,13 @@ class TensorReader final : public UpdateReader {
   }
 
   void add(const Tile& tile, double factor, std::uint64_t* sums) const override {
-    if (const WireFloat* values = floats(tile)) return add_values(values, tile.count, factor, sums);
     std::array<Value, kTile> values;
     gather_tile(layout_, tensors_, tile, std::span(values.data(), tile.count));
     add_values(values.data(), tile.count, factor, sums);
   }
 
-  const WireFloat* floats(const Tile& tile) const override {
-    return floats_in_place(layout_, tensors_, tile);
+  const WireFloat* floats(const Tile&, const TensorPart& part) const override {
+    return floats_in_place(layout_, tensors_, part);
   }
 
   void values(const Tile& tile, std::span<float> out) const override {
@@ -201,8 +206,8 @@ class KeptReader final : public UpdateReader {
     add_values(floats_ + tile.first, tile.count, factor, sums);
   }
 
-  const WireFloat* floats(const Tile& tile) const override {
-    if constexpr (sizeof(Value) == sizeof(float)) return floats_ + tile.first;
+  const WireFloat* floats(const Tile& tile, const TensorPart& part) const override {
+    if constexpr (sizeof(Value) == sizeof(float)) return floats_ + tile.first + part.offset;
     return nullptr;
   }
 
@@ -250,8 +255,8 @@ class ChunkReader final : public UpdateReader {
         float_chunks_(update_grid(layout, form, kFloatGroup).chunks()) {}
 
   Screened screen(const Tile& tile, const std::string& site, Screening screening) const override {
-    const CodedTile codes = coded(tile);
-    const double largest = codec_.largest(codes);
+    const CodedTile coded = codes(tile);
+    const double largest = codec_.largest(coded);
     if (!std::isfinite(largest))
       throw PeerError(
           site, "sent codes beyond every f32 value near coordinate " + std::to_string(tile.first));
@@ -260,13 +265,21 @@ class ChunkReader final : public UpdateReader {
   }
 
   void add(const Tile& tile, double factor, std::uint64_t* sums) const override {
-    codec_.add(coded(tile), factor, sums);
+    codec_.add(codes(tile), factor, sums);
   }
 
-  const WireFloat* floats(const Tile& tile) const override { return codec_.floats(coded(tile)); }
+  const WireFloat* floats(const Tile& tile, const TensorPart& part) const override {
+    const WireFloat* values = codec_.floats(codes(tile));
+    return values == nullptr ? nullptr : values + part.offset;
+  }
+
+  std::optional<CodedTile> coded(const Tile& tile) const override {
+    if (form_.codec == kCodecF32) return std::nullopt;
+    return codes(tile);
+  }
 
   void values(const Tile& tile, std::span<float> out) const override {
-    codec_.decode(coded(tile), out);
+    codec_.decode(codes(tile), out);
     if (codec_.fills_gaps()) clear_gaps(layout_, out, tile.first);
   }
   void values(const Tile& tile, std::span<double> out) const override {
@@ -295,13 +308,13 @@ class ChunkReader final : public UpdateReader {
     return chunks_[first_chunk + tile.first / form_.chunk_coordinates];
   }
 
-  CodedTile coded(const Tile& tile) const {
+  CodedTile codes(const Tile& tile) const {
     const ChunkView& chunk = chunk_of(tile, 0);
     return {layout_, chunk, form_, tile.first - chunk.header.first, tile.count};
   }
 
   double squares(const Tile& tile) const {
-    if (!codec_.fills_gaps()) return codec_.squares(coded(tile));
+    if (!codec_.fills_gaps()) return codec_.squares(codes(tile));
     std::array<float, kTile> room;
     const std::span<float> values(room.data(), tile.count);
     this->values(tile, values);
@@ -318,7 +331,7 @@ class ChunkReader final : public UpdateReader {
   void screen_parts(const Tile& tile, const std::string& site) const {
     std::array<float, kTile> room;
     const std::span<float> values(room.data(), tile.count);
-    codec_.decode(coded(tile), values);
+    codec_.decode(codes(tile), values);
     if (!codec_.fills_gaps()) check_gaps(layout_, values, tile.first);
     for_each_part(layout_, kFloatGroup, tile.first, tile.count, [&](const TensorPart& part) {
       const Tensor& tensor = layout_.tensors()[part.tensor];

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -11,6 +12,7 @@
 #include "codec/gather.h"
 #include "kernels/codec_kernels.h"
 #include "update/decode.h"
+#include "update/value_codec.h"
 
 namespace veilsum {
 
@@ -51,8 +53,11 @@ class UpdateReader {
   // values are code * round(scale * factor) instead: exact products, one rounding per block.
   virtual void add(const Tile& tile, double factor, std::uint64_t* sums) const = 0;
 
-  // The tile's values where they lie, if they lie there as floats; else null.
-  virtual const WireFloat* floats(const Tile& tile) const = 0;
+  // The values of a part of the tile where they lie, if they lie there as floats; else null.
+  virtual const WireFloat* floats(const Tile& tile, const TensorPart& part) const = 0;
+
+  // The tile's codes, if it is kept encoded and not as floats; else nothing.
+  virtual std::optional<CodedTile> coded(const Tile&) const { return std::nullopt; }
 
   // The values of a tile of group 1, each rounded once: to float, or to double, which holds
   // the tensors of every layout exactly. Codes are rounded to float first either way.

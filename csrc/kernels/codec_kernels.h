@@ -34,11 +34,23 @@ struct Stream {
   float limit;  // that no |value| should be beyond
 };
 
+// The same for f16 or bf16 values that nobody changes.
+struct HalfStream {
+  const WireHalf* values;
+  double factor;
+};
+
+// The same for int8 codes.
+struct CodeStream {
+  const std::int8_t* codes;
+  const std::uint64_t* multipliers;  // one per kInt8Block codes
+};
+
 // How exact quotients are rounded to a format of few bits.
 struct QuotientRule {
-  double reciprocal;      // of the divisor, rounded once
-  unsigned cut;           // bits of a double's significand that the format lacks
-  std::int64_t smallest;  // pattern, as a double, of the format's smallest normal number
+  double reciprocal;       // of the divisor, rounded once
+  unsigned cut;            // bits of a double's significand that the format lacks
+  std::uint64_t smallest;  // pattern, as a double, of the format's smallest normal number
 };
 
 struct CodecKernels {
@@ -49,6 +61,7 @@ struct CodecKernels {
   // is not finite is above every one that is.
   std::uint32_t (*max_abs32)(const WireFloat* values, std::size_t count);
   std::uint64_t (*max_abs64)(const WireDouble* values, std::size_t count);
+  std::uint32_t (*max_abs16)(const WireHalf* values, std::size_t count);  // f16 or bf16
   // The same into `largest`, and the sum of squares: value i goes to lane i % kSquareLanes,
   // lanes are added in halves, all in double.
   double (*screen_f32)(const WireFloat* values, std::size_t count, std::uint32_t* largest);
@@ -76,19 +89,25 @@ struct CodecKernels {
   // Sums are in two's complement.
   // sums[i] += round(values[i] * factor), ties to even; |values[i] * factor| < 2^62.
   void (*add_f32)(const WireFloat* values, std::size_t count, double factor, std::uint64_t* sums);
-  // The same for several updates at once, whose sums stay in registers meanwhile. False if a
+  // The same for several updates at once, whose sums stay in the cache meanwhile. False if a
   // value is beyond its stream's limit, or NaN: the sums are then worthless.
   bool (*add_f32_streams)(const Stream* streams, std::size_t stream_count, std::size_t count,
                           std::uint64_t* sums);
+  void (*add_f16_streams)(const HalfStream* streams, std::size_t stream_count, std::size_t count,
+                          std::uint64_t* sums);
+  void (*add_bf16_streams)(const HalfStream* streams, std::size_t stream_count, std::size_t count,
+                           std::uint64_t* sums);
   void (*add_f64)(const WireDouble* values, std::size_t count, double factor, std::uint64_t* sums);
   // sums[i] += codes[i] * multipliers[i / kInt8Block].
   void (*add_int8)(const std::int8_t* codes, const std::uint64_t* multipliers, std::size_t count,
                    std::uint64_t* sums);
+  void (*add_int8_streams)(const CodeStream* streams, std::size_t stream_count, std::size_t count,
+                           std::uint64_t* sums);
 
-  // rounded[i] = sums[i] / divisor, rounded as if the quotient were exact; NaN where a double
-  // is not enough to tell.
-  void (*round_quotients)(const std::uint64_t* sums, std::size_t count, const QuotientRule& rule,
-                          float* rounded);
+  // rounded[i] = sums[i] / divisor, rounded as if the quotient were exact. False if a double
+  // is not enough to tell for some of them: nothing is then said about any.
+  bool (*round_quotients)(const std::uint64_t* sums, std::size_t count, const QuotientRule& rule,
+                          WireFloat* rounded);
 };
 
 }  // namespace veilsum

@@ -2,12 +2,12 @@
 // linkage and no inline function of the standard library is called (see ring_loops.inl).
 #pragma once
 
-#include "element/fixed_point.h"
 #include "element/half.h"
 #include "element/quantize.h"
 #include "kernels/checksum.inl"
 #include "kernels/codec_kernels.h"
 #include "kernels/screen.inl"
+#include "kernels/sum_loops.inl"
 #include "kernels/uniforms.inl"
 
 namespace veilsum {
@@ -112,117 +112,11 @@ void square_codes(const std::int8_t* codes, std::size_t count, std::uint32_t* sq
   }
 }
 
-// --- sums ------------------------------------------------------------------------
-// In unsigned words: the same bits as signed ones, and a caller that changes an array while
-// it is added gets a wrong sum, not undefined behaviour.
-
-// to_fixed_point() of every lane.
-VS_FN SumLanes to_fixed_point_lanes(DoubleLanes value) {
-#if defined(__AVX512DQ__)
-  return (SumLanes)_mm512_cvtpd_epi64((__m512d)value);  // rounds like the adder
-#else
-  const DoubleLanes high = value + 0x1.8p84;
-  const DoubleLanes low = (value - (high - 0x1.8p84)) + 0x1.8p52;
-  return (((SumLanes)high - bits_of_double(0x1.8p84)) << 32) +
-         ((SumLanes)low - bits_of_double(0x1.8p52));
-#endif
-}
-
-typedef std::int32_t MaskLanes __attribute__((vector_size(4 * kSumLanes)));
-
-// Clears lanes of `within` whose value is beyond the stream's limit.
-VS_FN SumLanes term_lanes(const Stream& stream, std::size_t begin, MaskLanes& within) {
-  FloatLanes lanes;
-  __builtin_memcpy(&lanes, stream.values + begin, sizeof lanes);
-  within &= (FloatLanes)((MaskLanes)lanes & 0x7FFFFFFF) <= stream.limit;  // false for NaN
-  return to_fixed_point_lanes(__builtin_convertvector(lanes, DoubleLanes) * stream.factor);
-}
-
-// Four vectors of sums at a time: enough that one addition need not wait for another, and
-// few enough for the sixteen registers of the lower levels.
-constexpr std::size_t kSumVectors = 4;
-constexpr std::size_t kSumBlock = kSumVectors * kSumLanes;
-
-VS_FN void add_block(const Stream* streams, std::size_t stream_count, std::size_t begin,
-                     std::uint64_t* sums, MaskLanes& within) {
-  SumLanes held[kSumVectors];
-  __builtin_memcpy(held, sums + begin, sizeof held);
-  for (std::size_t k = 0; k < stream_count; ++k)
-    for (std::size_t v = 0; v < kSumVectors; ++v)
-      held[v] += term_lanes(streams[k], begin + v * kSumLanes, within);
-  __builtin_memcpy(sums + begin, held, sizeof held);
-}
-
-VS_FN bool add_singly(const Stream& stream, std::size_t i, std::uint64_t* sums) {
-  const float value = stream.values[i];
-  sums[i] += to_fixed_point(static_cast<double>(value) * stream.factor);
-  return float_of_bits(bits_of_float(value) & 0x7FFFFFFFu) <= stream.limit;
-}
-
-bool add_f32_streams(const Stream* streams, std::size_t stream_count, std::size_t count,
-                     std::uint64_t* sums) {
-  MaskLanes within = ~MaskLanes{};
-  std::size_t i = 0;
-  for (; i + kSumBlock <= count; i += kSumBlock) add_block(streams, stream_count, i, sums, within);
-  bool all_within = true;
-  for (std::size_t lane = 0; lane < kSumLanes; ++lane) all_within &= within[lane] != 0;
-  for (; i < count; ++i)
-    for (std::size_t k = 0; k < stream_count; ++k) all_within &= add_singly(streams[k], i, sums);
-  return all_within;
-}
-
-void add_f32(const WireFloat* values, std::size_t count, double factor, std::uint64_t* sums) {
-  const Stream stream = {values, factor, kLargest};
-  add_f32_streams(&stream, 1, count, sums);
-}
-
-void add_f64(const WireDouble* values, std::size_t count, double factor, std::uint64_t* sums) {
-  for (std::size_t i = 0; i < count; ++i) sums[i] += to_fixed_point(values[i] * factor);
-}
-
-void add_int8(const std::int8_t* codes, const std::uint64_t* multipliers, std::size_t count,
-              std::uint64_t* sums) {
-  for (std::size_t begin = 0; begin < count; begin += kInt8Block) {
-    const std::size_t length = count - begin < kInt8Block ? count - begin : kInt8Block;
-    const std::uint64_t multiplier = multipliers[begin / kInt8Block];
-    for (std::size_t i = begin; i < begin + length; ++i)
-      sums[i] += static_cast<std::uint64_t>(std::int64_t{codes[i]}) * multiplier;
-  }
-}
-
-// --- means -----------------------------------------------------------------------
-
-// The sum as a double, the reciprocal and their product are each off by at most 2^-53 of
-// themselves, so the quotient is off by less than 4 of its last places. Unless that reaches the
-// point half-way between two numbers of the format, the exact quotient lies on the same side
-// of it, and what is returned is exact although nothing was divided.
-//
-// Everything after the division is arithmetic on patterns without branches, which is what
-// makes vectors of it.
-VS_FN double round_quotient(std::uint64_t sum, const QuotientRule& rule) {
-  const double quotient = from_fixed_point(sum) * rule.reciprocal;
-  const std::uint64_t bits = bits_of_double(quotient);
-  const std::uint64_t half = std::uint64_t{1} << (rule.cut - 1);
-  const std::uint64_t kept = ~(2 * half - 1);
-  const auto below_half = static_cast<std::int64_t>((bits & ~kept) - half);
-  const auto magnitude = static_cast<std::int64_t>(bits & 0x7FFFFFFFFFFFFFFFu);
-  const std::uint64_t close = (below_half > -5) & (below_half < 5);
-  const std::uint64_t tiny = (magnitude < rule.smallest) & (magnitude != 0);
-  constexpr std::uint64_t kNotANumber = 0x7FF8000000000000u;
-  return double_of_bits(((bits + half) & kept) | ((0 - (close | tiny)) & kNotANumber));
-}
-
-void round_quotients(const std::uint64_t* sums, std::size_t count, const QuotientRule& rule,
-                     float* rounded) {
-  const QuotientRule held = rule;  // a copy that no store to `rounded` can change
-  for (std::size_t i = 0; i < count; ++i)
-    rounded[i] = static_cast<float>(round_quotient(sums[i], held));
-}
-
 constexpr CodecKernels kCodecKernels = {
-    crc32c,       max_abs32,  max_abs64,       screen_f32,  screen_f64,  widen_f16,
-    widen_bf16,   narrow_f16, narrow_bf16,     encode_int8, decode_int8, max_codes,
-    square_codes, add_f32,    add_f32_streams, add_f64,     add_int8,    round_quotients,
+    crc32c,    max_abs32,    max_abs64,        max_abs16,       screen_f32,      screen_f64,
+    widen_f16, widen_bf16,   narrow_f16,       narrow_bf16,     encode_int8,     decode_int8,
+    max_codes, square_codes, add_f32,          add_f32_streams, add_f16_streams, add_bf16_streams,
+    add_f64,   add_int8,     add_int8_streams, round_quotients,
 };
 
 }  // namespace

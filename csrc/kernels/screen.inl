@@ -1,6 +1,7 @@
 // Largest magnitudes and sums of squares. Included once per CPU level, see codec_loops.inl.
 #pragma once
 
+#include "element/fixed_point.h"
 #include "element/half.h"
 #include "kernels/codec_kernels.h"
 
@@ -12,15 +13,40 @@ typedef std::uint64_t SumLanes __attribute__((vector_size(8 * kSumLanes)));
 typedef double DoubleLanes __attribute__((vector_size(8 * kSumLanes)));
 typedef float FloatLanes __attribute__((vector_size(4 * kSumLanes)));
 
+typedef std::int32_t MagnitudeLanes __attribute__((vector_size(4 * VS_LANES)));
+constexpr std::size_t kScreenVectors = 4;
+constexpr std::size_t kScreenBlock = kScreenVectors * VS_LANES;
+// Bytes from what is looked at to what is fetched meanwhile.
+constexpr std::size_t kScreenAhead = 4096;
+
+VS_FN MagnitudeLanes larger(MagnitudeLanes a, MagnitudeLanes b) { return a > b ? a : b; }
+
 // Signed, because every level can compare signed words; without the sign bit no pattern is
 // negative.
 std::uint32_t max_abs32(const WireFloat* values, std::size_t count) {
-  std::int32_t largest = 0;
-  for (std::size_t i = 0; i < count; ++i) {
-    const auto magnitude = static_cast<std::int32_t>(bits_of_float(values[i]) & 0x7FFFFFFFu);
-    largest = magnitude > largest ? magnitude : largest;
+  MagnitudeLanes largest[kScreenVectors] = {};
+  std::size_t i = 0;
+  for (; i + kScreenBlock <= count; i += kScreenBlock) {
+    const char* place = reinterpret_cast<const char*>(values + i);
+    for (std::size_t at = 0; at < 4 * kScreenBlock; at += 64)
+      __builtin_prefetch(place + kScreenAhead + at);
+#pragma GCC unroll 4
+    for (std::size_t v = 0; v < kScreenVectors; ++v) {
+      MagnitudeLanes lanes;
+      __builtin_memcpy(&lanes, place + v * sizeof lanes, sizeof lanes);
+      largest[v] = larger(largest[v], lanes & 0x7FFFFFFF);
+    }
   }
-  return static_cast<std::uint32_t>(largest);
+  const MagnitudeLanes lanes =
+      larger(larger(largest[0], largest[1]), larger(largest[2], largest[3]));
+  std::int32_t found = 0;
+  for (std::size_t lane = 0; lane < VS_LANES; ++lane)
+    found = lanes[lane] > found ? lanes[lane] : found;
+  for (; i < count; ++i) {
+    const auto magnitude = static_cast<std::int32_t>(bits_of_float(values[i]) & 0x7FFFFFFFu);
+    found = magnitude > found ? magnitude : found;
+  }
+  return static_cast<std::uint32_t>(found);
 }
 
 std::uint64_t max_abs64(const WireDouble* values, std::size_t count) {
@@ -31,6 +57,15 @@ std::uint64_t max_abs64(const WireDouble* values, std::size_t count) {
     largest = magnitude > largest ? magnitude : largest;
   }
   return static_cast<std::uint64_t>(largest);
+}
+
+std::uint32_t max_abs16(const WireHalf* values, std::size_t count) {
+  std::int16_t largest = 0;
+  for (std::size_t i = 0; i < count; ++i) {
+    const auto magnitude = static_cast<std::int16_t>(values[i] & 0x7FFF);
+    largest = magnitude > largest ? magnitude : largest;
+  }
+  return static_cast<std::uint32_t>(largest);
 }
 
 // The lanes are a property of the sum, not of the CPU: every level has the same sixteen, in one

@@ -1,6 +1,8 @@
 // f32, f16 and bf16: values rounded to a format.
 #include <cstring>
+#include <vector>
 
+#include "element/half.h"
 #include "kernels/dispatch.h"
 #include "update/value_codec.h"
 #include "update/values.h"
@@ -42,11 +44,36 @@ WireHalf* halves_at(const CodePiece& piece) {
   return reinterpret_cast<WireHalf*>(piece.codes.data()) + piece.begin;
 }
 
+// Of |value|. Patterns of magnitudes order like magnitudes.
+std::uint16_t largest_pattern(const CodedTile& tile) {
+  return static_cast<std::uint16_t>(kernels().codec.max_abs16(halves_of(tile), tile.count));
+}
+
+using AddHalves = void (*)(const HalfStream*, std::size_t, std::size_t, std::uint64_t*);
+
+void add_halves(AddHalves add, std::span<const WeightedTile> tiles, std::uint64_t* sums) {
+  std::vector<HalfStream> streams;
+  streams.reserve(tiles.size());
+  for (const WeightedTile& tile : tiles) streams.push_back({halves_of(tile.tile), tile.factor});
+  add(streams.data(), streams.size(), tiles.front().tile.count, sums);
+}
+
 // Values are narrowed twice, so the first time to odd.
 class Float16Values final : public PieceCodec {
  public:
   void decode(const CodedTile& tile, std::span<float> values) const override {
     kernels().codec.widen_f16(halves_of(tile), values.size(), values.data());
+  }
+
+  double largest(const CodedTile& tile) const override { return widen_half(largest_pattern(tile)); }
+
+  void add(const CodedTile& tile, double factor, std::uint64_t* sums) const override {
+    const WeightedTile only[] = {{tile, factor}};
+    add_all(only, sums);
+  }
+
+  void add_all(std::span<const WeightedTile> tiles, std::uint64_t* sums) const override {
+    add_halves(kernels().codec.add_f16_streams, tiles, sums);
   }
 
   double overflow_threshold(std::uint16_t) const override {
@@ -66,6 +93,19 @@ class Brain16Values final : public PieceCodec {
  public:
   void decode(const CodedTile& tile, std::span<float> values) const override {
     kernels().codec.widen_bf16(halves_of(tile), values.size(), values.data());
+  }
+
+  double largest(const CodedTile& tile) const override {
+    return widen_brain(largest_pattern(tile));
+  }
+
+  void add(const CodedTile& tile, double factor, std::uint64_t* sums) const override {
+    const WeightedTile only[] = {{tile, factor}};
+    add_all(only, sums);
+  }
+
+  void add_all(std::span<const WeightedTile> tiles, std::uint64_t* sums) const override {
+    add_halves(kernels().codec.add_bf16_streams, tiles, sums);
   }
 
   double overflow_threshold(std::uint16_t) const override {

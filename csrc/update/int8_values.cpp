@@ -32,6 +32,23 @@ void for_each_run(const TileScales& scales, const Body& body) {
   body(0, count, repeated.data());
 }
 
+// Tiles that are added in one pass: their multipliers stay in the first-level cache.
+constexpr std::size_t kStreams = 16;
+
+// How far a scale's code counts in a sum. Beyond the tile's bound only where every code is zero:
+// the multiplier does not matter.
+std::uint64_t multiplier(float scale, double factor) {
+  const double product = double{scale} * factor;
+  return product < 0x1p62 ? to_fixed_point(product) : 0;
+}
+
+// One per kInt8Block codes.
+void write_multipliers(const TileScales& scales, double factor, std::uint64_t* multipliers) {
+  const auto [count, block] = scales.range;
+  for (std::size_t begin = 0; begin < count; begin += kInt8Block)
+    multipliers[begin / kInt8Block] = multiplier(scales.scale[begin / block], factor);
+}
+
 class Int8Values final : public BlockCodec {
  public:
   constexpr Int8Values() : BlockCodec(kRange) {}
@@ -68,13 +85,33 @@ class Int8Values final : public BlockCodec {
   void add(const CodedTile& tile, double factor, std::uint64_t* sums) const override {
     for_each_run(read_scales(tile), [&](std::size_t begin, std::size_t count, const float* scales) {
       std::array<std::uint64_t, kCodedTile / kInt8Block> multipliers;
-      for (std::size_t block = 0; block * kInt8Block < count; ++block) {
-        const double product = double{scales[block]} * factor;
-        // Beyond the tile's bound only where every code is zero: the factor does not matter.
-        multipliers[block] = product < 0x1p62 ? to_fixed_point(product) : 0;
-      }
+      for (std::size_t block = 0; block * kInt8Block < count; ++block)
+        multipliers[block] = multiplier(scales[block], factor);
       kernels().codec.add_int8(codes_of(tile) + begin, multipliers.data(), count, sums + begin);
     });
+  }
+
+  // Tiles of blocks that the kernels know are added in one pass.
+  void add_all(std::span<const WeightedTile> tiles, std::uint64_t* sums) const override {
+    std::array<std::uint64_t, kStreams * kCodedTile / kInt8Block> multipliers;
+    std::array<CodeStream, kStreams> streams;
+    std::size_t held = 0;
+    const auto add_held = [&](std::size_t count) {
+      kernels().codec.add_int8_streams(streams.data(), held, count, sums);
+      held = 0;
+    };
+    for (const auto& [tile, factor] : tiles) {
+      const TileScales scales = read_scales(tile);
+      if (scales.range.block < kInt8Block) {
+        add(tile, factor, sums);
+        continue;
+      }
+      std::uint64_t* own = multipliers.data() + held * (kCodedTile / kInt8Block);
+      write_multipliers(scales, factor, own);
+      streams[held++] = {codes_of(tile), own};
+      if (held == kStreams) add_held(tile.count);
+    }
+    if (held > 0) add_held(tiles.front().tile.count);
   }
 
  private:

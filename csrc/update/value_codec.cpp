@@ -59,6 +59,10 @@ void ValueCodec::add(const CodedTile& tile, double factor, std::uint64_t* sums) 
   add_f32(values.data(), tile.count, factor, sums);
 }
 
+void ValueCodec::add_all(std::span<const WeightedTile> tiles, std::uint64_t* sums) const {
+  for (const WeightedTile& tile : tiles) add(tile.tile, tile.factor, sums);
+}
+
 double ValueCodec::overflow_threshold(std::uint16_t) const {
   return veilsum::overflow_threshold(DType::f32);
 }

@@ -28,6 +28,12 @@ struct CodedTile {
   std::size_t count;
 };
 
+// One of several tiles of the same coordinates that are added.
+struct WeightedTile {
+  CodedTile tile;
+  double factor;
+};
+
 // All members may be called from several threads. Every level gives the same bits.
 class ValueCodec {
  public:
@@ -46,6 +52,9 @@ class ValueCodec {
   // Codecs with integer codes add code * round(scale * factor) instead: exact products, and
   // one rounding per block. The opposite factor takes exactly the same away.
   virtual void add(const CodedTile& tile, double factor, std::uint64_t* sums) const;
+
+  // The same for tiles of several updates.
+  virtual void add_all(std::span<const WeightedTile> tiles, std::uint64_t* sums) const;
 
   // The tile's values where they lie, if they lie there as floats; else null.
   virtual const WireFloat* floats(const CodedTile&) const { return nullptr; }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,11 @@ def as_native(array: Any, name: str) -> tuple[NDArray[Any], str]:
     values, dtype = _imported(array, name)
     contiguous = np.asarray(values, dtype=values.dtype.newbyteorder("="), order="C")
     return contiguous, dtype
+
+
+def is_native(array: Any, dtype: np.dtype[Any]) -> TypeGuard[NDArray[Any]]:
+    """Whether as_native() would return the array as it is, with this dtype."""
+    return type(array) is np.ndarray and array.dtype == dtype and array.flags.c_contiguous
 
 
 def _imported(array: Any, name: str) -> tuple[NDArray[Any], str]:

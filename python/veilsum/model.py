@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from veilsum import _native
-from veilsum.arrays import as_native, round_to_bfloat16, widen_bfloat16
+from veilsum.arrays import as_native, is_native, round_to_bfloat16, widen_bfloat16
 from veilsum.errors import ConfigError
 
 NUMPY_DTYPES: Mapping[str, np.dtype[Any]] = {
@@ -144,6 +144,8 @@ def _some(names: set[str]) -> str:
 
 
 def _fit(array: Any, name: str, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
+    if is_native(array, NUMPY_DTYPES[dtype]) and array.shape == shape:
+        return array  # by far the most frequent; a model has hundreds of tensors
     values, found = as_native(array, name)
     if values.shape != shape:
         raise ConfigError(f"tensor {name!r} has shape {values.shape}, the layout has {shape}")

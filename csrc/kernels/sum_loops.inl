@@ -1,0 +1,316 @@
+// Sums of encoded values in fixed point, and the means of such sums. Included once per CPU
+// level; everything has internal linkage and no inline function of the standard library is
+// called (see ring_loops.inl).
+//
+// Sums are in unsigned words: the same bits as signed ones, and a caller that changes an
+// array while it is added gets a wrong sum, not undefined behaviour.
+//
+// Several updates are added page by page: a page of the first, the same coordinates of the
+// second, and so on, while the sums of these coordinates stay in the first-level cache. That
+// reads one stream at a time. Side by side they would share few cache sets, because large
+// arrays tend to begin at the same place of a page, and the streams that a CPU reads ahead by
+// itself are fewer than the updates. What comes kPagesAhead pages later is fetched meanwhile.
+#pragma once
+
+#include "element/fixed_point.h"
+#include "element/half.h"
+#include "kernels/codec_kernels.h"
+#include "kernels/lanes.inl"
+#include "kernels/screen.inl"
+
+namespace veilsum {
+namespace {
+
+constexpr std::size_t kPageBytes = 4096;
+constexpr std::size_t kPagesAhead = 5;
+
+typedef std::int32_t PatternLanes __attribute__((vector_size(4 * kSumLanes)));
+
+// to_fixed_point() of every lane.
+VS_FN SumLanes to_fixed_point_lanes(DoubleLanes value) {
+#if defined(__AVX512DQ__)
+  return (SumLanes)_mm512_cvtpd_epi64((__m512d)value);  // rounds like the adder
+#else
+  const DoubleLanes high = value + 0x1.8p84;
+  const DoubleLanes low = (value - (high - 0x1.8p84)) + 0x1.8p52;
+  // The pattern of 1.5 * 2^84 ends in 32 zeros, so it need not be taken off the upper part.
+  return ((SumLanes)high << 32) + ((SumLanes)low - bits_of_double(0x1.8p52));
+#endif
+}
+
+// Compilers take the detour over halves of a vector here.
+VS_FN DoubleLanes to_double_lanes(FloatLanes value) {
+#if defined(__AVX512F__)
+  return (DoubleLanes)_mm512_cvtps_pd((__m256)value);
+#elif defined(__AVX2__)
+  return (DoubleLanes)_mm256_cvtps_pd((__m128)value);
+#else
+  return __builtin_convertvector(value, DoubleLanes);
+#endif
+}
+
+// --- what is added -----------------------------------------------------------------
+
+// Each kind says how values of one stream are loaded and what of them is checked.
+struct FloatValues {
+  typedef Stream Source;
+  static constexpr std::size_t kBytes = 4;
+
+  VS_FN FloatLanes load(const Source& stream, std::size_t i) {
+    FloatLanes lanes;
+    __builtin_memcpy(&lanes, stream.values + i, sizeof lanes);
+    return lanes;
+  }
+  VS_FN float load_one(const Source& stream, std::size_t i) { return stream.values[i]; }
+  // Sets the sign of lanes of `beyond` whose value is beyond the stream's limit, or NaN:
+  // patterns order like magnitudes.
+  VS_FN void check(const Source& stream, FloatLanes lanes, PatternLanes& beyond) {
+    const auto limit = static_cast<std::int32_t>(bits_of_float(stream.limit));
+    beyond |= limit - ((PatternLanes)lanes & 0x7FFFFFFF);
+  }
+  VS_FN bool is_beyond(const Source& stream, float value) {
+    return (bits_of_float(value) & 0x7FFFFFFFu) > bits_of_float(stream.limit);
+  }
+};
+
+typedef std::uint16_t HalfLanes __attribute__((vector_size(2 * kSumLanes)));
+typedef std::uint32_t WordLanes __attribute__((vector_size(4 * kSumLanes)));
+
+VS_FN HalfLanes load_halves(const WireHalf* values) {
+  HalfLanes lanes;
+  __builtin_memcpy(&lanes, values, sizeof lanes);
+  return lanes;
+}
+
+// Halves lie in chunks that nobody changes: nothing is checked.
+struct HalfValues {
+  typedef HalfStream Source;
+  static constexpr std::size_t kBytes = 2;
+  VS_FN void check(const Source&, FloatLanes, PatternLanes&) {}
+  VS_FN bool is_beyond(const Source&, float) { return false; }
+};
+
+struct Float16Lanes : HalfValues {
+  VS_FN FloatLanes load(const Source& stream, std::size_t i) {
+    const HalfLanes halves = load_halves(stream.values + i);
+#if defined(__AVX512F__)  // both are exact, also for subnormal halves
+    return (FloatLanes)_mm256_cvtph_ps((__m128i)halves);
+#elif defined(__F16C__)
+    return (FloatLanes)_mm_cvtph_ps(_mm_cvtsi64_si128((long long)halves));
+#else
+    FloatLanes lanes;
+    for (std::size_t lane = 0; lane < kSumLanes; ++lane) lanes[lane] = widen_half(halves[lane]);
+    return lanes;
+#endif
+  }
+  VS_FN float load_one(const Source& stream, std::size_t i) { return widen_half(stream.values[i]); }
+};
+
+struct Brain16Lanes : HalfValues {
+  VS_FN FloatLanes load(const Source& stream, std::size_t i) {
+    const HalfLanes halves = load_halves(stream.values + i);
+#if defined(__AVX512F__)
+    return (FloatLanes)_mm256_slli_epi32(_mm256_cvtepu16_epi32((__m128i)halves), 16);
+#elif defined(__SSE4_1__) && VS_LANES == 8
+    return (FloatLanes)_mm_slli_epi32(_mm_cvtepu16_epi32(_mm_cvtsi64_si128((long long)halves)), 16);
+#else
+    return (FloatLanes)(__builtin_convertvector(halves, WordLanes) << 16);
+#endif
+  }
+  VS_FN float load_one(const Source& stream, std::size_t i) {
+    return widen_brain(stream.values[i]);
+  }
+};
+
+// --- pages ---------------------------------------------------------------------------
+
+// Four vectors at a time: enough that one addition need not wait for another.
+constexpr std::size_t kSumVectors = 4;
+constexpr std::size_t kSumBlock = kSumVectors * kSumLanes;
+
+VS_FN void prefetch(const char* from, std::size_t size) {
+  for (std::size_t at = 0; at < size; at += 64) __builtin_prefetch(from + at);
+}
+
+VS_FN void add_lanes(std::uint64_t* sums, SumLanes terms) {
+  SumLanes held;
+  __builtin_memcpy(&held, sums, sizeof held);
+  held += terms;
+  __builtin_memcpy(sums, &held, sizeof held);
+}
+
+// Adds coordinates [begin, end) of one stream and fetches as many from `ahead` on. True if a
+// value is beyond the stream's limit.
+template <class Values>
+VS_FN bool add_page(typename Values::Source stream, std::size_t begin, std::size_t end,
+                    const void* ahead, std::uint64_t* sums) {
+  PatternLanes beyond = {};
+  std::size_t i = begin;
+  for (; i + kSumBlock <= end; i += kSumBlock) {
+    prefetch(static_cast<const char*>(ahead) + (i - begin) * Values::kBytes,
+             kSumBlock * Values::kBytes);
+#pragma GCC unroll 4
+    for (std::size_t v = 0; v < kSumBlock; v += kSumLanes) {
+      const FloatLanes lanes = Values::load(stream, i + v);
+      Values::check(stream, lanes, beyond);
+      add_lanes(sums + i + v, to_fixed_point_lanes(to_double_lanes(lanes) * stream.factor));
+    }
+  }
+  bool any_beyond = false;
+  for (; i < end; ++i) {
+    const float value = Values::load_one(stream, i);
+    sums[i] += to_fixed_point(static_cast<double>(value) * stream.factor);
+    any_beyond |= Values::is_beyond(stream, value);
+  }
+  for (std::size_t lane = 0; lane < kSumLanes; ++lane) any_beyond |= beyond[lane] < 0;
+  return any_beyond;
+}
+
+// False if a value is beyond its stream's limit.
+template <class Values>
+VS_FN bool add_streams(const typename Values::Source* streams, std::size_t stream_count,
+                       std::size_t count, std::uint64_t* sums) {
+  constexpr std::size_t kPage = kPageBytes / Values::kBytes;
+  bool any_beyond = false;
+  for (std::size_t begin = 0; begin < count; begin += kPage)
+    for (std::size_t k = 0; k < stream_count; ++k) {
+      const std::size_t later = k + kPagesAhead;
+      const auto* ahead =
+          streams[later % stream_count].values + (begin + later / stream_count * kPage);
+      const std::size_t end = count - begin < kPage ? count : begin + kPage;
+      any_beyond |= add_page<Values>(streams[k], begin, end, ahead, sums);
+    }
+  return !any_beyond;
+}
+
+bool add_f32_streams(const Stream* streams, std::size_t stream_count, std::size_t count,
+                     std::uint64_t* sums) {
+  return add_streams<FloatValues>(streams, stream_count, count, sums);
+}
+
+void add_f16_streams(const HalfStream* streams, std::size_t stream_count, std::size_t count,
+                     std::uint64_t* sums) {
+  add_streams<Float16Lanes>(streams, stream_count, count, sums);
+}
+
+void add_bf16_streams(const HalfStream* streams, std::size_t stream_count, std::size_t count,
+                      std::uint64_t* sums) {
+  add_streams<Brain16Lanes>(streams, stream_count, count, sums);
+}
+
+void add_f32(const WireFloat* values, std::size_t count, double factor, std::uint64_t* sums) {
+  const Stream stream = {values, factor, 0x1.fffffep127f};
+  add_f32_streams(&stream, 1, count, sums);
+}
+
+void add_f64(const WireDouble* values, std::size_t count, double factor, std::uint64_t* sums) {
+  for (std::size_t i = 0; i < count; ++i) sums[i] += to_fixed_point(values[i] * factor);
+}
+
+// --- int8 ----------------------------------------------------------------------------
+
+#if defined(__AVX2__) && !defined(__AVX512DQ__)
+// Products of a code and a 64-bit multiplier modulo 2^64, without the 64-bit multiplication
+// this level lacks: multiplier = high * 2^32 + low with both parts signed, and a code times
+// either is one signed multiplication of 32 bits.
+struct Multiplier {
+  __m256i low, high;
+  VS_FN Multiplier of(std::uint64_t multiplier) {
+    const auto low = static_cast<std::int32_t>(multiplier);
+    const auto high = (multiplier - static_cast<std::uint64_t>(std::int64_t{low})) >> 32;
+    return {_mm256_set1_epi64x(low), _mm256_set1_epi64x(static_cast<long long>(high))};
+  }
+};
+
+VS_FN SumLanes code_times(const std::int8_t* codes, const Multiplier& multiplier) {
+  int four;
+  __builtin_memcpy(&four, codes, sizeof four);
+  const __m256i wide = _mm256_cvtepi8_epi64(_mm_cvtsi32_si128(four));
+  const __m256i low = _mm256_mul_epi32(wide, multiplier.low);
+  return (SumLanes)low + ((SumLanes)_mm256_mul_epi32(wide, multiplier.high) << 32);
+}
+#else
+struct Multiplier {
+  SumLanes value;
+  VS_FN Multiplier of(std::uint64_t multiplier) { return {SumLanes{} + multiplier}; }
+};
+
+VS_FN SumLanes code_times(const std::int8_t* codes, const Multiplier& multiplier) {
+#if defined(__AVX512DQ__)
+  const auto wide = (SumLanes)_mm512_cvtepi8_epi64(_mm_loadl_epi64((const __m128i_u*)codes));
+#else
+  SumLanes wide;
+  for (std::size_t lane = 0; lane < kSumLanes; ++lane)
+    wide[lane] = static_cast<std::uint64_t>(std::int64_t{codes[lane]});
+#endif
+  return wide * multiplier.value;
+}
+#endif
+
+VS_FN void add_code_block(const std::int8_t* codes, std::uint64_t multiplier, std::uint64_t* sums) {
+  const Multiplier factor = Multiplier::of(multiplier);
+  for (std::size_t i = 0; i < kInt8Block; i += kSumLanes)
+    add_lanes(sums + i, code_times(codes + i, factor));
+}
+
+constexpr std::size_t kCodePage = 2048;
+
+void add_int8_streams(const CodeStream* streams, std::size_t stream_count, std::size_t count,
+                      std::uint64_t* sums) {
+  for (std::size_t begin = 0; begin < count; begin += kCodePage)
+    for (std::size_t k = 0; k < stream_count; ++k) {
+      const std::size_t later = k + kPagesAhead;
+      const auto* ahead = reinterpret_cast<const char*>(streams[later % stream_count].codes +
+                                                        (begin + later / stream_count * kCodePage));
+      const std::size_t end = count - begin < kCodePage ? count : begin + kCodePage;
+      std::size_t i = begin;
+      for (; i + kInt8Block <= end; i += kInt8Block) {
+        prefetch(ahead + (i - begin), kInt8Block);
+        add_code_block(streams[k].codes + i, streams[k].multipliers[i / kInt8Block], sums + i);
+      }
+      for (; i < end; ++i)
+        sums[i] += static_cast<std::uint64_t>(std::int64_t{streams[k].codes[i]}) *
+                   streams[k].multipliers[i / kInt8Block];
+    }
+}
+
+void add_int8(const std::int8_t* codes, const std::uint64_t* multipliers, std::size_t count,
+              std::uint64_t* sums) {
+  const CodeStream stream = {codes, multipliers};
+  add_int8_streams(&stream, 1, count, sums);
+}
+
+// --- means -----------------------------------------------------------------------
+
+// The sum as a double, the reciprocal and their product are each off by at most 2^-53 of
+// themselves, so the quotient is off by less than 4 of its last places. Unless that reaches the
+// point half-way between two numbers of the format, the exact quotient lies on the same side
+// of it, and what is returned is exact although nothing was divided.
+//
+// Everything after the division is arithmetic on patterns without branches or comparisons,
+// which is what makes vectors of it: `undecided` gets its sign where the quotient is too close
+// to such a point, or is not zero but below the format's smallest normal number.
+VS_FN double round_quotient(std::uint64_t sum, const QuotientRule& rule, std::uint64_t& undecided) {
+  const double quotient = from_fixed_point(sum) * rule.reciprocal;
+  const std::uint64_t bits = bits_of_double(quotient);
+  const std::uint64_t half = std::uint64_t{1} << (rule.cut - 1);
+  const std::uint64_t kept = ~(2 * half - 1);
+  const std::uint64_t beyond_half = (bits & ~kept) - half;
+  const std::uint64_t magnitude = bits & 0x7FFFFFFFFFFFFFFFu;
+  const std::uint64_t apart = (beyond_half + 4) | (4 - beyond_half);
+  const std::uint64_t tiny = (magnitude - rule.smallest) & (0 - magnitude);
+  undecided |= tiny | ~apart;
+  return double_of_bits((bits + half) & kept);
+}
+
+bool round_quotients(const std::uint64_t* sums, std::size_t count, const QuotientRule& rule,
+                     WireFloat* rounded) {
+  const QuotientRule held = rule;  // a copy that no store to `rounded` can change
+  std::uint64_t undecided = 0;
+  for (std::size_t i = 0; i < count; ++i)
+    rounded[i] = static_cast<float>(round_quotient(sums[i], held, undecided));
+  return undecided >> 63 == 0;
+}
+
+}  // namespace
+}  // namespace veilsum
