@@ -30,9 +30,7 @@ struct TileSum {
   std::uint64_t* sums;
 
   double largest(const CommittedUpdate& update) const { return update.tiles[index].largest; }
-  double factor(const CommittedUpdate& update) const {
-    return update.share.factor(exponent);
-  }
+  double factor(const CommittedUpdate& update) const { return update.share.factor(exponent); }
 };
 
 // Updates that are kept encoded, codec by codec.

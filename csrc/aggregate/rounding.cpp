@@ -123,8 +123,7 @@ double round_mean(std::int64_t sum, const MeanDivisor& divisor, DType dtype) {
 
 namespace {
 
-// So many are rounded one by one if one of them is hard to tell, which happens to one value in
-// fifty millions.
+// So many are rounded one by one if one of them is subnormal.
 constexpr std::size_t kMeansAtOnce = 256;
 
 // Means of a dtype of at most 24 bits, each a float that holds it exactly.
@@ -138,9 +137,13 @@ void round_means(std::span<const std::int64_t> sums, const MeanDivisor& divisor,
 
 QuotientRule quotient_rule(const MeanDivisor& divisor, DType dtype) {
   const Format format = format_of(dtype);
+  const int cut = 53 - format.precision;
+  const int twos = std::countr_zero(divisor.total_weight);
+  // A half-way point is k * 2^(exponent - 52 + cut - 1), its exponent biased by 1023.
+  const int shift = divisor.scale_exponent + twos - 1023 - 52 + cut - 1;
   return {
       std::ldexp(1.0 / static_cast<double>(divisor.total_weight), -divisor.scale_exponent),
-      static_cast<unsigned>(53 - format.precision),
+      divisor.total_weight >> twos, shift, static_cast<unsigned>(cut),
       std::bit_cast<std::uint64_t>(std::ldexp(1.0, format.least_exponent + format.precision - 1))};
 }
 

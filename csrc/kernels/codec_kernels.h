@@ -46,9 +46,14 @@ struct CodeStream {
   const std::uint64_t* multipliers;  // one per kInt8Block codes
 };
 
-// How exact quotients are rounded to a format of few bits.
+// How exact quotients sum / divisor, divisor = odd_divisor * 2^z, are rounded to a format of
+// few bits.
 struct QuotientRule {
-  double reciprocal;       // of the divisor, rounded once
+  double reciprocal;          // of the divisor, rounded once
+  std::uint64_t odd_divisor;  // below 2^53
+  // To be added to the biased exponent of a quotient: what k * odd_divisor is shifted left by
+  // to stand against the sum, k being a number of the format with one more bit.
+  std::int64_t shift;
   unsigned cut;            // bits of a double's significand that the format lacks
   std::uint64_t smallest;  // pattern, as a double, of the format's smallest normal number
 };
@@ -104,8 +109,8 @@ struct CodecKernels {
   void (*add_int8_streams)(const CodeStream* streams, std::size_t stream_count, std::size_t count,
                            std::uint64_t* sums);
 
-  // rounded[i] = sums[i] / divisor, rounded as if the quotient were exact. False if a double
-  // is not enough to tell for some of them: nothing is then said about any.
+  // rounded[i] = sums[i] / divisor, rounded as if the quotient were exact. False if some of
+  // them are below the format's normal numbers: nothing is then said about any.
   bool (*round_quotients)(const std::uint64_t* sums, std::size_t count, const QuotientRule& rule,
                           WireFloat* rounded);
 };
