@@ -24,7 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "roster": {"errors"},
     "arrays": {"errors", "_native"},
     "model": {"errors", "arrays", "_native"},
-    "devices": {"_native"},
+    "devices": {"errors", "_native"},
     "codecs": {"errors", "model", "arrays", "devices", "_native"},
     "optimizers": {"errors", "model", "arrays", "devices", "_native"},
     "aggregate": {"errors", "model", "arrays", "codecs", "devices", "optimizers", "_native"},
@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "site": _SUMS,
     "proto": set(),
     "pki": {"errors", "roster"},
-    "transport": _SUMS | {"_version", "coordinator", "site", "proto", "pki"},
+    "transport": _SUMS | {"_version", "devices", "coordinator", "site", "proto", "pki"},
     "demo": _SUMS | {"_version", "coordinator", "site", "pki", "transport"},
     "cli": _SUMS | {"_version", "devices", "site", "pki", "transport", "demo"},
     # The two front doors.

@@ -103,7 +103,8 @@ class Aggregator:
             layout: what every update must look like.
             rule: "mean".
             backend: "cpu".
-            threads: most threads one call may use; by default one per processor.
+            threads: most threads one call may use; by default VEILSUM_THREADS, or one per
+                processor that this process may use.
             streaming: sums on arrival and keeps nothing; remove() is then impossible.
             spool: a directory. Committed updates are kept there, in files that only this
                 user can read and that are removed with the aggregator, instead of in memory.

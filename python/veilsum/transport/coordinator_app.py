@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,6 +15,7 @@ from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
 from veilsum.coordinator.core import Coordinator
+from veilsum.devices import available_threads
 from veilsum.errors import ConfigError
 from veilsum.pki.roster_file import load_roster
 from veilsum.roster import Roster
@@ -87,7 +87,7 @@ async def serve_coordinator(
             roster,
             signing_key,
             entropy=secrets.token_bytes,
-            threads=settings.threads or os.cpu_count() or 1,
+            threads=settings.threads or available_threads(),
             spool=str(storage.sums),
         )
         await _App(core, roster, storage, log).serve(settings, tls, stop, ready)

@@ -64,7 +64,8 @@ class CoordinatorSettings:
         insecure: no TLS; only on a loopback address, for trying things out.
         metrics_port: serve Prometheus metrics on 127.0.0.1:port; None turns it off.
         max_message_bytes: of one gRPC message.
-        threads: worker threads of the native core; 0 means all processors.
+        threads: worker threads of the native core; 0 means as many as
+            devices.available_threads() says.
     """
 
     state_dir: Path
@@ -106,7 +107,8 @@ class SiteSettings:
         rounding_seed: 64 hex digits that fix stochastic rounding across restarts; None
             draws fresh ones from the operating system. Keep it as secret as the update.
         max_model_bytes: larger models are refused before they are received.
-        threads: worker threads of the native core; 0 means all processors.
+        threads: worker threads of the native core; 0 means as many as
+            devices.available_threads() says.
     """
 
     site: str

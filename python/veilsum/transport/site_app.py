@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -13,6 +12,7 @@ from typing import Any, TypeAlias, assert_never
 
 from veilsum._native import Secret
 from veilsum._version import __version__
+from veilsum.devices import available_threads
 from veilsum.errors import ConfigError, DecodeError, VeilsumError
 from veilsum.pki.identity import Identity
 from veilsum.pki.roster_file import load_roster
@@ -95,7 +95,7 @@ async def serve_site(
         settings.bounds,
         Secret.from_os,
         _rounding_seed(settings),
-        threads=settings.threads or os.cpu_count() or 1,
+        threads=settings.threads or available_threads(),
     )
     log = Log("site", site=settings.site)
     log.info("starting", coordinator=settings.coordinator, trainer=settings.trainer, **versions())
