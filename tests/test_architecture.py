@@ -28,6 +28,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "codecs": {"errors", "model", "arrays", "devices", "_native"},
     "optimizers": {"errors", "model", "arrays", "devices", "_native"},
     "aggregate": {"errors", "model", "arrays", "codecs", "devices", "optimizers", "_native"},
+    "privacy": {
+        "errors",
+        "model",
+        "codecs",
+        "devices",
+        "aggregate",
+        "optimizers",
+        "_native",
+    },
     "secagg": _CORE | {"codecs", "aggregate"},
     "plain": {"errors", "control", "model", "codecs", "_native"},
     "difference": {"errors", "model", "arrays", "aggregate"},
@@ -47,6 +56,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "codecs",
         "aggregate",
         "optimizers",
+        "privacy",
         "secagg",
     },
     "__main__": {"cli"},
@@ -60,7 +70,7 @@ IO_MODULES = {
 # Generators that anyone can predict or repeat. What protects comes from the operating
 # system by way of Secret.from_os, and reaches these layers as an argument.
 PREDICTABLE = {"random", "numpy.random", "torch"}
-HOLDS_SECRETS = {"secagg", "pki", "transport", "coordinator", "site"}
+HOLDS_SECRETS = {"secagg", "pki", "transport", "coordinator", "site", "privacy"}
 # Training draws no secrets.
 DRAWS_NO_SECRETS = {"site/torch_trainer.py"}
 

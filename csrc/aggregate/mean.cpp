@@ -59,9 +59,7 @@ Contribution MeanAggregator::finish(MutableTensorData tensors) const {
 }
 
 Contribution MeanAggregator::finish_step(const ServerStep& step) const {
-  if (step.layout().canonical_bytes() != layout_.canonical_bytes())
-    throw ConfigError("the optimizer is for a model with another layout");
-  return take(ModelStepper(step));
+  return take(ModelStepper(layout_, step));
 }
 
 }  // namespace veilsum

@@ -4,6 +4,7 @@
 #include <cstddef>
 
 #include "aggregate/write_means.h"
+#include "base/error.h"
 
 namespace veilsum {
 
@@ -15,6 +16,11 @@ void MeanWriter::floats(const Tile& tile, const std::uint64_t* sums,
 void MeanWriter::integers(const Tile& tile, const __int128* sums,
                           std::uint64_t total_weight) const {
   write_integer_means(layout_, tile, sums, total_weight, tensors_);
+}
+
+ModelStepper::ModelStepper(const Layout& layout, const ServerStep& step) : step_(step) {
+  if (step.layout().canonical_bytes() != layout.canonical_bytes())
+    throw ConfigError("the optimizer is for a model with another layout");
 }
 
 void ModelStepper::floats(const Tile& tile, const std::uint64_t* sums,

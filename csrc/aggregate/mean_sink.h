@@ -42,7 +42,8 @@ class MeanWriter final : public MeanSink {
 // the two one after the other.
 class ModelStepper final : public MeanSink {
  public:
-  explicit ModelStepper(const ServerStep& step) : step_(step) {}
+  // Refers to the step. Throws ConfigError if it is for a model of another layout.
+  ModelStepper(const Layout& layout, const ServerStep& step);
   void floats(const Tile& tile, const std::uint64_t* sums,
               const MeanDivisor& divisor) const override;
   void integers(const Tile& tile, const __int128* sums, std::uint64_t total_weight) const override;

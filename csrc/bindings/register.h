@@ -14,6 +14,7 @@ void register_import(pybind11::module_& module);
 void register_masks(pybind11::module_& module);
 void register_optimizers(pybind11::module_& module);
 void register_mean(pybind11::module_& module);
+void register_privacy(pybind11::module_& module);
 void register_rotation(pybind11::module_& module);
 
 // Sets the Python error that stands for the C++ exception being handled: for the few

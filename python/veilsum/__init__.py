@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from veilsum._version import __version__
 
 if TYPE_CHECKING:
-    from veilsum import errors, optimizers, secagg
+    from veilsum import errors, optimizers, privacy, secagg
     from veilsum.aggregate import AggregateResult, Aggregator, SteppedModel, Streaming
     from veilsum.codecs import EncodedUpdate, ErrorFeedback, codecs, decode, encode
     from veilsum.devices import BackendInfo, backends
@@ -51,6 +51,7 @@ _WHERE = {
     "encode": "veilsum.codecs",
     "errors": "veilsum",
     "optimizers": "veilsum",
+    "privacy": "veilsum",
     "secagg": "veilsum",
     **dict.fromkeys(_ERRORS, "veilsum.errors"),
 }
@@ -77,6 +78,7 @@ __all__ = [
     "encode",
     "errors",
     "optimizers",
+    "privacy",
     "secagg",
 ]
 

@@ -567,6 +567,92 @@ def rotate(
         ConfigError: another block, or a place off the grid.
     """
 
+# --- central differential privacy (register_privacy.cpp) -----------------------
+
+@final
+class PrivateMean:
+    """The mean of clipped updates with discrete Gaussian noise; thread-safe; taken once.
+
+    mean = (sum of round(value * gain * 2**exponent) + noise) * 2**-exponent / denominator with
+    gain = min(1, clip / norm of the update), on a grid that follows from the settings alone.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        *,
+        clip: float,
+        noise_multiplier: float,
+        denominator: int,
+        count_noise: float,
+        threads: int,
+        spool: str,
+    ) -> None:
+        """denominator 0 takes the number of sites; count_noise 0 publishes no count.
+
+        Raises:
+            ConfigError: a setting is out of range, or a tensor holds integers.
+        """
+
+    def add_arrays(
+        self, site: str, weight: int, arrays: Sequence[NDArray[Any]], *, gain: float
+    ) -> None:
+        """As MeanAggregator.add_arrays; weight and gain must be 1.
+
+        Raises:
+            ConfigError: the mean was taken.
+        """
+
+    # Never borrows: arrays that change afterwards could have any norm.
+    borrow_arrays = add_arrays
+    def add_chunks(
+        self,
+        site: str,
+        weight: int,
+        chunks: Sequence[Buffer],
+        *,
+        codec: int,
+        scale: float,
+        plan_digest: bytes,
+        update_id: int,
+        chunk_coordinates: int,
+        gain: float,
+    ) -> None:
+        """As MeanAggregator.add_chunks; weight and gain must be 1."""
+
+    def remove(self, site: str) -> None: ...
+    @property
+    def sites(self) -> tuple[str, ...]: ...
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """(exponent, sensitivity, sigma): a unit is 2**-exponent model units; the other two are
+        in units, L2 of the sum and of one coordinate's noise."""
+
+    def finish(
+        self, *, key: Secret
+    ) -> tuple[list[NDArray[Any]], tuple[tuple[str, ...], int, float]]:
+        """Means as of MeanAggregator.finish, and (sites, denominator, noisy balance): half the
+        number of updates within the clip minus half the number of others, with noise.
+
+        Args:
+            key: 32 fresh secret bytes. Noise is ChaCha20's elements of 64 bits (add_masks), a
+                stream per tile of 4096 coordinates, turned into samples in coordinate order.
+
+        Raises:
+            ConfigError: nothing was added, or the mean was taken.
+        """
+
+    def finish_step(self, step: ServerStep, *, key: Secret) -> tuple[tuple[str, ...], int, float]:
+        """step.apply(means) in the same pass."""
+
+def sample_discrete_gaussian(
+    key: Secret, *, stream: int, sigma: int, count: int
+) -> NDArray[np.int64]:
+    """Samples with probability proportional to exp(-x**2 / (2 sigma**2)), 1 <= sigma < 2**31.
+
+    A function of key and stream: for tests and audits of the noise.
+    """
+
 # --- arrays of other libraries (register_layout.cpp) --------------------------
 
 def import_dlpack(capsule: object) -> tuple[NDArray[Any], str]:

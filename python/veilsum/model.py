@@ -138,6 +138,16 @@ def zero_not_finite(
     return found, replaced
 
 
+def widen_tensors(
+    layout: ModelLayout, arrays: Mapping[str, NDArray[Any]]
+) -> dict[str, NDArray[Any]]:
+    """The arrays, with the bit patterns of bfloat16 tensors as the float32 they stand for."""
+    return {
+        name: widen_bfloat16(arrays[name]) if dtype == "bf16" else arrays[name]
+        for name, dtype, _ in layout.native.tensors
+    }
+
+
 def _some(names: set[str]) -> str:
     shown = ", ".join(repr(name) for name in sorted(map(str, names))[:3])
     return f"{len(names)} ({shown}{', ...' if len(names) > 3 else ''})" if names else "none"

@@ -13,11 +13,10 @@ from typing_extensions import Buffer
 
 from veilsum import _native
 from veilsum.aggregate.adding import Share, add_update, whole_weight
-from veilsum.arrays import widen_bfloat16
 from veilsum.codecs import EncodedUpdate
 from veilsum.devices import available_threads
 from veilsum.errors import ConfigError, DeviceError
-from veilsum.model import ModelLayout, result_digest
+from veilsum.model import ModelLayout, result_digest, widen_tensors
 from veilsum.optimizers import ServerOptimizer
 
 _RULES = ("mean",)
@@ -198,10 +197,7 @@ class Aggregator:
         arrays, sites, total_weight = self._native.finish_with_sites()
         named = dict(zip(self._layout.names, arrays, strict=True))
         digest = result_digest(self._layout, named)
-        for name, dtype, _ in self._layout.native.tensors:
-            if dtype == "bf16":
-                named[name] = widen_bfloat16(named[name])
-        return AggregateResult(named, digest, total_weight, sites)
+        return AggregateResult(widen_tensors(self._layout, named), digest, total_weight, sites)
 
     def finish_step(
         self,

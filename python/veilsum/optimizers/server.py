@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from typing_extensions import Buffer
 
 from veilsum import _native
-from veilsum.arrays import widen_bfloat16
 from veilsum.devices import available_threads
 from veilsum.errors import ConfigError, DecodeError
-from veilsum.model import NUMPY_DTYPES, ModelLayout, fit_arrays
+from veilsum.model import NUMPY_DTYPES, ModelLayout, fit_arrays, widen_tensors
 from veilsum.optimizers.settings import OptimizerSettings
 from veilsum.optimizers.state import Moments, OptimizerState
 
@@ -202,18 +201,13 @@ class ServerOptimizer:
         }
 
     def _empty(self) -> list[NDArray[Any]]:
-        return [np.empty(shape, NUMPY_DTYPES[dtype]) for _, dtype, shape in self._tensors]
-
-    @property
-    def _tensors(self) -> tuple[tuple[str, str, tuple[int, ...]], ...]:
-        return self._layout.native.tensors
+        tensors = self._layout.native.tensors
+        return [np.empty(shape, NUMPY_DTYPES[dtype]) for _, dtype, shape in tensors]
 
     def named(self, arrays: list[NDArray[Any]], *, widened: bool) -> dict[str, NDArray[Any]]:
         """Arrays in layout order by name; `widened` turns patterns of bfloat16 into float32."""
-        return {
-            name: widen_bfloat16(array) if widened and dtype == "bf16" else array
-            for (name, dtype, _), array in zip(self._tensors, arrays, strict=True)
-        }
+        named = dict(zip(self._layout.names, arrays, strict=True))
+        return widen_tensors(self._layout, named) if widened else named
 
     def _require_usable(self) -> None:
         if self._spoiled:
