@@ -20,7 +20,7 @@ _SUMS = _CORE | {"codecs", "aggregate", "optimizers", "secagg", "plain", "differ
 MAY_IMPORT: dict[str, set[str]] = {
     "_version": set(),
     "errors": set(),
-    "control": {"errors"},
+    "control": {"errors", "optimizers"},
     "roster": {"errors"},
     "arrays": {"errors", "_native"},
     "model": {"errors", "arrays", "_native"},

@@ -9,7 +9,7 @@ import pytest
 
 from veilsum.cli.config import load_coordinator, load_run, load_site
 from veilsum.cli.exits import SettingsError
-from veilsum.control import Deadlines, RunSpec, TaskSettings
+from veilsum.control import Deadlines, OptimizerSpec, RunSpec, TaskSettings
 from veilsum.secagg import LocalPolicy
 from veilsum.site.bounds import TaskBounds
 from veilsum.transport.settings import CoordinatorSettings, LogSettings, SiteSettings
@@ -154,6 +154,7 @@ def test_a_run_file_becomes_a_run_spec_and_a_model(tmp_path: Path) -> None:
     text = (
         'task_id = "nodules"\nmodel = "m.safetensors"\nclip = 2\ncohort = ["a", "b", "c"]\n'
         'metrics = ["auc"]\n[task]\nepochs = 3\n[deadlines]\nkeys_s = 5\n'
+        '[server_optimizer]\nname = "fedadam"\nbeta1 = 0.5\n'
     )
 
     run = load_run(write(tmp_path, text, "run.toml"))
@@ -167,6 +168,7 @@ def test_a_run_file_becomes_a_run_spec_and_a_model(tmp_path: Path) -> None:
         metrics=("auc",),
         task=TaskSettings(epochs=3),
         deadlines=Deadlines(keys_s=5.0),
+        server_optimizer=OptimizerSpec("fedadam", beta1=0.5),
     )
 
 
@@ -176,6 +178,14 @@ def test_a_run_file_becomes_a_run_spec_and_a_model(tmp_path: Path) -> None:
         ('task_id = "t"\n', "a run starts from one model"),
         ('task_id = "t"\nmodel = "a"\nmodel_file = "b"\n', "a run starts from one model"),
         ('task_id = "t"\nmodel = "a"\nmin_sites = 2\n', "a masked run needs min_sites of 3"),
+        (
+            'task_id = "t"\nmodel = "a"\n[server_optimizer]\nname = "adam"\n',
+            "unknown optimizer 'adam'",
+        ),
+        (
+            'task_id = "t"\nmodel = "a"\n[server_optimizer]\nmomentum = 0.9\n',
+            "optimizer 'fedavg' has no parameter 'momentum'",
+        ),
         ('task_id = "t"\nmodel = "a"\nmodl = "b"\n', "the nearest known key is 'model'"),
         ('task_id = "t"\nmodel = "a"\n[task]\nepoch = 1\n', "the nearest known key is 'epochs'"),
     ],
@@ -192,7 +202,7 @@ def test_a_run_file_that_cannot_work_is_refused_before_anything_is_sent(
 def test_every_key_is_in_the_documentation() -> None:
     page = (Path(__file__).parents[1] / "docs" / "architecture.md").read_text()
     kinds = (CoordinatorSettings, SiteSettings, TaskBounds, LocalPolicy, LogSettings)
-    kinds += (RunSpec, TaskSettings, Deadlines)
+    kinds += (RunSpec, TaskSettings, Deadlines, OptimizerSpec)
     keys = {field.name for kind in kinds for field in dataclasses.fields(kind)}
 
     assert {key for key in keys if f"`{key}`" not in page and f"[{key}]" not in page} == set()

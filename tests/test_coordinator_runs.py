@@ -18,10 +18,11 @@ from support.federation import (
     rounding_seed,
     small_model,
 )
-from veilsum import secagg
+from veilsum import Aggregator, secagg
 from veilsum._native import Layout
 from veilsum.control import (
     Deadlines,
+    OptimizerSpec,
     RoundClosed,
     RoundId,
     RunClosed,
@@ -45,6 +46,7 @@ from veilsum.coordinator.policy import task_of_round
 from veilsum.difference import model_difference, widen
 from veilsum.errors import ConfigError, DecodeError, PeerError
 from veilsum.model import ModelLayout, result_digest
+from veilsum.optimizers import FedAdam
 from veilsum.site.bounds import TaskBounds
 from veilsum.site.rounding import rounding_secret
 
@@ -306,6 +308,55 @@ def test_below_the_threshold_the_run_ends_with_the_reason_and_is_saved() -> None
         (True, False),
         (False, True),
     ]
+
+
+@pytest.mark.parametrize(("masked", "tolerance"), [(True, 2e-3), (False, 1e-6)])
+def test_a_server_optimizer_steps_by_the_mean_of_every_round_and_its_state_is_saved(
+    masked: bool, tolerance: float
+) -> None:
+    federation = Federation(SITES)
+    optimizer = OptimizerSpec("fedadam", tau=0.01)
+
+    status = run(federation, spec(masked, server_learning_rate=0.2, server_optimizer=optimizer))
+
+    assert status.state == "completed"
+    saved = [effect for effect in federation.effects if isinstance(effect, SaveRound)]
+    layout = saved[0].layout
+    expected = FedAdam(learning_rate=0.2, tau=0.01).start(layout)
+    model = small_model()
+    for number, effect in enumerate(saved, 1):
+        task = task_of_round(TaskSettings(), number)
+        sites = Aggregator(layout)
+        for site in SITES:
+            trained = ShiftTrainer(site).shifted(model, task)
+            sites.add(model_difference(layout, trained, model), weight=1, site=site)
+        model = expected.step(model, sites.finish().arrays)
+        assert effect.model is not None
+        assert_close(effect.model, model, tolerance)
+        model = dict(effect.model)
+    assert saved[-1].optimizer_state is not None
+    assert (saved[-1].optimizer_state.optimizer, saved[-1].optimizer_state.steps) == ("fedadam", 3)
+
+
+def test_a_run_goes_on_from_a_saved_state_and_refuses_another_optimizers() -> None:
+    first = Federation(SITES)
+    adam = spec(False, rounds=1, server_optimizer=OptimizerSpec("fedadam"))
+    run(first, adam)
+    saved = next(effect for effect in first.effects if isinstance(effect, SaveRound))
+    assert saved.model is not None
+    assert saved.optimizer_state is not None
+    second = Federation(SITES)
+
+    yogi = spec(False, rounds=1, server_optimizer=OptimizerSpec("fedyogi"))
+    with pytest.raises(ConfigError, match="is of optimizer 'fedadam', not 'fedyogi'"):
+        second.tell(RunSubmitted("x", yogi, saved.layout, saved.model, saved.optimizer_state))
+    second.tell(RunSubmitted("run", adam, saved.layout, saved.model, saved.optimizer_state))
+    second.run("run")
+
+    resumed = next(effect for effect in second.effects if isinstance(effect, SaveRound))
+    assert resumed.optimizer_state is not None
+    assert resumed.optimizer_state.steps == 2
+    assert second.saved_models("run") != []
 
 
 def test_a_plain_run_with_too_few_updates_ends_with_the_reason() -> None:

@@ -16,6 +16,7 @@ from veilsum.coordinator.server_step import apply_mean
 from veilsum.difference import model_difference, narrow, widen
 from veilsum.errors import ConfigError, RoundAborted
 from veilsum.model import ModelLayout
+from veilsum.optimizers import FedAvg
 
 
 def layout_of(dtype: str, shape: tuple[int, ...]) -> ModelLayout:
@@ -23,7 +24,8 @@ def layout_of(dtype: str, shape: tuple[int, ...]) -> ModelLayout:
 
 
 def step(dtype: str, old: NDArray[Any], mean: NDArray[Any], rate: float = 1.0) -> NDArray[Any]:
-    return apply_mean(layout_of(dtype, old.shape), {"t": old}, {"t": mean}, rate)["t"]
+    optimizer = FedAvg(rate).start(layout_of(dtype, old.shape))
+    return apply_mean(optimizer, {"t": old}, {"t": mean})["t"]
 
 
 def difference(dtype: str, trained: NDArray[Any], received: NDArray[Any]) -> NDArray[Any]:

@@ -19,8 +19,10 @@ from veilsum._native import Layout
 from veilsum.control import RoundId, RoundRecord, RunEvent, RunSpec, RunStatus
 from veilsum.errors import ConfigError, DecodeError
 from veilsum.model import NUMPY_DTYPES, ModelLayout
+from veilsum.optimizers import FedAdam
 from veilsum.transport.checkpoints import (
     load_model,
+    load_optimizer_state,
     model_from_bytes,
     model_to_bytes,
     save_model,
@@ -190,6 +192,34 @@ def test_a_start_with_many_past_rounds_is_quick(tmp_path: Path) -> None:
     storage.close()
 
 
+def test_the_optimizers_state_is_kept_of_the_last_round_only(tmp_path: Path) -> None:
+    storage = Storage(tmp_path / "state")
+    optimizer = FedAdam().start(LAYOUT)
+    mean = {**MODEL, "h": np.zeros(3, np.uint16)}
+    model = {**MODEL, "h": np.zeros(3, np.uint16)}
+    for number in (1, 2):
+        optimizer.step(model, mean)
+        storage.save_round(record(number), LAYOUT, model, optimizer.state())
+    storage.close()
+    storage = Storage(tmp_path / "state")
+
+    files = sorted(file.name for file in (storage.models / "run-1").iterdir())
+
+    assert files == ["optimizer-2.safetensors", "round-1.safetensors", "round-2.safetensors"]
+    state = load_optimizer_state(storage.optimizer_file("run-1", 2))
+    assert state.to_bytes() == optimizer.to_bytes()
+    assert stat.S_IMODE(storage.optimizer_file("run-1", 2).parent.stat().st_mode) == 0o700
+    storage.close()
+
+
+def test_a_model_is_no_optimizer_state(tmp_path: Path) -> None:
+    save_model(tmp_path / "m.safetensors", LAYOUT, MODEL)
+    with pytest.raises(ConfigError, match=r"m.safetensors: not a server optimizer's state"):
+        load_optimizer_state(tmp_path / "m.safetensors")
+    with pytest.raises(ConfigError, match="cannot read the optimizer's state absent"):
+        load_optimizer_state(tmp_path / "absent")
+
+
 @pytest.mark.parametrize(
     "name", ["", "absent.safetensors", "../secret.safetensors", "link.safetensors", "a.bin", "."]
 )
@@ -200,8 +230,8 @@ def test_only_plain_files_of_the_models_folder_can_be_named(tmp_path: Path, name
     (storage.models / "a.bin").write_bytes(b"x")
     (storage.models / "good.safetensors").write_bytes(b"x")
     with pytest.raises(ConfigError, match="models folder"):
-        storage.submitted_model(name)
-    assert storage.submitted_model("good.safetensors").read_bytes() == b"x"
+        storage.submitted_file(name)
+    assert storage.submitted_file("good.safetensors").read_bytes() == b"x"
     storage.close()
 
 

@@ -13,6 +13,7 @@ from veilsum.control import (
     Deadlines,
     Decline,
     Hello,
+    OptimizerSpec,
     PlainPlan,
     Progress,
     ProtocolMessage,
@@ -77,6 +78,7 @@ SPEC = RunSpec(
     metrics=("auc",),
     task=TASK,
     deadlines=Deadlines(1, 2, 3, 4, 5, 6),
+    server_optimizer=OptimizerSpec("fedadam", beta1=0.0, tau=1e-4, state_file="s.safetensors"),
 )
 RECORD = RoundRecord(
     round=ROUND,
@@ -347,6 +349,20 @@ def test_an_upload_with_a_wrong_header_is_refused(frame: bytes, message: str) ->
         wire_data.decode_update_header(frame)
 
 
+def _optimizer(**change: object) -> bytes:
+    spec = wire_runs.encode_spec(SPEC)
+    for name, value in change.items():
+        setattr(spec.server_optimizer, name, value)
+    request = operator_pb2.SubmitRunRequest(spec=spec, model_file="m.safetensors")
+    return request.SerializeToString()
+
+
+def test_a_run_of_a_coordinator_that_knew_no_optimizers_is_one_of_fedavg() -> None:
+    decoded = wire_runs.decode_submission(_spec(server_optimizer=None))
+
+    assert decoded.spec.server_optimizer == OptimizerSpec()
+
+
 def _spec(**change: object) -> bytes:
     spec = wire_runs.encode_spec(SPEC)
     for name, value in change.items():
@@ -368,6 +384,10 @@ def _spec(**change: object) -> bytes:
         (_spec(rounds=0), "rounds must be 1"),
         (_spec(clip=math.nan), "clip must be finite"),
         (_spec(server_learning_rate=math.inf), "server_learning_rate must be finite"),
+        (_optimizer(name="fedavg"), "has no parameter 'beta1'"),
+        (_optimizer(name="sgd"), "unknown optimizer 'sgd'"),
+        (_optimizer(tau=math.nan), "tau must be finite"),
+        (_optimizer(beta2=1.0), "beta2 must be at least 0 and below 1"),
         (_spec(share_profile="lax"), "share_profile must be"),
         (_spec(overrange="wrap"), "overrange must be"),
         (_spec(mask_generator="rc4"), "mask_generator must be 'chacha20' or 'aes256ctr'"),

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from veilsum.errors import ConfigError
+from veilsum.optimizers import OptimizerSettings, optimizer_settings
 
 Overrange = Literal["refuse", "clip"]
 ShareProfile = Literal["strict", "available"]
@@ -86,6 +87,42 @@ class Deadlines:
 
 
 @dataclass(frozen=True, slots=True)
+class OptimizerSpec:
+    """What the coordinator does with a mean (docs/numerics.md). The learning rate is the run's
+    server_learning_rate.
+
+    Attributes:
+        name: "fedavg", "fedavgm", "fedadagrad", "fedadam" or "fedyogi".
+        momentum: of fedavgm.
+        beta1, beta2: of fedadam and fedyogi.
+        tau: of fedadagrad, fedadam and fedyogi.
+        state_file: the name of a state in the coordinator's models folder to go on from.
+
+    None takes the optimizer's own default.
+    """
+
+    name: str = "fedavg"
+    momentum: float | None = None
+    beta1: float | None = None
+    beta2: float | None = None
+    tau: float | None = None
+    state_file: str = ""
+
+    def settings(self, learning_rate: float) -> OptimizerSettings:
+        """The optimizer's settings.
+
+        Raises:
+            ConfigError: unknown, a value is out of range, or not one of this optimizer's.
+        """
+        given = {
+            name: value
+            for name in ("momentum", "beta1", "beta2", "tau")
+            if (value := getattr(self, name)) is not None
+        }
+        return optimizer_settings(self.name, learning_rate=learning_rate, **given)
+
+
+@dataclass(frozen=True, slots=True)
 class RunSpec:
     """One run: which rounds, with whom, how summed. Complete when constructed.
 
@@ -107,7 +144,9 @@ class RunSpec:
         overrange: what a site does with a larger one: "refuse" or "clip".
         weight_cap: largest weight (number of examples) a site may claim.
         metrics: names of the metrics that ride in the sum, at most 16.
-        server_learning_rate: new model = model + this * mean update.
+        server_learning_rate: new model = model + this * mean update; with another optimizer than
+            fedavg, what it calls its learning rate.
+        server_optimizer: what else becomes of a mean update.
     """
 
     task_id: str
@@ -125,6 +164,7 @@ class RunSpec:
     weight_cap: int = 65_536
     metrics: tuple[str, ...] = ()
     server_learning_rate: float = 1.0
+    server_optimizer: OptimizerSpec = field(default_factory=OptimizerSpec)
     task: TaskSettings = field(default_factory=TaskSettings)
     deadlines: Deadlines = field(default_factory=Deadlines)
 
@@ -159,6 +199,7 @@ class RunSpec:
             0.0 < self.server_learning_rate <= 100.0,
             f"server_learning_rate must be above 0, at most 100, got {self.server_learning_rate}",
         )
+        self.server_optimizer.settings(self.server_learning_rate)
         _require(self.colluders is None or self.colluders >= 0, "colluders must be 0 or more")
 
 

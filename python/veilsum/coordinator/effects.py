@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from veilsum.control import RoundId, RoundRecord, RunEvent, RunStatus, ToSite
 from veilsum.model import ModelLayout
+from veilsum.optimizers.state import OptimizerState
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +75,13 @@ class AnswerUpload:
 
 @dataclass(frozen=True, slots=True)
 class SaveRound:
-    """Persist a finished round: its record and, if it completed, the new model."""
+    """Persist a finished round: its record and, if it completed, the new model and what the
+    server's optimizer remembers, whose arrays change with the next step."""
 
     record: RoundRecord
     layout: ModelLayout
     model: Mapping[str, NDArray[Any]] | None
+    optimizer_state: OptimizerState | None = None
 
 
 @dataclass(frozen=True, slots=True)

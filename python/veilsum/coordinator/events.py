@@ -11,6 +11,7 @@ from typing_extensions import Buffer
 
 from veilsum.control import Decline, Progress, ProtocolMessage, RoundId, RunSpec, UpdateHeader
 from veilsum.model import ModelLayout
+from veilsum.optimizers.state import OptimizerState
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +59,14 @@ class DeadlinePassed:
 
 @dataclass(frozen=True, slots=True)
 class RunSubmitted:
-    """An operator asks for a run. The model is one array per tensor, in layout order."""
+    """An operator asks for a run. The model is one array per tensor, in layout order. Without a
+    state the server's optimizer begins anew."""
 
     run_id: str
     spec: RunSpec
     layout: ModelLayout
     model: Mapping[str, NDArray[Any]]
+    optimizer_state: OptimizerState | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,7 @@ from veilsum.coordinator.outcome import Failed, Finished, Outcome
 from veilsum.coordinator.policy import missing_sites, shortfall
 from veilsum.coordinator.round import Receiver, Round
 from veilsum.coordinator.rounds import ModelRef, RoundFactory
-from veilsum.coordinator.server_step import apply_mean
+from veilsum.coordinator.server_step import apply_mean, saved_state, start_optimizer
 from veilsum.errors import ConfigError, PeerError, RoundAborted
 from veilsum.model import result_digest
 
@@ -121,6 +121,9 @@ class Job:
         # they are back, or one broken site would cost every round that time.
         self._given_up: set[str] = set()
         self._records: list[RoundRecord] = []
+        self._optimizer = start_optimizer(
+            submitted.spec, submitted.layout, submitted.optimizer_state, factory.threads
+        )
         model_hash = bytes.fromhex(result_digest(submitted.layout, submitted.model))
         start = ModelRef(submitted.layout, model_hash, previous_digest=bytes(32))
         self._phase: JobPhase = Waiting(CurrentModel(submitted.model, start))
@@ -322,7 +325,7 @@ class Job:
 
     def _stepped(self, model: CurrentModel, result: Finished) -> CurrentModel:
         layout = model.ref.layout
-        arrays = apply_mean(layout, model.arrays, result.mean, self._spec.server_learning_rate)
+        arrays = apply_mean(self._optimizer, model.arrays, result.mean)
         model_hash = bytes.fromhex(result_digest(layout, arrays))
         return CurrentModel(arrays, ModelRef(layout, model_hash, bytes.fromhex(result.digest)))
 
@@ -333,9 +336,10 @@ class Job:
         reason = record.reason or "the round is complete"
         closed = RoundClosed(round_id, record.completed, record.reason, record.digest)
         saved = model.arrays if record.completed else None
+        state = saved_state(self._optimizer) if record.completed else None
         return [
             CloseUploads(round_id, reason),
-            SaveRound(record, model.ref.layout, saved),
+            SaveRound(record, model.ref.layout, saved, state),
             *(SendToSite(site, closed) for site in phase.invitation.cohort),
             announce.round_ended(record, len(phase.invitation.cohort)),
         ]

@@ -90,10 +90,14 @@ class OptimizerState:
             found = dict(safetensors.deserialize(content))  # type: ignore[no-untyped-call]
         except safetensors.SafetensorError as error:
             raise DecodeError(f"not a safetensors file: {error}") from error
-        metadata = _metadata(content)
+        size = int.from_bytes(content[:8], "little")
+        header = json.loads(content[8 : 8 + size])
+        metadata = _metadata(header.pop("__metadata__", None) or {})
         first: dict[str, NDArray[Any]] = {}
         second: dict[str, NDArray[Any]] = {}
-        for key, tensor in found.items():
+        # The library returns them in an order that changes from process to process.
+        for key in sorted(header, key=lambda key: tuple(header[key]["data_offsets"])):
+            tensor = found[key]
             moment, _, name = key.partition("/")
             place = {"first": first, "second": second}.get(moment)
             if place is None or tensor["dtype"] not in _NUMPY:
@@ -103,10 +107,7 @@ class OptimizerState:
         return cls(first=first, second=second, **metadata)
 
 
-def _metadata(content: bytes) -> dict[str, Any]:
-    """Of content that was checked."""
-    size = int.from_bytes(content[:8], "little")
-    found = json.loads(content[8 : 8 + size]).get("__metadata__") or {}
+def _metadata(found: Mapping[str, Any]) -> dict[str, Any]:
     if found.get("format") != _FORMAT:
         raise DecodeError(
             "not a server optimizer's state", hint="a model's file has no such state in it"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -17,6 +17,7 @@ from typing_extensions import Buffer
 from veilsum._native import Layout
 from veilsum.errors import ConfigError, DecodeError
 from veilsum.model import NUMPY_DTYPES, ModelLayout
+from veilsum.optimizers.state import OptimizerState
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -42,28 +43,35 @@ def save_model(file: Path, layout: ModelLayout, arrays: Arrays) -> None:
     Raises:
         ConfigError: the file cannot be written.
     """
+    save_pieces(file, [_header(layout), *tensor_bytes(layout, arrays)], what="the model")
+
+
+def save_pieces(file: Path, pieces: Iterable[bytes | memoryview], *, what: str) -> None:
+    """Writes the bytes of a file; they are on disk, under its final name, when this returns.
+
+    Args:
+        what: the file is, for errors.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
     unfinished = file.with_name(f".{file.name}.unfinished")
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with open(unfinished, "wb") as stream:
-            _write(stream, layout, arrays)
+            for piece in pieces:
+                stream.write(piece)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(unfinished, file)
         _sync_folder(file.parent)
     except OSError as error:
-        raise ConfigError(f"cannot write the model {file}: {error.strerror}") from error
+        raise ConfigError(f"cannot write {what} {file}: {error.strerror}") from error
 
 
 def model_to_bytes(layout: ModelLayout, arrays: Arrays) -> bytes:
     """The same as a safetensors file, in memory."""
     return b"".join((_header(layout), *tensor_bytes(layout, arrays)))
-
-
-def _write(stream: BinaryIO, layout: ModelLayout, arrays: Arrays) -> None:
-    stream.write(_header(layout))
-    for view in tensor_bytes(layout, arrays):
-        stream.write(view)
 
 
 def _header(layout: ModelLayout) -> bytes:
@@ -95,14 +103,31 @@ def load_model(file: Path) -> tuple[ModelLayout, dict[str, NDArray[Any]]]:
     Raises:
         ConfigError: names the file and what is wrong with it.
     """
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"cannot read the model {file.name}: {error.strerror}") from error
+    data = _read(file, "the model")
     try:
         return model_from_bytes(data)
     except DecodeError as error:
         raise ConfigError(f"{file.name}: {error}") from error
+
+
+def load_optimizer_state(file: Path) -> OptimizerState:
+    """Reads what a server's optimizer remembers.
+
+    Raises:
+        ConfigError: names the file and what is wrong with it.
+    """
+    data = _read(file, "the optimizer's state")
+    try:
+        return OptimizerState.from_bytes(data)
+    except DecodeError as error:
+        raise ConfigError(f"{file.name}: {error}", hint=error.hint) from error
+
+
+def _read(file: Path, what: str) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read {what} {file.name}: {error.strerror}") from error
 
 
 def model_from_bytes(data: Buffer) -> tuple[ModelLayout, dict[str, NDArray[Any]]]:

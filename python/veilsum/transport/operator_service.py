@@ -16,9 +16,15 @@ from veilsum.coordinator.core import Coordinator
 from veilsum.coordinator.events import RunAbortRequested, RunSubmitted
 from veilsum.errors import ConfigError
 from veilsum.model import ModelLayout
+from veilsum.optimizers.state import OptimizerState
 from veilsum.transport import wire_runs
 from veilsum.transport.callers import CallRefused
-from veilsum.transport.checkpoints import Arrays, load_model, model_from_bytes
+from veilsum.transport.checkpoints import (
+    Arrays,
+    load_model,
+    load_optimizer_state,
+    model_from_bytes,
+)
 from veilsum.transport.server import Desk, streaming, unary
 from veilsum.transport.storage import Storage
 from veilsum.transport.watchers import Watchers
@@ -53,14 +59,19 @@ class OperatorService:
         run_id = _new_run_id()
         # Kept before the run exists: a run whose start cannot be looked up is worth little.
         await asyncio.to_thread(self._storage.save_model, run_id, 0, layout, model)
-        await self._desk.runner.submit(RunSubmitted(run_id, submission.spec, layout, model))
+        spec = submission.spec
+        state = await asyncio.to_thread(self._optimizer_state, spec.server_optimizer.state_file)
+        await self._desk.runner.submit(RunSubmitted(run_id, spec, layout, model, state))
         self._desk.log.info("run submitted", run=run_id, operator=operator)
         return wire_runs.run_to_bytes(await self._run(run_id))
 
     def _initial_model(self, submission: wire_runs.Submission) -> tuple[ModelLayout, Arrays]:
         if submission.safetensors is not None:
             return model_from_bytes(submission.safetensors)
-        return load_model(self._storage.submitted_model(submission.model_file or ""))
+        return load_model(self._storage.submitted_file(submission.model_file or ""))
+
+    def _optimizer_state(self, name: str) -> OptimizerState | None:
+        return load_optimizer_state(self._storage.submitted_file(name)) if name else None
 
     async def _get(self, request: bytes, context: Any) -> bytes:
         self._desk.gate.caller(context, OPERATOR)

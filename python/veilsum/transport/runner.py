@@ -256,7 +256,11 @@ class Runner:
         for key in [key for key in self._timers if key[0] == record.round]:
             self._timers.pop(key).cancel()
         await asyncio.to_thread(
-            self._outside.storage.save_round, record, effect.layout, effect.model
+            self._outside.storage.save_round,
+            record,
+            effect.layout,
+            effect.model,
+            effect.optimizer_state,
         )
         seconds = time.monotonic() - self._started.pop(record.round, time.monotonic())
         self._outside.metrics.round_finished(record.completed, seconds)

@@ -6,6 +6,8 @@
     spool/sums/                           accepted updates of open plain rounds
     models/<file>.safetensors             put here by people, to start runs from
     models/<run>/round-<n>.safetensors    the model after round n; 0 is the initial one
+    models/<run>/optimizer-<n>.safetensors    what the server's optimizer remembers after it,
+                                              of the last round only
 
 A finished round is on disk before anyone is told of it.
 """
@@ -26,8 +28,9 @@ from pathlib import Path
 from veilsum.control import RoundRecord, RunEvent, RunStatus
 from veilsum.errors import ConfigError
 from veilsum.model import ModelLayout
+from veilsum.optimizers.state import OptimizerState
 from veilsum.pki.files import make_private_folder
-from veilsum.transport.checkpoints import Arrays, save_model
+from veilsum.transport.checkpoints import Arrays, save_model, save_pieces
 from veilsum.transport.wire_runs import (
     event_from_bytes,
     event_to_bytes,
@@ -97,15 +100,25 @@ class Storage:
                 (status.run_id, time.time(), status.state, data),
             )
 
-    def save_round(self, record: RoundRecord, layout: ModelLayout, model: Arrays | None) -> None:
-        """Keeps a finished round and the model after it, the model first.
+    def save_round(
+        self,
+        record: RoundRecord,
+        layout: ModelLayout,
+        model: Arrays | None,
+        optimizer_state: OptimizerState | None = None,
+    ) -> None:
+        """Keeps a finished round, before it the model after it and the optimizer's state, whose
+        predecessor is then forgotten.
 
         Raises:
-            ConfigError: the model cannot be written.
+            ConfigError: model or state cannot be written.
         """
-        number = record.round.number
+        run_id, number = record.round.run_id, record.round.number
         if model is not None:
-            self.save_model(record.round.run_id, number, layout, model)
+            self.save_model(run_id, number, layout, model)
+        if optimizer_state is not None:
+            file = self.optimizer_file(run_id, number)
+            save_pieces(file, optimizer_state.pieces(), what="the optimizer's state")
         with self._transaction() as database:
             database.execute(
                 "INSERT OR REPLACE INTO rounds VALUES (?, ?, ?, ?, ?)",
@@ -117,6 +130,8 @@ class Storage:
                     record_to_bytes(record),
                 ),
             )
+        if optimizer_state is not None:
+            self.optimizer_file(run_id, number - 1).unlink(missing_ok=True)
 
     def save_model(self, run_id: str, number: int, layout: ModelLayout, model: Arrays) -> None:
         """Keeps the model after a round; number 0 is the initial one.
@@ -174,7 +189,11 @@ class Storage:
         """Where the model after a round is kept."""
         return self.models / run_id / f"round-{number}.safetensors"
 
-    def submitted_model(self, name: str) -> Path:
+    def optimizer_file(self, run_id: str, number: int) -> Path:
+        """Where the optimizer's state after a round is kept."""
+        return self.models / run_id / f"optimizer-{number}.safetensors"
+
+    def submitted_file(self, name: str) -> Path:
         """A file that people put into the models folder.
 
         Raises:

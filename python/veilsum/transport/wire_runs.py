@@ -13,6 +13,7 @@ from typing import get_args
 from veilsum.control import (
     Deadlines,
     MaskGenerator,
+    OptimizerSpec,
     Overrange,
     RoundRecord,
     RunEvent,
@@ -67,6 +68,7 @@ def encode_spec(spec: RunSpec) -> pb.RunSpec:
         weight_cap=spec.weight_cap,
         metrics=spec.metrics,
         server_learning_rate=spec.server_learning_rate,
+        server_optimizer=_encode_optimizer(spec.server_optimizer),
         task=encode_task(spec.task),
         deadlines=pb.Deadlines(**deadlines),
     )
@@ -100,6 +102,7 @@ def decode_spec(message: pb.RunSpec) -> RunSpec:
             weight_cap=message.weight_cap,
             metrics=tuple(message.metrics),
             server_learning_rate=finite(message.server_learning_rate, "server_learning_rate"),
+            server_optimizer=_decode_optimizer(message),
             task=decode_task(message.task),
             deadlines=Deadlines(
                 **{name: getattr(message.deadlines, name) for name in _DEADLINE_NAMES}
@@ -107,6 +110,33 @@ def decode_spec(message: pb.RunSpec) -> RunSpec:
         )
     except ConfigError as error:
         raise DecodeError(str(error)) from error
+
+
+def _encode_optimizer(spec: OptimizerSpec) -> pb.ServerOptimizer:
+    return pb.ServerOptimizer(
+        name=spec.name,
+        momentum=spec.momentum,
+        beta1=spec.beta1,
+        beta2=spec.beta2,
+        tau=spec.tau,
+        state_file=spec.state_file,
+    )
+
+
+def _decode_optimizer(message: pb.RunSpec) -> OptimizerSpec:
+    if not message.HasField("server_optimizer"):
+        return OptimizerSpec()
+    found = message.server_optimizer
+    parameters = {
+        name: finite(getattr(found, name), name)
+        for name in ("momentum", "beta1", "beta2", "tau")
+        if found.HasField(name)
+    }
+    return OptimizerSpec(
+        name=text(found.name, "the optimizer's name", smallest=1, largest=MAX_ID_BYTES),
+        state_file=text(found.state_file, "state_file", largest=255),
+        **parameters,
+    )
 
 
 def _share_profile(value: str) -> ShareProfile:
