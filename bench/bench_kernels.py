@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -76,39 +75,6 @@ def test_expand_and_add_22_bit_masks_of_12_keys(report: Compare) -> None:
         packed += _native.unpack_ring(_keystream(key, 1024 * 22 // 8), 1024, 22)
     assert np.array_equal(total[:1024] % 2**22, packed % 2**22)
     report(ours, yardstick, KEYS * 22 * ELEMENTS // 8)
-
-
-def test_exact_weighted_mean_of_12_f32_updates(report: Compare) -> None:
-    random = np.random.default_rng(3)
-    updates = [random.normal(size=ELEMENTS).astype(np.float32) for _ in range(KEYS)]
-    weights = [100 + 37 * number for number in range(KEYS)]
-    layout = _native.Layout([("w", "f32", (ELEMENTS,))])
-
-    def ours() -> np.ndarray[tuple[int], np.dtype[np.float32]]:
-        mean = _native.MeanAggregator(
-            layout, threads=1, spool="", streaming_max_abs=0.0, streaming_max_total_weight=0
-        )
-        for number, update in enumerate(updates):
-            mean.add_arrays(f"site-{number}", weights[number], [update])
-        return mean.finish()[0]
-
-    def yardstick() -> np.ndarray[tuple[int], np.dtype[np.float32]]:
-        total = np.zeros(ELEMENTS, np.float32)
-        product = np.empty_like(total)
-        for weight, update in zip(weights, updates, strict=True):
-            np.multiply(update, np.float32(weight), out=product)
-            total += product
-        total /= np.float32(sum(weights))
-        return total
-
-    mean = ours()
-    for position in range(0, ELEMENTS, ELEMENTS // 50):
-        exact = sum(
-            (w * Fraction(float(u[position])) for w, u in zip(weights, updates, strict=True)),
-            Fraction(0),
-        ) / sum(weights)
-        assert abs(Fraction(float(mean[position])) - exact) <= abs(exact) * Fraction(1, 2**23)
-    report(ours, yardstick, KEYS * 4 * ELEMENTS)
 
 
 @pytest.mark.parametrize("bits", [22])

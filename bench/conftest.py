@@ -6,12 +6,13 @@ def test_the_thing(report):
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
 import machine
 import pytest
-from harness import Report
+from harness import Report, Timer
 
 _LINES = pytest.StashKey[list[str]]()
 
@@ -30,14 +31,32 @@ def torch_one_thread() -> Any:
     return torch
 
 
+def _report(
+    request: pytest.FixtureRequest, probes: dict[str, Callable[[], object]], timer: Timer
+) -> Report:
+    request.node.add_marker(pytest.mark.benchmark(timer=timer))
+    benchmark = request.getfixturevalue("benchmark")
+    return Report(request.node.name, benchmark, probes, request.config.stash[_LINES], timer)
+
+
 @pytest.fixture
 def report(
-    request: pytest.FixtureRequest,
-    benchmark: Any,
-    memory_probes: dict[str, Callable[[], object]],
+    request: pytest.FixtureRequest, memory_probes: dict[str, Callable[[], object]]
 ) -> Report:
-    """Times ours, yardsticks and memory in turn (harness.Report)."""
-    return Report(request.node.name, benchmark, memory_probes, request.config.stash[_LINES])
+    """Times ours, yardsticks and memory in turn (harness.Report), in processor time.
+
+    On an idle machine that is the wall time of one thread, and on a busy one still that of the
+    work and not of its neighbours. For several threads use wall_report.
+    """
+    return _report(request, memory_probes, time.process_time)
+
+
+@pytest.fixture
+def wall_report(
+    request: pytest.FixtureRequest, memory_probes: dict[str, Callable[[], object]]
+) -> Report:
+    """The same in wall time."""
+    return _report(request, memory_probes, time.perf_counter)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -16,14 +16,15 @@ from typing import Any
 from machine import PROBE_BYTES
 
 Call = Callable[[], object]
+Timer = Callable[[], float]
 WARMUP_ROUNDS = 2
 
 
-def seconds(call: Call) -> float:
-    """Wall time of one call."""
-    start = time.perf_counter()
+def seconds(call: Call, timer: Timer) -> float:
+    """Time of one call."""
+    start = timer()
     call()
-    return time.perf_counter() - start
+    return timer() - start
 
 
 @dataclass
@@ -31,11 +32,12 @@ class Rounds:
     """Seconds of every call beside ours, in the order of the rounds."""
 
     calls: Mapping[str, Call]
+    timer: Timer = time.perf_counter
     taken: dict[str, list[float]] = field(default_factory=dict)
 
     def run(self) -> None:
         for name, call in self.calls.items():
-            self.taken.setdefault(name, []).append(seconds(call))
+            self.taken.setdefault(name, []).append(seconds(call, self.timer))
 
 
 def paired(theirs: list[float], ours: list[float]) -> float:
@@ -46,8 +48,16 @@ def paired(theirs: list[float], ours: list[float]) -> float:
 class Report:
     """report(ours, yardstick, bytes): see __call__."""
 
-    def __init__(self, name: str, benchmark: Any, probes: Mapping[str, Call], lines: list[str]):
+    def __init__(
+        self,
+        name: str,
+        benchmark: Any,
+        probes: Mapping[str, Call],
+        lines: list[str],
+        timer: Timer = time.perf_counter,
+    ) -> None:
         self._name = name
+        self._timer = timer
         self._benchmark = benchmark
         self._probes = probes
         self._lines = lines
@@ -79,7 +89,7 @@ class Report:
         """
         named = {"yardstick": yardstick, "numpy": numpy, "torch": torch, **(peers or {})}
         theirs = {name: call for name, call in named.items() if call is not None}
-        beside = Rounds({**self._probes, **theirs})
+        beside = Rounds({**self._probes, **theirs}, self._timer)
         self._benchmark.pedantic(
             ours, setup=beside.run, rounds=rounds, warmup_rounds=WARMUP_ROUNDS, iterations=1
         )
