@@ -1,9 +1,11 @@
 #include "codec/block_scales.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "codec/format.h"
 #include "element/half.h"
+#include "kernels/dispatch.h"
 
 namespace veilsum {
 namespace {
@@ -36,6 +38,15 @@ float BlockScales::operator[](std::size_t number) const {
   std::uint16_t half;
   std::memcpy(&half, scales_ + number * sizeof half, sizeof half);
   return widen_half(half);
+}
+
+void BlockScales::read(std::size_t first, std::size_t count, float* scales) const {
+  if (format_ == ScaleFormat::none)
+    std::fill_n(scales, count, 1.0F);
+  else if (format_ == ScaleFormat::f32)
+    std::memcpy(scales, scales_ + first * sizeof *scales, count * sizeof *scales);
+  else
+    kernels().codec.widen_f16(reinterpret_cast<const WireHalf*>(scales_) + first, count, scales);
 }
 
 void check_scales(const ChunkView& chunk, const CodeRange& range) {

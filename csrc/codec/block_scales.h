@@ -23,6 +23,8 @@ class BlockScales {
   unsigned block() const { return block_; }
   // Of the block with this number in the chunk.
   float operator[](std::size_t number) const;
+  // Of several blocks.
+  void read(std::size_t first, std::size_t count, float* scales) const;
 
  private:
   const std::byte* scales_;

@@ -14,6 +14,11 @@ namespace veilsum {
 // floor without libm: the base level has no rounding instruction. The result must fit.
 template <class Step = std::int64_t>
 VS_FN Step floor_to_step(double y) {
+  if constexpr (sizeof(Step) == 4) {
+    // In doubles to the end, of which compilers make vectors.
+    const double nearest = (y + 0x1.8p52) - 0x1.8p52;
+    return static_cast<Step>(nearest - (nearest > y ? 1.0 : 0.0));
+  }
   const Step truncated = static_cast<Step>(y);
   return truncated - (static_cast<double>(truncated) > y ? 1 : 0);
 }

@@ -25,6 +25,15 @@ struct NearestRule {
   bool sign_apart;  // ranks are those of magnitudes, and the code's bit 3 is the sign
 };
 
+// What sums take for each code of a block, each product as exact as a double is:
+// multiples[code] * round(unit * scale * factor), or round(values[code] * scale * factor) if the
+// codes have no unit.
+struct TermRule {
+  double unit;  // 0: none
+  double values[16];
+  std::uint64_t multiples[16];  // of the unit
+};
+
 // One of the two 8-bit floats.
 enum class Fp8 : std::uint8_t { e4m3, e5m2 };
 
@@ -49,9 +58,9 @@ struct BlockKernels {
   // value = table[code] * scale, rounded once.
   void (*decode_nibbles)(const unsigned char* packed, const BlockRange& range, const float* table,
                          const float* scales, float* values);
-  // sums[i] += tables[16 * block + code]: sixteen terms for each block.
-  void (*add_nibbles)(const unsigned char* packed, const BlockRange& range,
-                      const std::uint64_t* tables, std::uint64_t* sums);
+  // sums[i] += the term of the code in its block.
+  void (*add_nibbles)(const unsigned char* packed, const BlockRange& range, const TermRule& rule,
+                      const float* scales, double factor, std::uint64_t* sums);
   // Largest rank of the codes of each block, ranks being by code.
   void (*max_ranks)(const unsigned char* packed, const BlockRange& range, const std::uint8_t* rank,
                     std::uint8_t* largest);

@@ -8,20 +8,12 @@
 #include "element/half.h"
 #include "element/quantize.h"
 #include "kernels/block_kernels.h"
+#include "kernels/nibbles.inl"
+#include "kernels/signs.inl"
 #include "kernels/uniforms.inl"
 
 namespace veilsum {
 namespace {
-
-// Calls `body(block, begin, length)` for every block of a range.
-template <class Body>
-VS_FN void for_each_block(const BlockRange& range, const Body& body) {
-  const std::size_t size = range.block;
-  for (std::size_t begin = 0; begin < range.count; begin += size) {
-    const std::size_t left = range.count - begin;
-    body(begin / size, begin, left < size ? left : size);
-  }
-}
 
 // --- scales ------------------------------------------------------------------------
 
@@ -138,39 +130,6 @@ void encode_nearest(const float* values, const BlockRange& range, const NearestR
   });
 }
 
-VS_FN unsigned nibble_at(const unsigned char* packed, std::size_t i) {
-  return packed[i / 2] >> (i % 2 * 4) & 15u;
-}
-
-void decode_nibbles(const unsigned char* packed, const BlockRange& range, const float* table,
-                    const float* scales, float* values) {
-  for_each_block(range, [&](std::size_t block, std::size_t begin, std::size_t length) {
-    float products[16];
-    for (int code = 0; code < 16; ++code) products[code] = table[code] * scales[block];
-    for (std::size_t i = begin; i < begin + length; ++i) values[i] = products[nibble_at(packed, i)];
-  });
-}
-
-void add_nibbles(const unsigned char* packed, const BlockRange& range, const std::uint64_t* tables,
-                 std::uint64_t* sums) {
-  for_each_block(range, [&](std::size_t block, std::size_t begin, std::size_t length) {
-    const std::uint64_t* table = tables + 16 * block;
-    for (std::size_t i = begin; i < begin + length; ++i) sums[i] += table[nibble_at(packed, i)];
-  });
-}
-
-void max_ranks(const unsigned char* packed, const BlockRange& range, const std::uint8_t* rank,
-               std::uint8_t* largest) {
-  for_each_block(range, [&](std::size_t block, std::size_t begin, std::size_t length) {
-    std::uint8_t found = 0;
-    for (std::size_t i = begin; i < begin + length; ++i) {
-      const std::uint8_t here = rank[nibble_at(packed, i)];
-      found = here > found ? here : found;
-    }
-    largest[block] = found;
-  });
-}
-
 // --- 8-bit floats ------------------------------------------------------------------------
 
 template <class Format>
@@ -216,55 +175,6 @@ void max_patterns(const std::uint8_t* codes, const BlockRange& range, std::uint8
       found = magnitude > found ? magnitude : found;
     }
     largest[block] = found;
-  });
-}
-
-// --- signs ---------------------------------------------------------------------------------
-
-// Blocks are whole bytes; of the last one, `length` values may end inside a byte.
-VS_FN void write_signs(const float* values, std::size_t length, unsigned char* bits) {
-  for (std::size_t begin = 0; begin < length; begin += 8) {
-    const std::size_t here = length - begin < 8 ? length - begin : 8;
-    unsigned byte = 0;
-    for (std::size_t i = 0; i < here; ++i)
-      byte |= static_cast<unsigned>(values[begin + i] < 0) << i;
-    bits[begin / 8] = static_cast<unsigned char>(byte);
-  }
-}
-
-void encode_signs(const float* values, const BlockRange& range, const float* scales,
-                  unsigned char* bits) {
-  for_each_block(range, [&](std::size_t block, std::size_t begin, std::size_t length) {
-    unsigned char* const out = bits + begin / 8;
-    if (scales[block] == 0)
-      __builtin_memset(out, 0, (length + 7) / 8);
-    else
-      write_signs(values + begin, length, out);
-  });
-}
-
-VS_FN std::uint32_t bit_at(const unsigned char* bits, std::size_t i) {
-  return bits[i / 8] >> (i % 8) & 1u;
-}
-
-void decode_signs(const unsigned char* bits, const BlockRange& range, const float* scales,
-                  float* values) {
-  for_each_block(range, [&](std::size_t block, std::size_t begin, std::size_t length) {
-    // A scale of 0 comes with clear bits, so no -0 comes out.
-    const std::uint32_t scale = bits_of_float(scales[block]);
-    for (std::size_t i = begin; i < begin + length; ++i)
-      values[i] = float_of_bits(scale | bit_at(bits, i) << 31);
-  });
-}
-
-void add_signs(const unsigned char* bits, const BlockRange& range, const std::uint64_t* terms,
-               std::uint64_t* sums) {
-  for_each_block(range, [&](std::size_t block, std::size_t begin, std::size_t length) {
-    const std::uint64_t term = terms[block];
-    for (std::size_t i = begin; i < begin + length; ++i) {
-      const std::uint64_t negative = 0 - std::uint64_t{bit_at(bits, i)};
-      sums[i] += (term ^ negative) - negative;
-    }
   });
 }
 

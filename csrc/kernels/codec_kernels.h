@@ -79,10 +79,6 @@ struct CodecKernels {
   void (*narrow_f16)(const WireFloat* values, std::size_t count, WireHalf* narrowed);
   void (*narrow_bf16)(const WireFloat* values, std::size_t count, WireHalf* narrowed);
 
-  // Blocks of kInt8Block finite values, the last one possibly shorter; `first` is the
-  // coordinate of values[0], a multiple of kInt8Block.
-  void (*encode_int8)(const float* values, std::size_t count, std::uint64_t first,
-                      const CodeRule& rule, WireFloat* scales, std::int8_t* codes);
   // Value = code * scale, rounded once.
   void (*decode_int8)(const std::int8_t* codes, const WireFloat* scales, std::size_t count,
                       float* values);

@@ -39,9 +39,7 @@ TileScales read_scales(const CodedTile& tile) {
   TileScales found;
   found.range = {tile.count, scales.block()};
   found.blocks = block_count(tile.count, scales.block());
-  const std::size_t first = tile.begin / scales.block();
-  for (std::size_t block = 0; block < found.blocks; ++block)
-    found.scale[block] = scales[first + block];
+  scales.read(tile.begin / scales.block(), found.blocks, found.scale.data());
   return found;
 }
 

@@ -2,19 +2,25 @@
 #include <algorithm>
 #include <array>
 #include <bit>
-#include <cmath>
 #include <cstdint>
 
 #include "element/code_tables.h"
-#include "element/fixed_point.h"
 #include "kernels/dispatch.h"
 #include "update/block_codec.h"
 
 namespace veilsum {
 namespace {
 
-// What sums take for the sixteen codes of a block.
-using Terms = std::uint64_t[kTableCodes];
+constexpr TermRule term_rule(const CodeTable& table, double unit) {
+  TermRule rule{unit, {}, {}};
+  for (unsigned code = 0; code < kTableCodes; ++code) {
+    rule.values[code] = table.value[code];
+    if (unit != 0)
+      rule.multiples[code] =
+          static_cast<std::uint64_t>(static_cast<std::int64_t>(table.value[code] / unit));
+  }
+  return rule;
+}
 
 class NibbleValues : public BlockCodec {
  public:
@@ -36,18 +42,17 @@ class NibbleValues : public BlockCodec {
 
   void add(const CodedTile& tile, double factor, std::uint64_t* sums) const override {
     const TileScales scales = read_scales(tile);
-    std::array<Terms, kTileBlocks> terms;
-    for (std::size_t block = 0; block < scales.blocks; ++block)
-      fill_terms(scales.scale[block], factor, terms[block]);
-    kernels().block.add_nibbles(packed(tile), scales.range, terms[0], sums);
+    kernels().block.add_nibbles(packed(tile), scales.range, terms_, scales.data(), factor, sums);
   }
 
  protected:
-  constexpr explicit NibbleValues(const CodeTable& table)
-      : BlockCodec({table.smallest, table.largest()}), table_(table) {}
+  // `unit`: what all values are multiples of, 0 if there is nothing.
+  constexpr NibbleValues(const CodeTable& table, double unit)
+      : BlockCodec({table.smallest, table.largest()}),
+        table_(table),
+        terms_(term_rule(table, unit)) {}
   ~NibbleValues() = default;
 
-  virtual void fill_terms(float scale, double factor, Terms& terms) const = 0;
   // One code per byte.
   virtual void write_nibbles(std::span<const float> values, const TileScales& scales,
                              const CodePiece& piece, std::int8_t* codes) const = 0;
@@ -68,31 +73,15 @@ class NibbleValues : public BlockCodec {
         reinterpret_cast<unsigned char*>(piece.codes.data()) + piece.begin / 2);
     return true;
   }
+
+  const TermRule terms_;
 };
-
-// Beyond the tile's bound only for codes that the block does not have: what is taken for them does
-// not matter.
-std::uint64_t bounded_term(double term) {
-  return std::fabs(term) < 0x1p62 ? to_fixed_point(term) : 0;
-}
-
-// Tables of multiples of `unit`: exact products with one rounded term.
-void fill_multiples(const CodeTable& table, double unit, double term, Terms& terms) {
-  const std::uint64_t multiplier = bounded_term(term);
-  for (unsigned code = 0; code < kTableCodes; ++code)
-    terms[code] = static_cast<std::uint64_t>(static_cast<std::int64_t>(table.value[code] / unit)) *
-                  multiplier;
-}
 
 class Int4Values final : public NibbleValues {
  public:
-  constexpr Int4Values() : NibbleValues(kInt4Table) {}
+  constexpr Int4Values() : NibbleValues(kInt4Table, 1) {}
 
  private:
-  void fill_terms(float scale, double factor, Terms& terms) const override {
-    fill_multiples(table_, 1, scale * factor, terms);
-  }
-
   void write_nibbles(std::span<const float> values, const TileScales& scales,
                      const CodePiece& piece, std::int8_t* codes) const override {
     kernels().block.encode_steps(values.data(), scales.range, piece.header.first + piece.begin,
@@ -100,7 +89,7 @@ class Int4Values final : public NibbleValues {
   }
 };
 
-// The neighbour of a float on the side of -infinity.
+// The neighbour, on the side of -infinity, of a float that is not 0.
 constexpr float below(float value) {
   const auto bits = std::bit_cast<std::int32_t>(value);
   return std::bit_cast<float>(bits > 0 ? bits - 1 : bits + 1);
@@ -133,8 +122,8 @@ constexpr NearestRule fp4_rule() {
 
 class NearestValues : public NibbleValues {
  protected:
-  constexpr NearestValues(const CodeTable& table, const NearestRule& rule)
-      : NibbleValues(table), rule_(rule) {}
+  constexpr NearestValues(const CodeTable& table, double unit, const NearestRule& rule)
+      : NibbleValues(table, unit), rule_(rule) {}
   ~NearestValues() = default;
 
  private:
@@ -149,25 +138,12 @@ class NearestValues : public NibbleValues {
 
 class Nf4Values final : public NearestValues {
  public:
-  constexpr Nf4Values() : NearestValues(kNf4Table, nf4_rule()) {}
-
- private:
-  // No unit: each product is rounded. A value has 24 bits and a scale 24, so that only the
-  // factor's product and the term are.
-  void fill_terms(float scale, double factor, Terms& terms) const override {
-    for (unsigned code = 0; code < kTableCodes; ++code)
-      terms[code] = bounded_term(double{table_.value[code]} * scale * factor);
-  }
+  constexpr Nf4Values() : NearestValues(kNf4Table, 0, nf4_rule()) {}
 };
 
 class Fp4Values final : public NearestValues {
  public:
-  constexpr Fp4Values() : NearestValues(kFp4Table, fp4_rule()) {}
-
- private:
-  void fill_terms(float scale, double factor, Terms& terms) const override {
-    fill_multiples(table_, 0.5, 0.5 * scale * factor, terms);
-  }
+  constexpr Fp4Values() : NearestValues(kFp4Table, 0.5, fp4_rule()) {}
 };
 
 constexpr Int4Values kInt4;
