@@ -105,7 +105,7 @@ def test_encode_and_mask_an_update_for_12_sites(bits: int, report: Compare) -> N
 
     total = np.zeros(ELEMENTS, np.uint32)
     _native.fold_ring_chunks(
-        total, encode(secrets, None), bits=bits, chunk_coordinates=65_536, threads=1
+        total, [encode(secrets, None)], bits=bits, chunk_coordinates=65_536, threads=1
     )
     _native.add_masks(
         total, secrets, [-1] * KEYS, generator="chacha20", stream=1, first=0, bits=bits, threads=1

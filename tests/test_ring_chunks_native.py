@@ -355,11 +355,32 @@ def test_folding_adds_the_words_of_complete_chunks(isa, bits):
         words = np.random.default_rng(number).integers(0, 2**63, count).astype(np.uint64)
         chunks = word_chunks(words, bits)
         _native.fold_ring_chunks(
-            sums, chunks, bits=bits, chunk_coordinates=CHUNK, threads=1 + number % 2
+            sums, [chunks], bits=bits, chunk_coordinates=CHUNK, threads=1 + number % 2
         )
         expected = [(a + int(b)) % 2**bits for a, b in zip(expected, words, strict=True)]
 
     assert [int(word) % 2**bits for word in sums] == expected
+
+
+@pytest.mark.parametrize("bits", [1, 2, 8, 16, 21, 22, 31, 32, 33, 40, 57, 58, 64])
+@pytest.mark.parametrize("isa", ISAS)
+def test_folding_many_uploads_at_once_is_folding_them_one_by_one(isa, bits):
+    """Their number goes through every way to split it: fours, twos, ones, and 32 at a time."""
+    _native.use_isa(isa)
+    dtype = np.uint32 if bits <= 32 else np.uint64
+    random = np.random.default_rng(bits)
+    for count, sizes in ((CHUNK + 2077, range(9)), (77, (31, 32, 33, 39))):
+        for size in sizes:
+            words = random.integers(0, 2**63, (size, count)).astype(np.uint64)
+            sums = np.full(count, 5, dtype)
+            uploads = [word_chunks(one, bits) for one in words]
+
+            _native.fold_ring_chunks(
+                sums, uploads, bits=bits, chunk_coordinates=CHUNK, threads=1 + size % 2
+            )
+
+            expected = (words.sum(axis=0, dtype=np.uint64) + np.uint64(5)) & np.uint64(2**bits - 1)
+            assert np.array_equal(sums.astype(np.uint64) & np.uint64(2**bits - 1), expected)
 
 
 def word_chunks(words, bits):
@@ -383,7 +404,7 @@ def test_two_masked_updates_sum_to_the_sum_of_their_steps():
 
     for signs in ((1, -1), (-1, 1)):
         chunks, _ = encode(values, signs=signs)
-        _native.fold_ring_chunks(sums, chunks, bits=22, chunk_coordinates=CHUNK, threads=1)
+        _native.fold_ring_chunks(sums, [chunks], bits=22, chunk_coordinates=CHUNK, threads=1)
 
     steps = expected_steps(values, SEED)
     assert _native.center_ring(sums, 22).tolist() == [2 * step for step in steps]
@@ -400,8 +421,11 @@ def test_two_masked_updates_sum_to_the_sum_of_their_steps():
     ],
 )
 def test_chunks_that_are_not_the_whole_group_are_never_folded_out_of_bounds(change, reason):
-    chunks = word_chunks(np.zeros(2 * CHUNK + 64, np.uint64), 22)
+    chunks = word_chunks(np.ones(2 * CHUNK + 64, np.uint64), 22)
     sums = np.zeros(2 * CHUNK + 64, np.uint32)
 
     with pytest.raises(DecodeError, match=reason):
-        _native.fold_ring_chunks(sums, change(chunks), bits=22, chunk_coordinates=CHUNK, threads=1)
+        _native.fold_ring_chunks(
+            sums, [chunks, change(chunks)], bits=22, chunk_coordinates=CHUNK, threads=1
+        )
+    assert not sums.any()

@@ -181,15 +181,20 @@ py::list ring_word_chunks(py::object words, py::object bits, py::object group, p
   return chunks.take();
 }
 
-void fold(py::object accumulator, py::object chunks, py::object bits, py::object chunk_coordinates,
+void fold(py::object accumulator, py::object uploads, py::object bits, py::object chunk_coordinates,
           py::object threads) {
-  const std::vector<BufferView> views = buffer_views("chunks", chunks);
+  std::vector<std::vector<BufferView>> owners;
+  std::vector<std::vector<std::span<const std::byte>>> views;
+  for (const py::handle chunks : py::iter(uploads)) {
+    owners.push_back(buffer_views("uploads", chunks));
+    views.push_back(spans_of(owners.back()));
+  }
   const auto width = to_integer<unsigned>("bits", bits);
   const auto coordinates = to_integer<std::uint64_t>("chunk_coordinates", chunk_coordinates);
   const unsigned workers = to_threads(threads);
   with_words<false>("accumulator", accumulator, [&](auto sums) {
     py::gil_scoped_release release;
-    fold_ring_chunks(sums, spans_of(views), width, coordinates, workers);
+    fold_ring_chunks(sums, views, width, coordinates, workers);
   });
 }
 
@@ -214,7 +219,7 @@ void register_masks(py::module_& module) {
              py::arg("bits"), py::arg("group"), py::arg("keys"), py::arg("signs"),
              py::arg("generator"), py::arg("plan_digest"), py::arg("update_id"),
              py::arg("chunk_coordinates"), py::arg("threads"));
-  module.def("fold_ring_chunks", &fold, py::arg("accumulator"), py::arg("chunks"), py::kw_only(),
+  module.def("fold_ring_chunks", &fold, py::arg("accumulator"), py::arg("uploads"), py::kw_only(),
              py::arg("bits"), py::arg("chunk_coordinates"), py::arg("threads"));
 }
 

@@ -101,27 +101,44 @@ VS_FN void add_words(const unsigned char* fields, std::size_t count, Word* sums)
   }
 }
 
+// Where each lane's field lies in a vector of them, and how to get it there.
+template <class Word>
+struct UnpackPlan {
+  typedef FieldUnit<Word> Unit;
+  typedef typename Unit::Vector Vector;
+  static constexpr std::size_t kLanes = sizeof(Vector) / sizeof(Word);
+  static constexpr unsigned kWordBits = 8 * sizeof(Word);
+  Vector start, next, right, left;
+
+  VS_FN void fill(UnpackPlan& plan, unsigned bits) {
+    for (std::size_t lane = 0; lane < kLanes; ++lane) {
+      plan.start[lane] = static_cast<Word>(lane * bits / kWordBits);
+      plan.right[lane] = static_cast<Word>(lane * bits % kWordBits);
+    }
+    plan.next = plan.start + 1;
+    plan.left = kWordBits - plan.right;
+  }
+
+  // kLanes fields, the first of which starts on a byte; scratch above the field's width.
+  VS_FN Vector unpacked(const UnpackPlan& plan, const unsigned char* fields) {
+    const Vector packed = load_vector<Vector>(fields);
+    return Unit::right(Unit::fetch(packed, plan.start), plan.right) |
+           Unit::left(Unit::fetch(packed, plan.next), plan.left);
+  }
+};
+
 // Adds whole vectors of fields, the first of which starts on a byte; returns how many
 // fields that were.
 template <bool kSubtract, class Word>
 VS_FN std::size_t add_field_vectors(const unsigned char* fields, std::size_t count, unsigned bits,
                                     Word* sums) {
-  typedef FieldUnit<Word> Unit;
-  typedef typename Unit::Vector Vector;
-  constexpr std::size_t kLanes = sizeof(Vector) / sizeof(Word);
-  constexpr unsigned kWordBits = 8 * sizeof(Word);
-  Vector start, right;
-  for (std::size_t lane = 0; lane < kLanes; ++lane) {
-    start[lane] = static_cast<Word>(lane * bits / kWordBits);
-    right[lane] = static_cast<Word>(lane * bits % kWordBits);
-  }
-  const Vector next = start + 1;
-  const Vector left = kWordBits - right;
+  typedef UnpackPlan<Word> Plan;
+  typedef typename Plan::Vector Vector;
+  Plan plan;
+  Plan::fill(plan, bits);
   std::size_t done = 0;
-  for (; done + kLanes <= count; done += kLanes) {
-    const Vector packed = load_vector<Vector>(fields + done / 8 * bits);
-    const Vector unpacked = Unit::right(Unit::fetch(packed, start), right) |
-                            Unit::left(Unit::fetch(packed, next), left);
+  for (; done + Plan::kLanes <= count; done += Plan::kLanes) {
+    const Vector unpacked = Plan::unpacked(plan, fields + done / 8 * bits);
     const Vector sum = accumulated<kSubtract>(load_vector<Vector>(sums + done), unpacked);
     __builtin_memcpy(sums + done, &sum, sizeof sum);
   }
@@ -145,9 +162,115 @@ void add_fields(const unsigned char* fields, std::size_t first, std::size_t coun
   add_fields_singly<kSubtract>(fields, first + done, count - done, bits, sums + done);
 }
 
+// --- several streams at a time -----------------------------------------------------
+// A sum is read and written once per kWays streams instead of once per stream, and the streams
+// go by one block of coordinates after the other, so that it stays in the first-level cache for
+// all of them. More ways would not make it faster, and memory would see more streams than
+// its prefetchers follow.
+
+constexpr std::size_t kWays = 4;
+constexpr std::size_t kBlockFields = 4096;
+// Bytes ahead that a stream is asked for. Prefetchers of the hardware begin anew each time a
+// stream is taken up again.
+constexpr std::size_t kStreamFetchAhead = 2048;
+
+// Fields that are whole integers. Their sum needs no bit beyond the field's own, so integers
+// narrower than the word are added as they are and widened once.
+template <class Field, std::size_t kStreams, class Word>
+VS_FN void add_integer_streams(const unsigned char* const* fields, std::size_t count, Word* sums) {
+  typedef Field Fields __attribute__((vector_size(4 * VS_LANES / sizeof(Word) * sizeof(Field))));
+  typedef Word Words __attribute__((vector_size(4 * VS_LANES)));
+  constexpr std::size_t kLanes = sizeof(Words) / sizeof(Word);
+  std::size_t done = 0;
+  for (; done + kLanes <= count; done += kLanes) {
+    Fields total{};
+    for (std::size_t k = 0; k < kStreams; ++k) {
+      const unsigned char* const at = fields[k] + done * sizeof(Field);
+      if constexpr (sizeof(Field) < sizeof(Word)) __builtin_prefetch(at + kStreamFetchAhead);
+      total += load_vector<Fields>(at);
+    }
+    const Words sum = load_vector<Words>(sums + done) + __builtin_convertvector(total, Words);
+    __builtin_memcpy(sums + done, &sum, sizeof sum);
+  }
+  for (; done < count; ++done)
+    for (std::size_t k = 0; k < kStreams; ++k) {
+      Field field;
+      __builtin_memcpy(&field, fields[k] + done * sizeof field, sizeof field);
+      sums[done] += field;
+    }
+}
+
+template <std::size_t kStreams, class Word>
+VS_FN void add_streams_singly(const unsigned char* const* fields, std::size_t first,
+                              std::size_t count, unsigned bits, Word* sums) {
+  for (std::size_t i = first; i < count; ++i) {
+    Word sum = sums[i];
+    for (std::size_t k = 0; k < kStreams; ++k)
+      sum += static_cast<Word>(read_field_unmasked(fields[k], i, bits));
+    sums[i] = sum;
+  }
+}
+
+template <std::size_t kStreams, class Word>
+VS_FN std::size_t add_stream_vectors(const unsigned char* const* fields, std::size_t count,
+                                     unsigned bits, Word* sums) {
+  typedef UnpackPlan<Word> Plan;
+  typedef typename Plan::Vector Vector;
+  Plan plan;
+  Plan::fill(plan, bits);
+  const unsigned char* at[kStreams];
+  for (std::size_t k = 0; k < kStreams; ++k) at[k] = fields[k];
+  std::size_t done = 0;
+  std::size_t byte = 0;
+  for (; done + Plan::kLanes <= count; done += Plan::kLanes, byte += Plan::kLanes / 8 * bits) {
+    Vector sum = load_vector<Vector>(sums + done);
+    for (std::size_t k = 0; k < kStreams; ++k) {
+      __builtin_prefetch(at[k] + byte + kStreamFetchAhead);
+      sum += Plan::unpacked(plan, at[k] + byte);
+    }
+    __builtin_memcpy(sums + done, &sum, sizeof sum);
+  }
+  return done;
+}
+
+// The first `count` fields of kStreams streams.
+template <std::size_t kStreams, class Word>
+void add_ways(const unsigned char* const* fields, std::size_t count, unsigned bits, Word* sums) {
+  if (bits == 8 * sizeof(Word)) return add_integer_streams<Word, kStreams>(fields, count, sums);
+  if (bits == 16) return add_integer_streams<std::uint16_t, kStreams>(fields, count, sums);
+  if (bits == 8) return add_integer_streams<std::uint8_t, kStreams>(fields, count, sums);
+  std::size_t done = 0;
+  if constexpr (FieldUnit<Word>::kAvailable)
+    done = add_stream_vectors<kStreams>(fields, count, bits, sums);
+  add_streams_singly<kStreams>(fields, done, count, bits, sums);
+}
+
 template <class Word>
-void add_packed(const unsigned char* fields, std::size_t count, unsigned bits, Word* sums) {
-  add_fields<false>(fields, 0, count, bits, sums);
+void add_block(const unsigned char* const* fields, std::size_t streams, std::size_t count,
+               unsigned bits, Word* sums) {
+  for (; streams >= kWays; fields += kWays, streams -= kWays)
+    add_ways<kWays>(fields, count, bits, sums);
+  if (streams >= 2) {
+    add_ways<2>(fields, count, bits, sums);
+    fields += 2;
+    streams -= 2;
+  }
+  if (streams == 1) add_ways<1>(fields, count, bits, sums);
+}
+
+template <class Word>
+void add_packed(const PackedStreams& streams, std::size_t count, Word* sums) {
+  constexpr std::size_t kTogether = 32;  // streams whose places fit into a small array
+  for (std::size_t first = 0; first < streams.count; first += kTogether) {
+    const std::size_t here = streams.count - first < kTogether ? streams.count - first : kTogether;
+    for (std::size_t done = 0; done < count; done += kBlockFields) {
+      const unsigned char* at[kTogether];
+      for (std::size_t k = 0; k < here; ++k)
+        at[k] = streams.fields[first + k] + done / 8 * streams.bits;
+      const std::size_t fields = count - done < kBlockFields ? count - done : kBlockFields;
+      add_block(at, here, fields, streams.bits, sums + done);
+    }
+  }
 }
 
 // --- packing ---------------------------------------------------------------------

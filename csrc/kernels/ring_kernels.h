@@ -54,6 +54,13 @@ inline constexpr std::size_t kBlockSlack = 16;
 inline constexpr std::size_t kMaskScratchBytes =
     (kRunTiles * kMaxRingBits + kBlockSlack) * kBlockBytes + kReadSlack;
 
+// Several strings of fields of one width. kReadSlack bytes behind each must be readable.
+struct PackedStreams {
+  const unsigned char* const* fields;
+  std::size_t count;
+  unsigned bits;
+};
+
 // How values of one tensor become steps.
 struct StepRule {
   double gain;   // steps per unit
@@ -83,11 +90,9 @@ struct RingKernels {
   void (*add_masks64)(const MaskTerms& terms, const MaskRange& range, unsigned char* scratch,
                       std::uint64_t* accumulator);
 
-  // accumulator[i] += field i. kReadSlack bytes behind the fields must be readable.
-  void (*add_packed32)(const unsigned char* fields, std::size_t count, unsigned bits,
-                       std::uint32_t* accumulator);
-  void (*add_packed64)(const unsigned char* fields, std::size_t count, unsigned bits,
-                       std::uint64_t* accumulator);
+  // accumulator[i] += field i of every stream.
+  void (*add_packed32)(const PackedStreams& streams, std::size_t count, std::uint32_t* accumulator);
+  void (*add_packed64)(const PackedStreams& streams, std::size_t count, std::uint64_t* accumulator);
 
   // Writes exactly packed_size(count, bits) bytes; the padding bits are zero.
   void (*pack32)(const std::uint32_t* words, std::size_t count, unsigned bits,

@@ -18,7 +18,8 @@ constexpr std::size_t kUniformBlock = 64;
 VS_FN WideLanes multiply_low_halves(WideLanes a, std::uint32_t factor) {
   const WideLanes b = WideLanes{} + factor;
 #if defined(__AVX512F__)
-  return (WideLanes)_mm512_mul_epu32((__m512i)a, (__m512i)b);
+  // The masked form: GCC 12 warns about its own header at the plain one.
+  return (WideLanes)_mm512_maskz_mul_epu32(0xFF, (__m512i)a, (__m512i)b);
 #elif defined(__AVX2__)
   return (WideLanes)_mm256_mul_epu32((__m256i)a, (__m256i)b);
 #elif defined(__SSE2__)
@@ -52,26 +53,67 @@ VS_FN void philox_lanes(WideLanes x[4], PhiloxKey key) {
   }
 }
 
-// Uniforms of 4 * kWideLanes coordinates.
-VS_FN void write_uniform_batch(PhiloxKey key, std::uint32_t group, std::uint64_t first_quad,
-                               std::uint32_t* uniforms) {
-  const WideLanes quads = batch_quads() + first_quad;
-  WideLanes x[4] = {quads, quads >> 32, WideLanes{} + group, WideLanes{}};
-  philox_lanes(x, key);
-  const Lanes first_pairs = (Lanes)((x[0] & 0xFFFFFFFFu) | x[1] << 32);
-  const Lanes second_pairs = (Lanes)((x[2] & 0xFFFFFFFFu) | x[3] << 32);
-  const Lanes low = low_pairs(first_pairs, second_pairs) >> 8;  // uniform24()
-  const Lanes high = high_pairs(first_pairs, second_pairs) >> 8;
-  __builtin_memcpy(uniforms, &low, sizeof low);
-  __builtin_memcpy(uniforms + VS_LANES, &high, sizeof high);
+// The key words of all rounds.
+struct UniformKeys {
+  PhiloxKey round[kPhiloxRounds];
+};
+
+VS_FN UniformKeys uniform_keys(PhiloxKey key) {
+  UniformKeys keys;
+  for (PhiloxKey& round : keys.round) {
+    round = key;
+    key = philox_next_key(key);
+  }
+  return keys;
+}
+
+// Coordinates whose uniforms are made together.
+constexpr std::size_t kUniformBatch = 2 * VS_LANES;
+
+struct UniformBatch {
+  Lanes lanes[2];
+};
+
+// kBatches of them, one after the other from coordinate 4 * first_quad on. The ten rounds of a
+// batch wait for each other; those of several batches side by side do not.
+template <std::size_t kBatches>
+VS_FN void make_uniform_batches(const UniformKeys& keys, std::uint32_t group,
+                                std::uint64_t first_quad, UniformBatch* batches) {
+  WideLanes x[kBatches][4];
+  for (std::size_t b = 0; b < kBatches; ++b) {
+    const WideLanes quads = batch_quads() + (first_quad + b * kUniformBatch / 4);
+    x[b][0] = quads;
+    x[b][1] = quads >> 32;
+    x[b][2] = WideLanes{} + group;
+    x[b][3] = WideLanes{};
+  }
+  for (const PhiloxKey& key : keys.round)
+    for (std::size_t b = 0; b < kBatches; ++b) {
+      const WideLanes even = multiply_low_halves(x[b][0], kPhiloxEven);
+      const WideLanes odd = multiply_low_halves(x[b][2], kPhiloxOdd);
+      x[b][0] = (odd >> 32) ^ x[b][1] ^ key.word[0];
+      x[b][1] = odd;
+      x[b][2] = (even >> 32) ^ x[b][3] ^ key.word[1];
+      x[b][3] = even;
+    }
+  for (std::size_t b = 0; b < kBatches; ++b) {
+    const Lanes first_pairs = (Lanes)((x[b][0] & 0xFFFFFFFFu) | x[b][1] << 32);
+    const Lanes second_pairs = (Lanes)((x[b][2] & 0xFFFFFFFFu) | x[b][3] << 32);
+    batches[b] = {{low_pairs(first_pairs, second_pairs) >> 8,  // uniform24()
+                   high_pairs(first_pairs, second_pairs) >> 8}};
+  }
 }
 
 // uniforms[i] belongs to coordinate first + i, for kUniformBlock coordinates; `first` is a
 // multiple of 4.
 void write_uniforms(PhiloxKey key, std::uint32_t group, std::uint64_t first,
                     std::uint32_t* uniforms) {
-  for (std::size_t done = 0; done < kUniformBlock; done += 4 * kWideLanes)
-    write_uniform_batch(key, group, (first + done) / 4, uniforms + done);
+  const UniformKeys keys = uniform_keys(key);
+  for (std::size_t done = 0; done < kUniformBlock; done += 2 * kUniformBatch) {
+    UniformBatch batches[2];
+    make_uniform_batches<2>(keys, group, (first + done) / 4, batches);
+    __builtin_memcpy(uniforms + done, batches, sizeof batches);
+  }
 }
 
 }  // namespace

@@ -224,21 +224,30 @@ std::span<const std::byte> codes_of(std::span<const std::byte> chunk, const Chun
   return view.codes;
 }
 
+void require_whole(Uploads uploads, const ChunkGrid& grid) {
+  for (const auto& chunks : uploads) {
+    if (chunks.size() != grid.chunks())
+      throw DecodeError(std::to_string(grid.group_size) + " coordinates are " +
+                        std::to_string(grid.chunks()) + " chunks, got " +
+                        std::to_string(chunks.size()));
+    for (std::size_t i = 0; i < chunks.size(); ++i) codes_of(chunks[i], grid, i);
+  }
+}
+
 template <class Word>
-void fold(std::span<Word> sums, std::span<const std::span<const std::byte>> chunks, unsigned bits,
-          std::uint64_t chunk_coordinates, unsigned threads) {
+void fold(std::span<Word> sums, Uploads uploads, unsigned bits, std::uint64_t chunk_coordinates,
+          unsigned threads) {
   require_ring_bits(bits, 8 * sizeof(Word));
   require_chunk_coordinates(chunk_coordinates);
   ChunkGrid grid{};
   grid.codec = static_cast<std::uint16_t>(kCodecRing | bits);
   grid.group_size = sums.size();
   grid.chunk_coordinates = chunk_coordinates;
-  if (chunks.size() != grid.chunks())
-    throw DecodeError(std::to_string(sums.size()) + " coordinates are " +
-                      std::to_string(grid.chunks()) + " chunks, got " +
-                      std::to_string(chunks.size()));
-  parallel_for(chunks.size(), 1, threads, [&](const Range& range) {
-    const auto codes = codes_of(chunks[range.index], grid, range.index);
+  require_whole(uploads, grid);
+  parallel_for(grid.chunks(), 1, threads, [&](const Range& range) {
+    std::vector<std::span<const std::byte>> codes;
+    for (const auto& chunks : uploads)
+      codes.push_back(codes_of(chunks[range.index], grid, range.index));
     const ChunkHeader header = grid.header(range.index);
     add_packed(codes, bits, sums.subspan(header.first, header.count));
   });
@@ -279,16 +288,14 @@ void write_word_chunks(std::span<const std::uint64_t> words, const RingChunkPlan
   });
 }
 
-void fold_ring_chunks(std::span<std::uint32_t> sums,
-                      std::span<const std::span<const std::byte>> chunks, unsigned bits,
+void fold_ring_chunks(std::span<std::uint32_t> sums, Uploads uploads, unsigned bits,
                       std::uint64_t chunk_coordinates, unsigned threads) {
-  fold(sums, chunks, bits, chunk_coordinates, threads);
+  fold(sums, uploads, bits, chunk_coordinates, threads);
 }
 
-void fold_ring_chunks(std::span<std::uint64_t> sums,
-                      std::span<const std::span<const std::byte>> chunks, unsigned bits,
+void fold_ring_chunks(std::span<std::uint64_t> sums, Uploads uploads, unsigned bits,
                       std::uint64_t chunk_coordinates, unsigned threads) {
-  fold(sums, chunks, bits, chunk_coordinates, threads);
+  fold(sums, uploads, bits, chunk_coordinates, threads);
 }
 
 }  // namespace veilsum

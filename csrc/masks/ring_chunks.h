@@ -51,13 +51,14 @@ std::uint64_t write_step_chunks(const Layout& layout, TensorData tensors, const 
 void write_word_chunks(std::span<const std::uint64_t> words, const RingChunkPlan& plan,
                        std::span<std::byte* const> chunks);
 
-// sums[i] += word i of one group's complete chunks, which check_chunk has passed before.
-// Throws DecodeError if they are not the chunks of sums.size() coordinates.
-void fold_ring_chunks(std::span<std::uint32_t> sums,
-                      std::span<const std::span<const std::byte>> chunks, unsigned bits,
+// One group's complete chunks, which check_chunk has passed before, of several uploads.
+using Uploads = std::span<const std::vector<std::span<const std::byte>>>;
+
+// sums[i] += word i of every upload. Throws DecodeError, before anything is added, if chunks
+// are not those of sums.size() coordinates.
+void fold_ring_chunks(std::span<std::uint32_t> sums, Uploads uploads, unsigned bits,
                       std::uint64_t chunk_coordinates, unsigned threads);
-void fold_ring_chunks(std::span<std::uint64_t> sums,
-                      std::span<const std::span<const std::byte>> chunks, unsigned bits,
+void fold_ring_chunks(std::span<std::uint64_t> sums, Uploads uploads, unsigned bits,
                       std::uint64_t chunk_coordinates, unsigned threads);
 
 }  // namespace veilsum

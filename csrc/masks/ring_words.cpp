@@ -18,11 +18,11 @@ const unsigned char* raw(std::span<const std::byte> bytes) {
 // One name for the two word types' kernels.
 struct Loops {
   const RingKernels& ring = kernels().ring;
-  void add(const unsigned char* fields, std::size_t count, unsigned bits, std::uint32_t* sums) {
-    ring.add_packed32(fields, count, bits, sums);
+  void add(const PackedStreams& streams, std::size_t count, std::uint32_t* sums) {
+    ring.add_packed32(streams, count, sums);
   }
-  void add(const unsigned char* fields, std::size_t count, unsigned bits, std::uint64_t* sums) {
-    ring.add_packed64(fields, count, bits, sums);
+  void add(const PackedStreams& streams, std::size_t count, std::uint64_t* sums) {
+    ring.add_packed64(streams, count, sums);
   }
   void pack(std::span<const std::uint32_t> words, unsigned bits, unsigned char* packed) {
     ring.pack32(words.data(), words.size(), bits, packed);
@@ -48,14 +48,20 @@ std::size_t fields_with_slack(std::size_t size, std::size_t count, unsigned bits
 }
 
 template <class Word>
-void add(std::span<const std::byte> packed, unsigned bits, std::span<Word> sums) {
-  const std::size_t bulk = fields_with_slack(packed.size(), sums.size(), bits);
-  Loops().add(raw(packed), bulk, bits, sums.data());
-  // The rest, at most kReadSlack + 64 bytes, is read from a copy with slack behind it.
-  std::array<std::byte, 3 * kReadSlack> tail{};
-  const auto rest = packed.subspan(bulk / 8 * bits, packed_size(sums.size() - bulk, bits));
-  std::copy(rest.begin(), rest.end(), tail.begin());
-  Loops().add(raw(tail), sums.size() - bulk, bits, sums.data() + bulk);
+void add(PackedStrings strings, unsigned bits, std::span<Word> sums) {
+  if (strings.empty()) return;
+  const std::size_t bulk = fields_with_slack(strings.front().size(), sums.size(), bits);
+  std::vector<const unsigned char*> places;
+  for (const auto& string : strings) places.push_back(raw(string));
+  Loops().add({places.data(), places.size(), bits}, bulk, sums.data());
+  // The rest, at most kReadSlack + 64 bytes, is read from copies with slack behind them.
+  for (const auto& string : strings) {
+    std::array<std::byte, 3 * kReadSlack> tail{};
+    const auto rest = string.subspan(bulk / 8 * bits, packed_size(sums.size() - bulk, bits));
+    std::copy(rest.begin(), rest.end(), tail.begin());
+    const unsigned char* const place = raw(tail);
+    Loops().add({&place, 1, bits}, sums.size() - bulk, sums.data() + bulk);
+  }
 }
 
 template <class Word>
@@ -80,12 +86,12 @@ std::vector<std::byte> pack_words(std::span<const std::uint64_t> words, unsigned
   return pack(words, bits);
 }
 
-void add_packed(std::span<const std::byte> packed, unsigned bits, std::span<std::uint32_t> sums) {
-  add(packed, bits, sums);
+void add_packed(PackedStrings strings, unsigned bits, std::span<std::uint32_t> sums) {
+  add(strings, bits, sums);
 }
 
-void add_packed(std::span<const std::byte> packed, unsigned bits, std::span<std::uint64_t> sums) {
-  add(packed, bits, sums);
+void add_packed(PackedStrings strings, unsigned bits, std::span<std::uint64_t> sums) {
+  add(strings, bits, sums);
 }
 
 void unpack_words(std::span<const std::byte> packed, unsigned bits,
@@ -100,7 +106,7 @@ void unpack_words(std::span<const std::byte> packed, unsigned bits,
   if (used != 0 && std::to_integer<unsigned>(packed.back()) >> used != 0)
     throw DecodeError("a padding bit after the last word is set");
   std::fill(words.begin(), words.end(), 0);
-  add(packed, bits, words);
+  add({&packed, 1}, bits, words);
   for (std::uint64_t& word : words) word &= low_bits(bits);
 }
 

@@ -15,9 +15,11 @@ void require_ring_bits(unsigned bits, unsigned word_bits);
 std::vector<std::byte> pack_words(std::span<const std::uint32_t> words, unsigned bits);
 std::vector<std::byte> pack_words(std::span<const std::uint64_t> words, unsigned bits);
 
-// sums[i] += field i, for sums.size() fields.
-void add_packed(std::span<const std::byte> packed, unsigned bits, std::span<std::uint32_t> sums);
-void add_packed(std::span<const std::byte> packed, unsigned bits, std::span<std::uint64_t> sums);
+// sums[i] += field i of every string, for sums.size() fields. All strings have
+// packed_size(sums.size(), bits) bytes.
+using PackedStrings = std::span<const std::span<const std::byte>>;
+void add_packed(PackedStrings strings, unsigned bits, std::span<std::uint32_t> sums);
+void add_packed(PackedStrings strings, unsigned bits, std::span<std::uint64_t> sums);
 
 // Inverse of pack_words. Throws DecodeError if `packed` has not exactly the bytes of
 // words.size() fields, or a padding bit is set.

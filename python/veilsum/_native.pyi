@@ -392,13 +392,18 @@ def decode_chunks(
 
 def fold_ring_chunks(
     accumulator: _Words,
-    chunks: Sequence[Buffer],
+    uploads: Sequence[Sequence[Buffer]],
     *,
     bits: int,
     chunk_coordinates: int,
     threads: int,
 ) -> None:
-    """Adds the words of one group's complete, already checked chunks into the accumulator."""
+    """Adds the words of several uploads to the accumulator: for each, one group's complete,
+    already checked chunks. The accumulator is read and written once per four uploads.
+
+    Raises:
+        DecodeError: chunks are missing or out of order; nothing was added.
+    """
 
 # --- server optimizers (register_optimizers.cpp) -------------------------------
 

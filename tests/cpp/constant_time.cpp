@@ -49,7 +49,8 @@ void mask_and_pack(const MaskTerms& terms, unsigned bits) {
   make_secret(words, sizeof words);
   add_masks(terms, {1, bits, 509, kElements}, scratch, sums);
   pack(sums, kElements, bits, out);
-  add_packed(out, kElements, bits, sums);
+  const unsigned char* const both[2] = {out, out};
+  add_packed({both, 2, bits}, kElements, sums);
   publish(words, sizeof words);
 }
 

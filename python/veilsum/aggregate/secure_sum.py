@@ -125,21 +125,24 @@ class SecureSum:
                 else np.zeros(stream.elements, np.uint64)
             )
 
-    def fold(self, chunks: Sequence[Buffer]) -> None:
-        """Adds one complete, already checked upload: all chunks in (group, index) order.
+    def fold(self, *uploads: Sequence[Buffer]) -> None:
+        """Adds complete, already checked uploads: all chunks of each in (group, index) order.
+
+        Several at a time are faster: the sum is then read and written once per four.
 
         Raises:
             ConfigError: not the number of chunks an upload has; nothing is added.
         """
         expected = sum(self._spec.chunk_count(stream) for stream in self._spec.streams)
-        if len(chunks) != expected:
-            raise ConfigError(f"an upload has {expected} chunks, got {len(chunks)}")
+        for chunks in uploads:
+            if len(chunks) != expected:
+                raise ConfigError(f"an upload has {expected} chunks, got {len(chunks)}")
         first = 0
         for stream in self._spec.streams:
             count = self._spec.chunk_count(stream)
             _native.fold_ring_chunks(
                 self._words[stream.group],
-                chunks[first : first + count],
+                [chunks[first : first + count] for chunks in uploads],
                 bits=stream.bits,
                 chunk_coordinates=self._spec.chunk_coordinates,
                 threads=self._threads,
