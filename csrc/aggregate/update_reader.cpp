@@ -57,9 +57,15 @@ Screened screen_values(const WireDouble* values, std::size_t count, Screening sc
   return {largest, squares};
 }
 
-template <class From, class To>
-void copy_values(const From* values, std::span<To> out) {
-  std::copy_n(values, out.size(), out.data());
+// Not a template of the type read, and not std::copy: both lose the alignment of a Wire type.
+template <class To>
+void copy_values(const WireFloat* values, std::span<To> out) {
+  for (std::size_t i = 0; i < out.size(); ++i) out[i] = values[i];
+}
+
+template <class To>
+void copy_values(const WireDouble* values, std::span<To> out) {
+  for (std::size_t i = 0; i < out.size(); ++i) out[i] = static_cast<To>(values[i]);
 }
 
 void add_values(const WireFloat* values, std::size_t count, double factor, std::uint64_t* sums) {

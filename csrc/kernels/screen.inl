@@ -101,20 +101,32 @@ struct SquareSum {
 // memory.
 constexpr std::size_t kScreenPiece = 512;
 
-template <class Value, class Bits>
-VS_FN double screen_values(const Value* values, std::size_t count,
-                           Bits (*largest_of)(const Value*, std::size_t), Bits* largest) {
+// A template argument loses the alignment of a Wire type, a member of one keeps it.
+struct SingleFormat {
+  typedef WireFloat Wire;
+  typedef std::uint32_t Bits;
+  static Bits largest(const Wire* values, std::size_t count) { return max_abs32(values, count); }
+};
+struct DoubleFormat {
+  typedef WireDouble Wire;
+  typedef std::uint64_t Bits;
+  static Bits largest(const Wire* values, std::size_t count) { return max_abs64(values, count); }
+};
+
+template <class Format>
+VS_FN double screen_values(const typename Format::Wire* values, std::size_t count,
+                           typename Format::Bits* largest) {
   SquareSum squares;
-  Bits found = 0;
+  typename Format::Bits found = 0;
   for (std::size_t begin = 0; begin < count; begin += kScreenPiece) {
     const std::size_t length = count - begin < kScreenPiece ? count - begin : kScreenPiece;
-    const Bits bits = largest_of(values + begin, length);
+    const typename Format::Bits bits = Format::largest(values + begin, length);
     found = bits > found ? bits : found;
     std::size_t i = 0;
     for (; i + kSquareLanes <= length; i += kSquareLanes)
       SquareSum::add(squares, values + begin + i);
     if (i == length) continue;
-    Value rest[kSquareLanes] = {};
+    typename Format::Wire rest[kSquareLanes] = {};
     for (std::size_t lane = 0; i < length; ++i, ++lane) rest[lane] = values[begin + i];
     SquareSum::add(squares, rest);
   }
@@ -123,11 +135,11 @@ VS_FN double screen_values(const Value* values, std::size_t count,
 }
 
 double screen_f32(const WireFloat* values, std::size_t count, std::uint32_t* largest) {
-  return screen_values(values, count, max_abs32, largest);
+  return screen_values<SingleFormat>(values, count, largest);
 }
 
 double screen_f64(const WireDouble* values, std::size_t count, std::uint64_t* largest) {
-  return screen_values(values, count, max_abs64, largest);
+  return screen_values<DoubleFormat>(values, count, largest);
 }
 
 }  // namespace
