@@ -1,0 +1,33 @@
+"""What encode() must be given for each codec, so that a test can walk through all of them."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from veilsum import _native
+from veilsum.codecs.families import find_family
+from veilsum.errors import ConfigError
+
+
+def required_options(codec: str, largest: float) -> dict[str, Any]:
+    """Options for values of at most `largest`; a new codec with a required one gets a line here."""
+    known = find_family(codec).known_options()
+    return {"clip": largest} if "clip" in known else {}
+
+
+def variants(codec: str) -> list[str]:
+    """The full names of a codec: of every block and scale format, by number."""
+    return [name for name in every_codec() if name.partition("/")[0] == codec]
+
+
+@cache
+def every_codec() -> list[str]:
+    """Full names of all codecs of the native core, i64 included, by number."""
+    names = []
+    for number in range(2**16):
+        try:
+            names.append(_native.codec_name(number))
+        except ConfigError:
+            continue
+    return names
