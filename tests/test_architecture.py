@@ -20,7 +20,8 @@ _SUMS = _CORE | {"codecs", "aggregate", "optimizers", "secagg", "plain", "differ
 MAY_IMPORT: dict[str, set[str]] = {
     "_version": set(),
     "errors": set(),
-    "control": {"errors", "optimizers"},
+    "tasks": {"errors"},
+    "control": {"errors", "optimizers", "tasks"},
     "roster": {"errors"},
     "arrays": {"errors", "_native"},
     "model": {"errors", "arrays", "_native"},

@@ -38,6 +38,8 @@ def test_a_plan_says_what_the_run_asks_for() -> None:
         {"metrics": ("loss", "auc")},
         {"model_hash": b"\1" * 32},
         {"clip": 0.25},
+        {"compression": "zstd"},
+        {"error_feedback": True},
     ],
 )
 def test_the_digest_covers_every_other_field(change: dict[str, Any]) -> None:
@@ -53,6 +55,8 @@ def test_every_field_but_the_digest_is_tried_above() -> None:
         "metrics",
         "model_hash",
         "clip",
+        "compression",
+        "error_feedback",
         "digest",
     }
 

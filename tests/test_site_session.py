@@ -20,6 +20,7 @@ from support.federation import (
 )
 from veilsum import _native, plain, secagg
 from veilsum._native import Secret
+from veilsum.codecs import zstd
 from veilsum.control import (
     Decline,
     PlainPlan,
@@ -680,3 +681,107 @@ def test_a_task_that_the_site_does_not_know_is_declined(masked: bool) -> None:
     effects = sent(core, opened_masked() if masked else opened_plain())
 
     assert declined(effects) == ("policy", "task 'task' is not allowed at this site")
+
+
+# --- error feedback and compression -------------------------------------------------------
+
+TOPK = replace(SPEC, codec="topk/d2", error_feedback=True)
+LONG = {"weight": np.linspace(1, 2, 200).astype(np.float32)}  # 256 coordinates, 128 are kept
+LONG_LAYOUT = ModelLayout.from_arrays(LONG)
+
+
+def long_round(core: SiteCore, number: int, spec: RunSpec = TOPK) -> dict[str, NDArray[Any]]:
+    """Takes part in a round in which the model is trained to twice itself; what was sent."""
+    round_id = RoundId("run", number)
+    model_hash = bytes.fromhex(result_digest(LONG_LAYOUT, LONG))
+    plan = plain.make_plan(spec, LONG_LAYOUT, model_hash)
+    sent(core, RoundOpened(round_id, "task", spec.task, b"", plan))
+    core.handle(ModelFetched(round_id, LONG_LAYOUT, LONG))
+    doubled = {"weight": 2 * LONG["weight"]}
+    (upload,) = core.handle(TrainingDone(round_id, TrainingResult(doubled, 1, {}), EMPTY))
+    assert isinstance(upload, Upload)
+    update_id = plain.update_id(plan, round_id, SITE)
+    settings = plain.codec_settings(plan.codec, plan.clip)
+    form = {"codec": settings.number, "scale": settings.scale, "plan_digest": plan.digest}
+    form |= {"update_id": update_id, "chunk_coordinates": plan.chunk_coordinates}
+    expanded = [zstd.expanded(chunk, _native.chunk_size(settings.number, 256))
+                for chunk in upload.chunks]  # fmt: skip
+    return dict(zip(("weight",), _native.decode_chunks(LONG_LAYOUT.native, expanded, **form),
+                    strict=True))  # fmt: skip
+
+
+EMPTY = EvaluationResult()
+
+
+def closed(core: SiteCore, number: int, *, completed: bool = True) -> None:
+    sent(core, RoundClosed(RoundId("run", number), completed, "why", "ab"))
+
+
+def test_what_the_codec_loses_is_sent_in_the_next_round() -> None:
+    core = site_core()
+
+    first = long_round(core, 1)["weight"]
+    closed(core, 1)
+    second = long_round(core, 2)["weight"]
+
+    assert np.flatnonzero(first).tolist() == list(range(72, 200))
+    assert np.flatnonzero(first[:72]).size == 0
+    assert np.allclose(second[:72], 2 * LONG["weight"][:72]), "twice: this round's and the last's"
+
+
+def test_without_feedback_it_is_lost() -> None:
+    core = site_core()
+    spec = replace(TOPK, error_feedback=False)
+
+    first = long_round(core, 1, spec)["weight"]
+    closed(core, 1)
+
+    assert np.array_equal(long_round(core, 2, spec)["weight"], first)
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        lambda core: closed(core, 1, completed=False),
+        lambda core: core.handle(UploadRefused(RoundId("run", 1), "no")),
+        lambda core: sent(core, SiteDropped(RoundId("run", 1), "no")),
+    ],
+)
+def test_what_an_update_took_along_is_taken_back_if_it_does_not_count(ending: Any) -> None:
+    core, other = site_core(), site_core()
+    long_round(core, 1)
+    ending(core)
+
+    assert np.array_equal(long_round(core, 2)["weight"], long_round(other, 2)["weight"])
+
+
+def test_another_run_begins_without_what_was_lost() -> None:
+    core, other = site_core(), site_core()
+    long_round(core, 1)
+    closed(core, 1)
+    sent(core, RunClosed("run", True, ""))
+
+    assert np.array_equal(long_round(core, 2)["weight"], long_round(other, 2)["weight"])
+
+
+def test_values_beyond_the_clip_of_a_ring_codec_are_sent_bit_by_bit() -> None:
+    core = site_core()
+    spec = replace(TOPK, codec="ring8", value_bits=8, clip=1.5)
+    total = np.zeros(200)
+
+    for number in range(1, 5):
+        total += long_round(core, number, spec)["weight"]
+        closed(core, number)
+
+    expected = np.minimum(4 * LONG["weight"], 4 * 1.5)
+    assert np.abs(total - expected).max() < 1.5 / 127 * 1.01
+
+
+def test_chunks_are_compressed_if_the_plan_says_so() -> None:
+    spec = replace(SPEC, compression="zstd")
+    core, other = site_core(), site_core()
+
+    compressed = long_round(core, 1, spec)["weight"]
+
+    assert np.array_equal(compressed, long_round(other, 1)["weight"]) is False
+    assert np.array_equal(compressed, LONG["weight"])

@@ -535,6 +535,27 @@ def test_a_model_that_is_too_large_for_a_site_is_not_received(
 # --- operators ------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("codec", ["topk/d2", "eden4", "int8"])
+def test_a_plain_run_may_be_compressed_and_make_up_for_what_its_codec_loses(
+    consortium: Consortium, settings, codec: str
+) -> None:
+    spec = replace(PLAIN, codec=codec, rounds=2, compression="zstd", error_feedback=True)
+
+    async def main() -> None:
+        async with (
+            serving(settings) as port,
+            sites(consortium, port, SITES),
+            operating(consortium, port) as operator,
+        ):
+            run = await asyncio.to_thread(operator.submit, spec, MODEL_BYTES)
+            *_, last = await asyncio.to_thread(lambda: list(operator.watch(run.run_id)))
+            assert last.detail == "completed"
+            ended = await asyncio.to_thread(operator.get, run.run_id)
+            assert [record.sites for record in ended.rounds] == [SITES, SITES]
+
+    run_async(main)
+
+
 def test_a_plain_run_goes_from_submission_to_a_model_file(
     consortium: Consortium, settings, tmp_path: Path
 ) -> None:

@@ -40,16 +40,20 @@ class FakeReceiver:
     def next_index(self) -> int:
         return len(self.hashes)
 
-    def add(self, chunk: memoryview) -> None:
+    def add(self, chunk: memoryview) -> memoryview:
         index = chunk[0]
         found = hashlib.sha256(chunk).digest()
         if index < self.next_index:
             if found != self.hashes[index]:
                 raise PeerError("a", f"sent chunk {index} again with other bytes")
-            return
+            return chunk
         if bytes(chunk) != CHUNKS[index]:
             raise DecodeError(f"chunk {index} is broken")
         self.hashes.append(found)
+        return self.expanded(chunk)
+
+    def expanded(self, chunk: memoryview) -> memoryview:
+        return chunk
 
     def finish(self) -> None:
         self.finished += 1
@@ -313,3 +317,26 @@ def test_a_call_that_breaks_off_ends_only_when_its_thread_has() -> None:
         assert ended.is_set()
 
     asyncio.run(scenario())
+
+
+@scenario
+async def test_what_is_kept_is_what_the_receiver_made_of_a_chunk(desk: Desk) -> None:
+    written: list[int] = []
+    receiver = FakeReceiver()
+    receiver.expanded = lambda chunk: memoryview(bytes(chunk) * 40_000)  # type: ignore[method-assign]
+    desk.receivers["a"] = receiver
+    append = uploads_module._append
+    uploads_module._append = lambda upload, chunks: (  # type: ignore[assignment]
+        written.append(sum(chunk.nbytes for chunk in chunks)),
+        append(upload, chunks),
+    )
+    try:
+        assert await desk.push("a", CHUNKS) == (6, True)
+    finally:
+        uploads_module._append = append
+
+    (arrived,) = desk.arrived
+    assert [bytes(view) for view in arrived.chunks] == [chunk * 40_000 for chunk in CHUNKS]
+    # 24 MB of one frame, and never more than 8 MiB and a chunk of it in memory.
+    assert len(written) == 2
+    assert max(written) < (8 << 20) + 40_000 * 106

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -45,6 +46,8 @@ PLAN = PlainPlan(
     metrics=("auc", "loss"),
     model_hash=b"m" * 32,
     clip=0.5,
+    compression="zstd",
+    error_feedback=True,
     digest=b"d" * 32,
 )
 TO_SITE = [
@@ -409,3 +412,34 @@ def test_a_run_that_cannot_work_is_refused_with_the_setting(
 
 def test_the_initial_model_stays_out_of_logs() -> None:
     assert "model-bytes" not in repr(wire_runs.Submission(SPEC, b"model-bytes", None))
+
+
+def test_a_plain_run_keeps_its_compression_and_its_feedback() -> None:
+    spec = replace(SPEC, masked=False, compression="zstd", error_feedback=True)
+
+    assert wire_runs.decode_spec(wire_runs.encode_spec(spec)) == spec
+
+
+def test_runs_that_were_stored_before_there_was_compression_have_none() -> None:
+    message = wire_runs.encode_spec(SPEC)
+    message.ClearField("compression")
+
+    assert wire_runs.decode_spec(message) == SPEC
+    message.compression = "lz4"
+    with pytest.raises(DecodeError, match="compression must be 'none' or 'zstd', got 'lz4'"):
+        wire_runs.decode_spec(message)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("compression", "zstd", "which a masked round must not show"),
+        ("error_feedback", True, "error_feedback is for plain runs"),
+    ],
+)
+def test_a_masked_run_has_neither(field: str, value: Any, reason: str) -> None:
+    message = wire_runs.encode_spec(replace(SPEC, masked=True))
+    setattr(message, field, value)
+
+    with pytest.raises(DecodeError, match=reason):
+        wire_runs.decode_spec(message)

@@ -14,9 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import veilsum
+from support.secagg import make_plan
 from veilsum import Aggregator, EncodedUpdate, ModelLayout, decode, encode
 from veilsum.codecs import zstd
-from veilsum.errors import ConfigError, DecodeError
+from veilsum.codecs.receiver import ChunkReceiver
+from veilsum.errors import ConfigError, DecodeError, PeerError
+from veilsum.secagg.receiver import InputReceiver, input_header
 
 HEADER = 64
 FLAGS, SIZE = 10, 56
@@ -258,3 +261,64 @@ def test_without_the_package_it_is_an_error_that_says_what_to_install(
     with pytest.raises(ConfigError, match="need the package zstandard"):
         EncodedUpdate.from_bytes(container)
     encode(model(), "int8").to_bytes()
+
+
+# --- uploads -----------------------------------------------------------------------------
+
+
+def receiver(update: EncodedUpdate, *, compressed: bool) -> ChunkReceiver:
+    form = update.form
+    return ChunkReceiver(
+        "a",
+        form.groups(),
+        masked=False,
+        plan_digest=form.plan_digest,
+        update_id=form.update_id,
+        hash_chunk=lambda chunk: hashlib.sha256(chunk).digest(),
+        compressed=compressed,
+    )
+
+
+def test_an_upload_is_expanded_chunk_by_chunk_where_it_comes_in() -> None:
+    update = made()
+    door = receiver(update, compressed=True)
+
+    kept = [bytes(door.add(piece)) for piece in update.chunks()[1:]]
+
+    assert kept == list(map(bytes, update.body))
+    door.finish()
+
+
+def test_a_chunk_may_come_again_in_another_form_but_not_as_another_chunk() -> None:
+    update = made()
+    door = receiver(update, compressed=True)
+    door.add(update.chunks()[1])
+    door.add(update.body[0])
+    door.add(zstd.compressed(update.body[0], 19))
+    other = encode(model() | {"w": np.ones(9000, np.float32)}, "int8", chunk_coordinates=8192,
+                   update_id=3)  # fmt: skip
+
+    with pytest.raises(PeerError, match="sent chunk 0 again with other bytes"):
+        door.add(zstd.compressed(other.body[0], 3))
+    assert door.next_index == 1
+
+
+def test_a_compressed_chunk_is_refused_unless_the_plan_allows_it() -> None:
+    update = made()
+    door = receiver(update, compressed=False)
+
+    with pytest.raises(DecodeError, match="chunk 0 is compressed, the round's plan has no"):
+        door.add(update.chunks()[1])
+    door.add(update.body[0])
+
+
+def test_a_masked_upload_takes_no_compressed_chunk() -> None:
+    plan = make_plan(4)
+    site = plan.cohort[0]
+    door = InputReceiver(plan, site, input_header(plan, site, bytes(32), []), update_id=7)
+    header = bytearray(64)
+    header[FLAGS] = 16 | 1
+    header[12:16] = struct.pack("<I", plan.ring.streams[0].group)
+
+    with pytest.raises(DecodeError, match="chunk 0 is compressed, the round's plan has no"):
+        door.add(bytes(header) + zstandard.ZstdCompressor().compress(bytes(100)))

@@ -6,84 +6,20 @@ the messages of secure aggregation itself are opaque bytes here (secagg/).
 
 from __future__ import annotations
 
-import hashlib
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from veilsum.errors import ConfigError
 from veilsum.optimizers import OptimizerSettings, optimizer_settings
+from veilsum.tasks import Deadlines as Deadlines
+from veilsum.tasks import TaskSettings as TaskSettings
+from veilsum.tasks import require
+from veilsum.tasks import task_hash as task_hash
 
 Overrange = Literal["refuse", "clip"]
+Compression = Literal["none", "zstd"]
 ShareProfile = Literal["strict", "available"]
 MaskGenerator = Literal["chacha20", "aes256ctr"]
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ConfigError(message)
-
-
-@dataclass(frozen=True, slots=True)
-class TaskSettings:
-    """How a site trains in one round. A site checks each field against its own bounds.
-
-    Attributes:
-        epochs: passes over the site's data.
-        batch_size: examples per step.
-        learning_rate: of the local optimizer.
-        proximal: FedProx coefficient mu (Li et al. 2020); 0 turns it off.
-        seed: for the order of the data and the like; never for anything secret. A run's is
-            that of its first round, and one more in every round after.
-    """
-
-    epochs: int = 1
-    batch_size: int = 32
-    learning_rate: float = 0.05
-    proximal: float = 0.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        _require(1 <= self.epochs <= 10_000, f"epochs must be 1 to 10000, got {self.epochs}")
-        _require(
-            1 <= self.batch_size <= 2**24, f"batch_size must be 1 to 2**24, got {self.batch_size}"
-        )
-        _require(
-            0.0 < self.learning_rate < 1e6,
-            f"learning_rate must be positive, got {self.learning_rate}",
-        )
-        _require(0.0 <= self.proximal < 1e6, f"proximal must be 0 or more, got {self.proximal}")
-        _require(0 <= self.seed < 2**63, f"seed must be 0 to 2**63-1, got {self.seed}")
-
-
-def task_hash(task: TaskSettings) -> bytes:
-    """SHA-256 over the settings in a fixed encoding, 32 bytes. A masked round's plan binds it."""
-    return hashlib.sha256(
-        b"veilsum/task\0"
-        + struct.pack(
-            "<IIddQ", task.epochs, task.batch_size, task.learning_rate, task.proximal, task.seed
-        )
-    ).digest()
-
-
-@dataclass(frozen=True, slots=True)
-class Deadlines:
-    """Seconds each phase may take before the round goes on without the silent sites."""
-
-    join_s: float = 60.0
-    keys_s: float = 30.0
-    shares_s: float = 30.0
-    inputs_s: float = 600.0
-    votes_s: float = 30.0
-    unmask_s: float = 30.0
-
-    def __post_init__(self) -> None:
-        for name in self.__slots__:
-            value = getattr(self, name)
-            _require(
-                0.0 < value <= 604_800.0, f"{name} must be above 0, at most a week, got {value}"
-            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +78,9 @@ class RunSpec:
         value_bits: bits of one site's step, sign included, at full weight.
         clip: largest |update value| that can be encoded, in model units.
         overrange: what a site does with a larger one: "refuse" or "clip".
+        compression: of the chunks of a plain run on their way: "none" or "zstd".
+        error_feedback: whether sites of a plain run keep what the codec loses of an update and add
+            it to their next one. Outside every claim of differential privacy.
         weight_cap: largest weight (number of examples) a site may claim.
         metrics: names of the metrics that ride in the sum, at most 16.
         server_learning_rate: new model = model + this * mean update; with another optimizer than
@@ -161,6 +100,8 @@ class RunSpec:
     value_bits: int = 16
     clip: float = 1.0
     overrange: Overrange = "refuse"
+    compression: Compression = "none"
+    error_feedback: bool = False
     weight_cap: int = 65_536
     metrics: tuple[str, ...] = ()
     server_learning_rate: float = 1.0
@@ -170,37 +111,46 @@ class RunSpec:
 
     def __post_init__(self) -> None:
         allowed = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
-        _require(
+        require(
             1 <= len(self.task_id) <= 64 and set(self.task_id) <= allowed,
             f"task_id must be 1 to 64 of [A-Za-z0-9._-], got {self.task_id!r}",
         )
-        _require(1 <= self.rounds <= 100_000, f"rounds must be 1 to 100000, got {self.rounds}")
-        _require(self.min_sites >= 1, f"min_sites must be 1 or more, got {self.min_sites}")
-        _require(
+        require(1 <= self.rounds <= 100_000, f"rounds must be 1 to 100000, got {self.rounds}")
+        require(self.min_sites >= 1, f"min_sites must be 1 or more, got {self.min_sites}")
+        require(
             not self.masked or self.min_sites >= 3,
             f"a masked run needs min_sites of 3 or more, got {self.min_sites}: "
             "the sum of two sites shows each the other's update",
         )
-        _require(len(set(self.cohort)) == len(self.cohort), "cohort names a site twice")
-        _require(2 <= self.value_bits <= 32, f"value_bits must be 2 to 32, got {self.value_bits}")
-        _require(0.0 < self.clip < 1e30, f"clip must be positive and finite, got {self.clip}")
-        _require(
+        require(
+            not self.masked or self.compression == "none",
+            "compression is for plain runs: the size of what is compressed depends on its content, "
+            "which a masked round must not show",
+        )
+        require(
+            not self.masked or not self.error_feedback,
+            "error_feedback is for plain runs: a masked round encodes with the same steps for all",
+        )
+        require(len(set(self.cohort)) == len(self.cohort), "cohort names a site twice")
+        require(2 <= self.value_bits <= 32, f"value_bits must be 2 to 32, got {self.value_bits}")
+        require(0.0 < self.clip < 1e30, f"clip must be positive and finite, got {self.clip}")
+        require(
             1 <= self.weight_cap < 2**31, f"weight_cap must be 1 to 2**31-1, got {self.weight_cap}"
         )
-        _require(
+        require(
             len(self.metrics) <= 16 and len(set(self.metrics)) == len(self.metrics),
             "metrics must be at most 16 different names",
         )
-        _require(
+        require(
             all(1 <= len(m.encode()) <= 64 and m.isprintable() for m in self.metrics),
             "a metric's name must be 1 to 64 printable bytes",
         )
-        _require(
+        require(
             0.0 < self.server_learning_rate <= 100.0,
             f"server_learning_rate must be above 0, at most 100, got {self.server_learning_rate}",
         )
         self.server_optimizer.settings(self.server_learning_rate)
-        _require(self.colluders is None or self.colluders >= 0, "colluders must be 0 or more")
+        require(self.colluders is None or self.colluders >= 0, "colluders must be 0 or more")
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +180,7 @@ class PlainPlan:
     Attributes:
         layout: canonical layout bytes.
         model_hash: of the model to train from, 32 bytes.
+        compression, error_feedback: see RunSpec.
         digest: SHA-256 over all other fields; in every chunk's header. 32 bytes.
     """
 
@@ -240,6 +191,8 @@ class PlainPlan:
     metrics: tuple[str, ...]
     model_hash: bytes
     clip: float
+    compression: Compression
+    error_feedback: bool
     digest: bytes
 
 

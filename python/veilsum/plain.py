@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from dataclasses import replace
 
 from veilsum import _native
 from veilsum.codecs import families, update
@@ -65,22 +66,15 @@ def make_plan(spec: RunSpec, layout: ModelLayout, model_hash: bytes) -> PlainPla
         metrics=spec.metrics,
         model_hash=model_hash,
         clip=float(spec.clip),
+        compression=spec.compression,
+        error_feedback=spec.error_feedback,
         digest=b"",
     )
     return _with_digest(plan)
 
 
 def _with_digest(plan: PlainPlan) -> PlainPlan:
-    return PlainPlan(
-        layout=plan.layout,
-        codec=plan.codec,
-        weight_cap=plan.weight_cap,
-        chunk_coordinates=plan.chunk_coordinates,
-        metrics=plan.metrics,
-        model_hash=plan.model_hash,
-        clip=plan.clip,
-        digest=plan_digest(plan),
-    )
+    return replace(plan, digest=plan_digest(plan))
 
 
 def plan_digest(plan: PlainPlan) -> bytes:
@@ -92,6 +86,8 @@ def plan_digest(plan: PlainPlan) -> bytes:
     state.update(struct.pack("<I", len(plan.metrics)))
     for name in plan.metrics:
         state.update(struct.pack("<I", len(name.encode())) + name.encode())
+    state.update(struct.pack("<I", len(plan.compression)) + plan.compression.encode())
+    state.update(struct.pack("<B", plan.error_feedback))
     return state.digest()
 
 

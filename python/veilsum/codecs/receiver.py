@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing_extensions import Buffer
 
 from veilsum import _native
+from veilsum.codecs import zstd
 from veilsum.codecs.update import ChunkGroup
 from veilsum.errors import DecodeError, PeerError
 
@@ -27,6 +28,7 @@ class ChunkReceiver:
         groups: the groups of the upload, in order.
         masked, plan_digest, update_id: what every chunk's header must say.
         hash_chunk: hash by which a chunk is remembered, 32 bytes.
+        compressed: whether chunks may come compressed.
     """
 
     def __init__(
@@ -38,12 +40,14 @@ class ChunkReceiver:
         plan_digest: bytes,
         update_id: int,
         hash_chunk: Callable[[Buffer], bytes],
+        compressed: bool = False,
     ) -> None:
         self._site = site
         self._masked = masked
         self._plan_digest = plan_digest
         self._update_id = update_id
         self._hash_chunk = hash_chunk
+        self._compressed = compressed
         self._grid = [(group, index) for group in groups for index in range(group.count)]
         self._positions = {
             (group.number, index): position for position, (group, index) in enumerate(self._grid)
@@ -65,8 +69,11 @@ class ChunkReceiver:
         """Number of the chunk expected next, over all groups; chunk_count when complete."""
         return len(self._hashes)
 
-    def add(self, chunk: Buffer) -> None:
+    def add(self, chunk: Buffer) -> Buffer:
         """Takes the next chunk, or one that was taken before.
+
+        Returns:
+            The chunk, expanded if it came compressed.
 
         Raises:
             DecodeError: the chunk breaks the format, or is not one of this upload's.
@@ -77,13 +84,15 @@ class ChunkReceiver:
             raise PeerError(
                 self._site, f"sent chunk {position} where chunk {self.next_index} is next"
             )
+        chunk = self._expanded(chunk, position)
         found = self._hash_chunk(chunk)
         if position < self.next_index:
             if found != self._hashes[position]:
                 raise PeerError(self._site, f"sent chunk {position} again with other bytes")
-            return
+            return chunk
         self._check(chunk, position)
         self._hashes.append(found)
+        return chunk
 
     def finish(self) -> None:
         """Raises:
@@ -102,6 +111,17 @@ class ChunkReceiver:
         if position is None:
             raise DecodeError(f"an upload of this round has no chunk {index} of group {group}")
         return position
+
+    def _expanded(self, chunk: Buffer, position: int) -> Buffer:
+        if not zstd.is_compressed(chunk):
+            return chunk
+        if not self._compressed:
+            raise DecodeError(
+                f"chunk {position} is compressed, the round's plan has no compression"
+            )
+        group, index = self._grid[position]
+        size = group.last_size if index == group.count - 1 else group.full_size
+        return zstd.expanded(chunk, size)
 
     def _check(self, chunk: Buffer, position: int) -> None:
         group, _ = self._grid[position]

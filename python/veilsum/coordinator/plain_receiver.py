@@ -24,6 +24,7 @@ class PlainReceiver(ChunkReceiver):
             plan_digest=plan.digest,
             update_id=update_id,
             hash_chunk=_sha256,
+            compressed=plan.compression != "none",
         )
 
 

@@ -29,8 +29,11 @@ class Receiver(Protocol):
     @property
     def next_index(self) -> int: ...
 
-    def add(self, chunk: Buffer) -> None:
+    def add(self, chunk: Buffer) -> Buffer:
         """Accepts the chunk at `next_index`; one that was accepted before changes nothing.
+
+        Returns:
+            What to keep of it: the chunk, expanded if it was compressed.
 
         Raises:
             DecodeError, PeerError: the chunk is not one of this upload, or skips another.

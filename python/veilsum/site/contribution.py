@@ -5,7 +5,8 @@ Both kinds have the same few methods, so that the session's flow is written once
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, assert_never
 
@@ -13,6 +14,9 @@ from numpy.typing import NDArray
 
 from veilsum import _native, plain, secagg
 from veilsum._native import Secret
+from veilsum.codecs import zstd
+from veilsum.codecs.error_feedback import Residual
+from veilsum.codecs.families import CodecSettings
 from veilsum.control import (
     Decline,
     PlainPlan,
@@ -77,6 +81,9 @@ class Contribution(Protocol):
             ConfigError: it does not fit the plan; nothing was encoded.
         """
 
+    def undo(self) -> None:
+        """Takes back what contribute() has left at the site, for an update that did not count."""
+
     def close(self) -> None:
         """Wipes every secret. Idempotent."""
 
@@ -84,12 +91,25 @@ class Contribution(Protocol):
 class PlainContribution:
     """See Contribution.
 
+    Args:
+        residual: what the codec lost of earlier updates of this run; None without feedback.
+
     Raises:
         ConfigError: the plan cannot work.
     """
 
-    def __init__(self, plan: PlainPlan, round_id: RoundId, site: str, *, threads: int) -> None:
+    def __init__(
+        self,
+        plan: PlainPlan,
+        round_id: RoundId,
+        site: str,
+        *,
+        threads: int,
+        residual: Residual | None = None,
+    ) -> None:
         plain.check_plan(plan)
+        self._residual = residual
+        self._lost_before = residual.lost if residual else {}
         self._plan = plan
         self._layout = ModelLayout.from_bytes(plan.layout)
         self._round = round_id
@@ -114,24 +134,62 @@ class PlainContribution:
         """Encodes with the plan's codec."""
         self._check(update)
         settings = plain.codec_settings(self._plan.codec, self._plan.clip)
-        update_id = plain.update_id(self._plan, self._round, self._site)
+        arrays = [update.arrays[name] for name, _, _ in self._layout.native.tensors]
+        if self._residual is None:
+            chunks = self._encoded(arrays, settings, update.rounding)
+        else:
+            corrected = self._residual.added_to(arrays, settings.limit or math.inf)
+            chunks = self._encoded(corrected.arrays, settings, update.rounding)
+            corrected.encoded_as(self._decoded(chunks, settings))
+        if self._plan.compression == "zstd":
+            chunks = [zstd.compressed(chunk, zstd.DEFAULT_LEVEL) for chunk in chunks]
+        self.ready = False
+        metrics = dict(update.metrics)
+        header = UpdateHeader(
+            self._round, self._update_id, len(chunks), update.weight, metrics, b""
+        )
+        return [Upload(header, tuple(chunks))]
+
+    def undo(self) -> None:
+        """Gives the residual back what it was before this round."""
+        if self._residual is not None:
+            self._residual.lost = self._lost_before
+
+    @property
+    def _update_id(self) -> int:
+        return plain.update_id(self._plan, self._round, self._site)
+
+    def _encoded(
+        self, arrays: Sequence[NDArray[Any]], settings: CodecSettings, rounding: Secret
+    ) -> list[bytes | memoryview]:
         chunks = _native.encode_chunks(
             self._layout.native,
-            [update.arrays[name] for name, _, _ in self._layout.native.tensors],
+            arrays,
             codec=settings.number,
             scale=settings.scale,
             limit=settings.limit,
-            rounding=update.rounding,
+            rounding=rounding,
             least_error=False,
             plan_digest=self._plan.digest,
-            update_id=update_id,
+            update_id=self._update_id,
             chunk_coordinates=self._plan.chunk_coordinates,
             threads=self._threads,
         )
-        self.ready = False
-        metrics = dict(update.metrics)
-        header = UpdateHeader(self._round, update_id, len(chunks), update.weight, metrics, b"")
-        return [Upload(header, tuple(chunks))]
+        return list(chunks)
+
+    def _decoded(
+        self, chunks: Sequence[bytes | memoryview], settings: CodecSettings
+    ) -> dict[str, NDArray[Any]]:
+        arrays = _native.decode_chunks(
+            self._layout.native,
+            chunks,
+            codec=settings.number,
+            scale=settings.scale,
+            plan_digest=self._plan.digest,
+            update_id=self._update_id,
+            chunk_coordinates=self._plan.chunk_coordinates,
+        )
+        return dict(zip(self._layout.names, arrays, strict=True))
 
     def _check(self, update: LocalUpdate) -> None:
         if not 1 <= update.weight <= self._plan.weight_cap:
@@ -197,6 +255,9 @@ class MaskedContribution:
         )
         self.ready = False
         return self._carry_out(effects)
+
+    def undo(self) -> None:
+        """There is nothing to take back."""
 
     def close(self) -> None:
         """Wipes the session."""

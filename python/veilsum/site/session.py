@@ -61,6 +61,7 @@ from veilsum.site.events import (
     UploadDone,
     UploadRefused,
 )
+from veilsum.site.feedback import Feedback
 from veilsum.site.phases import Delivering, Fetching, Holding, Idle, Part, SitePhase, Training
 from veilsum.site.rounding import SECRET_BYTES, rounding_secret
 from veilsum.site.trainer import merged_metrics
@@ -115,6 +116,7 @@ class SiteCore:
         self._threads = threads
         self._phase: SitePhase = Idle()
         self._latest: dict[str, tuple[int, int]] = {}  # run -> last round and attempt used up
+        self._feedback = Feedback()
 
     @property
     def phase(self) -> str:
@@ -144,6 +146,7 @@ class SiteCore:
             case UploadDone(round_id):
                 return self._noted(round_id, "the coordinator holds the update")
             case UploadRefused(round_id, reason):
+                self._take_back(round_id)
                 return self._give_up(round_id, "upload_refused", "its update was refused", reason)
             case Disconnected():
                 return self._leave("the connection is gone")
@@ -165,9 +168,12 @@ class SiteCore:
             case ProtocolMessage(round_id, payload):
                 return self._on_protocol(round_id, payload)
             case RoundClosed(round_id, completed, reason, digest):
+                if not completed:
+                    self._take_back(round_id)
                 ended = f"completed, digest {digest}" if completed else f"aborted: {reason}"
                 return self._leave_round(round_id, f"round {round_id.number} {ended}")
             case SiteDropped(round_id, reason):
+                self._take_back(round_id)
                 return self._leave_round(round_id, f"dropped by the coordinator: {reason}")
             case RunClosed(run_id, completed, reason):
                 ended = "completed" if completed else f"aborted: {reason}"
@@ -185,6 +191,7 @@ class SiteCore:
         return [Note(f"joined {message.consortium}")]
 
     def _on_run_closed(self, run_id: str, ended: str) -> list[SiteEffect]:
+        self._feedback.forget(run_id)
         part = self._part()
         left = self._leave("the run ended") if part and part.round.run_id == run_id else []
         return [*left, Note(f"run {run_id} {ended}")]
@@ -227,7 +234,13 @@ class SiteCore:
 
     def _take_part(self, opened: RoundOpened) -> tuple[Contribution, list[SiteEffect]]:
         if opened.plain is not None:
-            plain = PlainContribution(opened.plain, opened.round, self._site, threads=self._threads)
+            plain = PlainContribution(
+                opened.plain,
+                opened.round,
+                self._site,
+                threads=self._threads,
+                residual=self._feedback.residual_for(opened.round.run_id, opened.plain),
+            )
             return plain, []
         session = secagg.SiteSession(
             site=self._site,
@@ -242,6 +255,12 @@ class SiteCore:
         except ConfigError:
             masked.close()
             raise
+
+    def _take_back(self, round_id: RoundId) -> None:
+        """The update of a round did not count: what it sent of the residual was not sent."""
+        phase = self._phase
+        if isinstance(phase, Delivering) and phase.part.round == round_id:
+            phase.part.contribution.undo()
 
     def _on_protocol(self, round_id: RoundId, payload: bytes) -> list[SiteEffect]:
         part = self._part()

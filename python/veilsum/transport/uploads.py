@@ -1,6 +1,7 @@
 """Uploads on their way in: each chunk is checked, then written to a file, then forgotten.
 
-Memory holds one frame per open call, whatever the number and size of updates; file
+Memory holds one frame per open call and 8 MiB of what a compressed one expands to, whatever the
+number and size of updates; file
 descriptors are open only while something is written. A complete upload is mapped and handed
 to the core as views of the file.
 """
@@ -25,6 +26,8 @@ Check: TypeAlias = Callable[[str, UpdateHeader], Awaitable[Receiver]]
 Deliver: TypeAlias = Callable[[UpdateArrived], None]
 
 _REMEMBERED_ROUNDS = 256
+# Of one call. Chunks that came compressed are larger than the frame that they were in.
+_MOST_UNWRITTEN = 8 << 20
 
 
 class Superseded(VeilsumError):  # noqa: N818  nobody's fault: the site began anew
@@ -279,8 +282,10 @@ async def _to_its_end(
 
 
 def _take(upload: _Upload, chunks: Sequence[memoryview], position: int) -> int:
-    """Runs in a thread, one at a time per upload. A chunk is held once it is in the file."""
+    """Runs in a thread, one at a time per upload. A chunk is held once it is in the file;
+    returns the bytes of those that are new."""
     accepted: list[memoryview] = []
+    written = 0
     try:
         for index, chunk in enumerate(chunks, position):
             held = len(upload.ends) + len(accepted)
@@ -291,14 +296,24 @@ def _take(upload: _Upload, chunks: Sequence[memoryview], position: int) -> int:
                     f"chunk {index} has {chunk.nbytes} bytes, the largest of this update has "
                     f"{upload.receiver.max_chunk_bytes}"
                 )
-            upload.receiver.add(chunk)
+            kept = upload.receiver.add(chunk)
             if index == held:
-                accepted.append(chunk)
+                accepted.append(memoryview(kept))
+            if sum(chunk.nbytes for chunk in accepted) > _MOST_UNWRITTEN:
+                written += _write(upload, accepted)
     finally:
         # Also after a bad chunk: the receiver has taken those before it.
-        if accepted:
-            _append(upload, accepted)
-    return sum(chunk.nbytes for chunk in accepted)
+        written += _write(upload, accepted)
+    return written
+
+
+def _write(upload: _Upload, accepted: list[memoryview]) -> int:
+    """Appends chunks to the file and forgets them; returns their bytes."""
+    size = sum(chunk.nbytes for chunk in accepted)
+    if accepted:
+        _append(upload, accepted)
+        accepted.clear()
+    return size
 
 
 def _append(upload: _Upload, chunks: Sequence[memoryview]) -> None:

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TypeVar, assert_never
+from typing import Any, TypeVar, assert_never, get_args
 
 from google.protobuf.message import DecodeError as ProtobufError
 from google.protobuf.message import Message
 
 from veilsum.control import (
+    Compression,
     Decline,
     Hello,
     PlainPlan,
@@ -75,6 +76,13 @@ def finite(value: float, name: str) -> float:
     if not math.isfinite(value):
         raise DecodeError(f"{name} must be finite, got {value}")
     return value
+
+
+def one_of(value: str, known: tuple[Any, ...], name: str) -> Any:
+    """A word of those that are known."""
+    if value in known:
+        return value
+    raise DecodeError(f"{name} must be {' or '.join(map(repr, known))}, got {value!r}")
 
 
 def count(value: int, name: str, *, largest: int, smallest: int = 0) -> int:
@@ -167,6 +175,8 @@ def _encode_plain(plan: PlainPlan) -> pb.PlainPlan:
         metrics=plan.metrics,
         model_hash=plan.model_hash,
         clip=plan.clip,
+        compression=plan.compression,
+        error_feedback=plan.error_feedback,
         digest=plan.digest,
     )
 
@@ -183,6 +193,8 @@ def _decode_plain(message: pb.PlainPlan) -> PlainPlan:
         metrics=tuple(printable(name, "a metric's name") for name in message.metrics),
         model_hash=hash_bytes(message.model_hash, "model_hash"),
         clip=finite(message.clip, "clip"),
+        compression=one_of(message.compression or "none", get_args(Compression), "compression"),
+        error_feedback=message.error_feedback,
         digest=hash_bytes(message.digest, "digest"),
     )
 

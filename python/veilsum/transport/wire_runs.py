@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import get_args
 
 from veilsum.control import (
+    Compression,
     Deadlines,
     MaskGenerator,
     OptimizerSpec,
@@ -35,6 +36,7 @@ from veilsum.transport.wire import (
     encode_task,
     finite,
     metrics,
+    one_of,
     parse,
     printable,
     text,
@@ -65,6 +67,8 @@ def encode_spec(spec: RunSpec) -> pb.RunSpec:
         value_bits=spec.value_bits,
         clip=spec.clip,
         overrange=spec.overrange,
+        compression=spec.compression,
+        error_feedback=spec.error_feedback,
         weight_cap=spec.weight_cap,
         metrics=spec.metrics,
         server_learning_rate=spec.server_learning_rate,
@@ -94,11 +98,16 @@ def decode_spec(message: pb.RunSpec) -> RunSpec:
             cohort=tuple(printable(site, "a site of the cohort") for site in message.cohort),
             min_sites=message.min_sites,
             colluders=message.colluders if message.HasField("colluders") else None,
-            share_profile=_share_profile(message.share_profile),
-            mask_generator=_mask_generator(message.mask_generator),
+            share_profile=one_of(message.share_profile, get_args(ShareProfile), "share_profile"),
+            # Runs that were stored before there was a choice do not name it.
+            mask_generator=one_of(
+                message.mask_generator or "chacha20", get_args(MaskGenerator), "mask_generator"
+            ),
             value_bits=message.value_bits,
             clip=finite(message.clip, "clip"),
-            overrange=_overrange(message.overrange),
+            overrange=one_of(message.overrange, get_args(Overrange), "overrange"),
+            compression=one_of(message.compression or "none", get_args(Compression), "compression"),
+            error_feedback=message.error_feedback,
             weight_cap=message.weight_cap,
             metrics=tuple(message.metrics),
             server_learning_rate=finite(message.server_learning_rate, "server_learning_rate"),
@@ -137,28 +146,6 @@ def _decode_optimizer(message: pb.RunSpec) -> OptimizerSpec:
         state_file=text(found.state_file, "state_file", largest=255),
         **parameters,
     )
-
-
-def _share_profile(value: str) -> ShareProfile:
-    for profile in get_args(ShareProfile):
-        if value == profile:
-            return profile  # type: ignore[no-any-return]
-    raise DecodeError(f"share_profile must be 'strict' or 'available', got {value!r}")
-
-
-def _mask_generator(value: str) -> MaskGenerator:
-    # Runs that were stored before there was a choice do not name it.
-    for generator in get_args(MaskGenerator):
-        if generator == (value or "chacha20"):
-            return generator  # type: ignore[no-any-return]
-    raise DecodeError(f"mask_generator must be 'chacha20' or 'aes256ctr', got {value!r}")
-
-
-def _overrange(value: str) -> Overrange:
-    for overrange in get_args(Overrange):
-        if value == overrange:
-            return overrange  # type: ignore[no-any-return]
-    raise DecodeError(f"overrange must be 'refuse' or 'clip', got {value!r}")
 
 
 # --- what became of it --------------------------------------------------------------

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!veilsum/proto/v1/federation.proto\x12\nveilsum.v1\":\n\x07RoundId\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\r\"\xbf\x01\n\x0bSiteMessage\x12\"\n\x05hello\x18\x01 \x01(\x0b\x32\x11.veilsum.v1.HelloH\x00\x12/\n\x08protocol\x18\x02 \x01(\x0b\x32\x1b.veilsum.v1.ProtocolMessageH\x00\x12&\n\x07\x64\x65\x63line\x18\x03 \x01(\x0b\x32\x13.veilsum.v1.DeclineH\x00\x12(\n\x08progress\x18\x04 \x01(\x0b\x32\x14.veilsum.v1.ProgressH\x00\x42\t\n\x07message\"\xb8\x02\n\x12\x43oordinatorMessage\x12&\n\x07welcome\x18\x01 \x01(\x0b\x32\x13.veilsum.v1.WelcomeH\x00\x12/\n\x0cround_opened\x18\x02 \x01(\x0b\x32\x17.veilsum.v1.RoundOpenedH\x00\x12/\n\x08protocol\x18\x03 \x01(\x0b\x32\x1b.veilsum.v1.ProtocolMessageH\x00\x12/\n\x0cround_closed\x18\x04 \x01(\x0b\x32\x17.veilsum.v1.RoundClosedH\x00\x12/\n\x0csite_dropped\x18\x05 \x01(\x0b\x32\x17.veilsum.v1.SiteDroppedH\x00\x12+\n\nrun_closed\x18\x06 \x01(\x0b\x32\x15.veilsum.v1.RunClosedH\x00\x42\t\n\x07message\"-\n\x05Hello\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x13\n\x0broster_hash\x18\x02 \x01(\x0c\"2\n\x07Welcome\x12\x12\n\nconsortium\x18\x01 \x01(\t\x12\x13\n\x0broster_hash\x18\x02 \x01(\x0c\"F\n\x0fProtocolMessage\x12\"\n\x05round\x18\x01 \x01(\x0b\x32\x13.veilsum.v1.RoundId\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\"i\n\x0cTaskSettings\x12\x0e\n\x06\x65pochs\x18\x01 \x01(\r\x12\x12\n\nbatch_size\x18\x02 \x01(\r\x12\x15\n\rlearning_rate\x18\x03 \x01(\x01\x12\x10\n\x08proximal\x18\x04 \x01(\x01\x12\x0c\n\x04seed\x18\x05 \x01(\x04\"\xa6\x01\n\x0bRoundOpened\x12\"\n\x05round\x18\x01 \x01(\x0b\x32\x13.veilsum.v1.RoundId\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12&\n\x04task\x18\x03 \x01(\x0b\x32\x18.veilsum.v1.TaskSettings\x12\x14\n\x0copen_message\x18\x04 \x01(\x0c\x12$\n\x05plain\x18\x05 \x01(\x0b\x32\x15.veilsum.v1.PlainPlan\"\x9c\x01\n\tPlainPlan\x12\x0e\n\x06layout\x18\x01 \x01(\x0c\x12\r\n\x05\x63odec\x18\x02 \x01(\t\x12\x12\n\nweight_cap\x18\x03 \x01(\r\x12\x19\n\x11\x63hunk_coordinates\x18\x04 \x01(\r\x12\x0f\n\x07metrics\x18\x05 \x03(\t\x12\x12\n\nmodel_hash\x18\x06 \x01(\x0c\x12\x0c\n\x04\x63lip\x18\x07 \x01(\x01\x12\x0e\n\x06\x64igest\x18\x08 \x01(\x0c\"d\n\x0bRoundClosed\x12\"\n\x05round\x18\x01 \x01(\x0b\x32\x13.veilsum.v1.RoundId\x12\x11\n\tcompleted\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\"A\n\x0bSiteDropped\x12\"\n\x05round\x18\x01 \x01(\x0b\x32\x13.veilsum.v1.RoundId\x12\x0e\n\x06reason\x18\x02 \x01(\t\">\n\tRunClosed\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x11\n\tcompleted\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\"K\n\x07\x44\x65\x63line\x12\"\n\x05round\x18\x01 \x01(\x0b\x32\x13.veilsum.v1.RoundId\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"@\n\x08Progress\x12\"\n\x05round\x18\x01 \x01(\x0b\x32\x13.veilsum.v1.RoundId\x12\x10\n\x08\x66raction\x18\x02 \x01(\x01\"7\n\x11\x46\x65tchModelRequest\x12\"\n\x05round\x18\x01 \x01(\x0b\x32\x13.veilsum.v1.RoundId\"P\n\nModelPiece\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x17.veilsum.v1.ModelHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\x07\n\x05piece\"E\n\x0bModelHeader\x12\x0e\n\x06layout\x18\x01 \x01(\x0c\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x12\n\nmodel_hash\x18\x03 \x01(\x0c\"n\n\x0bUpdateFrame\x12*\n\x06header\x18\x01 \x01(\x0b\x32\x18.veilsum.v1.UpdateHeaderH\x00\x12*\n\x06\x63hunks\x18\x02 \x01(\x0b\x32\x18.veilsum.v1.UpdateChunksH\x00\x42\x07\n\x05\x66rame\"\xfe\x01\n\x0cUpdateHeader\x12\"\n\x05round\x18\x01 \x01(\x0b\x32\x13.veilsum.v1.RoundId\x12\x11\n\tupdate_id\x18\x02 \x01(\x06\x12\x13\n\x0b\x63hunk_count\x18\x03 \x01(\r\x12\x0e\n\x06weight\x18\x04 \x01(\x04\x12\x36\n\x07metrics\x18\x05 \x03(\x0b\x32%.veilsum.v1.UpdateHeader.MetricsEntry\x12\x15\n\rmasked_header\x18\x06 \x01(\x0c\x12\x13\n\x0b\x66irst_chunk\x18\x07 \x01(\r\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x1d\n\x0cUpdateChunks\x12\r\n\x05\x63hunk\x18\x01 \x03(\x0c\"J\n\x11PushStatusRequest\x12\"\n\x05round\x18\x01 \x01(\x0b\x32\x13.veilsum.v1.RoundId\x12\x11\n\tupdate_id\x18\x02 \x01(\x06\"4\n\x0bPushReceipt\x12\x12\n\nnext_chunk\x18\x01 \x01(\r\x12\x11\n\tcommitted\x18\x02 \x01(\x08\x32\xa0\x02\n\nFederation\x12\x43\n\x04Join\x12\x17.veilsum.v1.SiteMessage\x1a\x1e.veilsum.v1.CoordinatorMessage(\x01\x30\x01\x12\x45\n\nFetchModel\x12\x1d.veilsum.v1.FetchModelRequest\x1a\x16.veilsum.v1.ModelPiece0\x01\x12@\n\nPushUpdate\x12\x17.veilsum.v1.UpdateFrame\x1a\x17.veilsum.v1.PushReceipt(\x01\x12\x44\n\nPushStatus\x12\x1d.veilsum.v1.PushStatusRequest\x1a\x17.veilsum.v1.PushReceiptb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!veilsum/proto/v1/federation.proto\x12\nveilsum.v1\":\n\x07RoundId\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\r\"\xbf\x01\n\x0bSiteMessage\x12\"\n\x05hello\x18\x01 \x01(\x0b\x32\x11.veilsum.v1.HelloH\x00\x12/\n\x08protocol\x18\x02 \x01(\x0b\x32\x1b.veilsum.v1.ProtocolMessageH\x00\x12&\n\x07\x64\x65\x63line\x18\x03 \x01(\x0b\x32\x13.veilsum.v1.DeclineH\x00\x12(\n\x08progress\x18\x04 \x01(\x0b\x32\x14.veilsum.v1.ProgressH\x00\x42\t\n\x07message\"\xb8\x02\n\x12\x43oordinatorMessage\x12&\n\x07welcome\x18\x01 \x01(\x0b\x32\x13.veilsum.v1.WelcomeH\x00\x12/\n\x0cround_opened\x18\x02 \x01(\x0b\x32\x17.veilsum.v1.RoundOpenedH\x00\x12/\n\x08protocol\x18\x03 \x01(\x0b\x32\x1b.veilsum.v1.ProtocolMessageH\x00\x12/\n\x0cround_closed\x18\x04 \x01(\x0b\x32\x17.veilsum.v1.RoundClosedH\x00\x12/\n\x0csite_dropped\x18\x05 \x01(\x0b\x32\x17.veilsum.v1.SiteDroppedH\x00\x12+\n\nrun_closed\x18\x06 \x01(\x0b\x32\x15.veilsum.v1.RunClosedH\x00\x42\t\n\x07message\"-\n\x05Hello\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x13\n\x0broster_hash\x18\x02 \x01(\x0c\"2\n\x07Welcome\x12\x12\n\nconsortium\x18\x01 \x01(\t\x12\x13\n\x0broster_hash\x18\x02 \x01(\x0c\"F\n\x0fProtocolMessage\x12\"\n\x05round\x18\x01 \x01(\x0b\x32\x13.veilsum.v1.RoundId\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\"i\n\x0cTaskSettings\x12\x0e\n\x06\x65pochs\x18\x01 \x01(\r\x12\x12\n\nbatch_size\x18\x02 \x01(\r\x12\x15\n\rlearning_rate\x18\x03 \x01(\x01\x12\x10\n\x08proximal\x18\x04 \x01(\x01\x12\x0c\n\x04seed\x18\x05 \x01(\x04\"\xa6\x01\n\x0bRoundOpened\x12\"\n\x05round\x18\x01 \x01(\x0b\x32\x13.veilsum.v1.RoundId\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12&\n\x04task\x18\x03 \x01(\x0b\x32\x18.veilsum.v1.TaskSettings\x12\x14\n\x0copen_message\x18\x04 \x01(\x0c\x12$\n\x05plain\x18\x05 \x01(\x0b\x32\x15.veilsum.v1.PlainPlan\"\xc9\x01\n\tPlainPlan\x12\x0e\n\x06layout\x18\x01 \x01(\x0c\x12\r\n\x05\x63odec\x18\x02 \x01(\t\x12\x12\n\nweight_cap\x18\x03 \x01(\r\x12\x19\n\x11\x63hunk_coordinates\x18\x04 \x01(\r\x12\x0f\n\x07metrics\x18\x05 \x03(\t\x12\x12\n\nmodel_hash\x18\x06 \x01(\x0c\x12\x0c\n\x04\x63lip\x18\x07 \x01(\x01\x12\x0e\n\x06\x64igest\x18\x08 \x01(\x0c\x12\x13\n\x0b\x63ompression\x18\t \x01(\t\x12\x16\n\x0e\x65rror_feedback\x18\n \x01(\x08\"d\n\x0bRoundClosed\x12\"\n\x05round\x18\x01 \x01(\x0b\x32\x13.veilsum.v1.RoundId\x12\x11\n\tcompleted\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\"A\n\x0bSiteDropped\x12\"\n\x05round\x18\x01 \x01(\x0b\x32\x13.veilsum.v1.RoundId\x12\x0e\n\x06reason\x18\x02 \x01(\t\">\n\tRunClosed\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x11\n\tcompleted\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\"K\n\x07\x44\x65\x63line\x12\"\n\x05round\x18\x01 \x01(\x0b\x32\x13.veilsum.v1.RoundId\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"@\n\x08Progress\x12\"\n\x05round\x18\x01 \x01(\x0b\x32\x13.veilsum.v1.RoundId\x12\x10\n\x08\x66raction\x18\x02 \x01(\x01\"7\n\x11\x46\x65tchModelRequest\x12\"\n\x05round\x18\x01 \x01(\x0b\x32\x13.veilsum.v1.RoundId\"P\n\nModelPiece\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x17.veilsum.v1.ModelHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\x07\n\x05piece\"E\n\x0bModelHeader\x12\x0e\n\x06layout\x18\x01 \x01(\x0c\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x12\n\nmodel_hash\x18\x03 \x01(\x0c\"n\n\x0bUpdateFrame\x12*\n\x06header\x18\x01 \x01(\x0b\x32\x18.veilsum.v1.UpdateHeaderH\x00\x12*\n\x06\x63hunks\x18\x02 \x01(\x0b\x32\x18.veilsum.v1.UpdateChunksH\x00\x42\x07\n\x05\x66rame\"\xfe\x01\n\x0cUpdateHeader\x12\"\n\x05round\x18\x01 \x01(\x0b\x32\x13.veilsum.v1.RoundId\x12\x11\n\tupdate_id\x18\x02 \x01(\x06\x12\x13\n\x0b\x63hunk_count\x18\x03 \x01(\r\x12\x0e\n\x06weight\x18\x04 \x01(\x04\x12\x36\n\x07metrics\x18\x05 \x03(\x0b\x32%.veilsum.v1.UpdateHeader.MetricsEntry\x12\x15\n\rmasked_header\x18\x06 \x01(\x0c\x12\x13\n\x0b\x66irst_chunk\x18\x07 \x01(\r\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x1d\n\x0cUpdateChunks\x12\r\n\x05\x63hunk\x18\x01 \x03(\x0c\"J\n\x11PushStatusRequest\x12\"\n\x05round\x18\x01 \x01(\x0b\x32\x13.veilsum.v1.RoundId\x12\x11\n\tupdate_id\x18\x02 \x01(\x06\"4\n\x0bPushReceipt\x12\x12\n\nnext_chunk\x18\x01 \x01(\r\x12\x11\n\tcommitted\x18\x02 \x01(\x08\x32\xa0\x02\n\nFederation\x12\x43\n\x04Join\x12\x17.veilsum.v1.SiteMessage\x1a\x1e.veilsum.v1.CoordinatorMessage(\x01\x30\x01\x12\x45\n\nFetchModel\x12\x1d.veilsum.v1.FetchModelRequest\x1a\x16.veilsum.v1.ModelPiece0\x01\x12@\n\nPushUpdate\x12\x17.veilsum.v1.UpdateFrame\x1a\x17.veilsum.v1.PushReceipt(\x01\x12\x44\n\nPushStatus\x12\x1d.veilsum.v1.PushStatusRequest\x1a\x17.veilsum.v1.PushReceiptb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -50,35 +50,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ROUNDOPENED']._serialized_start=897
   _globals['_ROUNDOPENED']._serialized_end=1063
   _globals['_PLAINPLAN']._serialized_start=1066
-  _globals['_PLAINPLAN']._serialized_end=1222
-  _globals['_ROUNDCLOSED']._serialized_start=1224
-  _globals['_ROUNDCLOSED']._serialized_end=1324
-  _globals['_SITEDROPPED']._serialized_start=1326
-  _globals['_SITEDROPPED']._serialized_end=1391
-  _globals['_RUNCLOSED']._serialized_start=1393
-  _globals['_RUNCLOSED']._serialized_end=1455
-  _globals['_DECLINE']._serialized_start=1457
-  _globals['_DECLINE']._serialized_end=1532
-  _globals['_PROGRESS']._serialized_start=1534
-  _globals['_PROGRESS']._serialized_end=1598
-  _globals['_FETCHMODELREQUEST']._serialized_start=1600
-  _globals['_FETCHMODELREQUEST']._serialized_end=1655
-  _globals['_MODELPIECE']._serialized_start=1657
-  _globals['_MODELPIECE']._serialized_end=1737
-  _globals['_MODELHEADER']._serialized_start=1739
-  _globals['_MODELHEADER']._serialized_end=1808
-  _globals['_UPDATEFRAME']._serialized_start=1810
-  _globals['_UPDATEFRAME']._serialized_end=1920
-  _globals['_UPDATEHEADER']._serialized_start=1923
-  _globals['_UPDATEHEADER']._serialized_end=2177
-  _globals['_UPDATEHEADER_METRICSENTRY']._serialized_start=2131
-  _globals['_UPDATEHEADER_METRICSENTRY']._serialized_end=2177
-  _globals['_UPDATECHUNKS']._serialized_start=2179
-  _globals['_UPDATECHUNKS']._serialized_end=2208
-  _globals['_PUSHSTATUSREQUEST']._serialized_start=2210
-  _globals['_PUSHSTATUSREQUEST']._serialized_end=2284
-  _globals['_PUSHRECEIPT']._serialized_start=2286
-  _globals['_PUSHRECEIPT']._serialized_end=2338
-  _globals['_FEDERATION']._serialized_start=2341
-  _globals['_FEDERATION']._serialized_end=2629
+  _globals['_PLAINPLAN']._serialized_end=1267
+  _globals['_ROUNDCLOSED']._serialized_start=1269
+  _globals['_ROUNDCLOSED']._serialized_end=1369
+  _globals['_SITEDROPPED']._serialized_start=1371
+  _globals['_SITEDROPPED']._serialized_end=1436
+  _globals['_RUNCLOSED']._serialized_start=1438
+  _globals['_RUNCLOSED']._serialized_end=1500
+  _globals['_DECLINE']._serialized_start=1502
+  _globals['_DECLINE']._serialized_end=1577
+  _globals['_PROGRESS']._serialized_start=1579
+  _globals['_PROGRESS']._serialized_end=1643
+  _globals['_FETCHMODELREQUEST']._serialized_start=1645
+  _globals['_FETCHMODELREQUEST']._serialized_end=1700
+  _globals['_MODELPIECE']._serialized_start=1702
+  _globals['_MODELPIECE']._serialized_end=1782
+  _globals['_MODELHEADER']._serialized_start=1784
+  _globals['_MODELHEADER']._serialized_end=1853
+  _globals['_UPDATEFRAME']._serialized_start=1855
+  _globals['_UPDATEFRAME']._serialized_end=1965
+  _globals['_UPDATEHEADER']._serialized_start=1968
+  _globals['_UPDATEHEADER']._serialized_end=2222
+  _globals['_UPDATEHEADER_METRICSENTRY']._serialized_start=2176
+  _globals['_UPDATEHEADER_METRICSENTRY']._serialized_end=2222
+  _globals['_UPDATECHUNKS']._serialized_start=2224
+  _globals['_UPDATECHUNKS']._serialized_end=2253
+  _globals['_PUSHSTATUSREQUEST']._serialized_start=2255
+  _globals['_PUSHSTATUSREQUEST']._serialized_end=2329
+  _globals['_PUSHRECEIPT']._serialized_start=2331
+  _globals['_PUSHRECEIPT']._serialized_end=2383
+  _globals['_FEDERATION']._serialized_start=2386
+  _globals['_FEDERATION']._serialized_end=2674
 # @@protoc_insertion_point(module_scope)

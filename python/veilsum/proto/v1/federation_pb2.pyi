@@ -97,7 +97,7 @@ class RoundOpened(_message.Message):
     def __init__(self, round: _Optional[_Union[RoundId, _Mapping]] = ..., task_id: _Optional[str] = ..., task: _Optional[_Union[TaskSettings, _Mapping]] = ..., open_message: _Optional[bytes] = ..., plain: _Optional[_Union[PlainPlan, _Mapping]] = ...) -> None: ...
 
 class PlainPlan(_message.Message):
-    __slots__ = ("layout", "codec", "weight_cap", "chunk_coordinates", "metrics", "model_hash", "clip", "digest")
+    __slots__ = ("layout", "codec", "weight_cap", "chunk_coordinates", "metrics", "model_hash", "clip", "digest", "compression", "error_feedback")
     LAYOUT_FIELD_NUMBER: _ClassVar[int]
     CODEC_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_CAP_FIELD_NUMBER: _ClassVar[int]
@@ -106,6 +106,8 @@ class PlainPlan(_message.Message):
     MODEL_HASH_FIELD_NUMBER: _ClassVar[int]
     CLIP_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
+    COMPRESSION_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FEEDBACK_FIELD_NUMBER: _ClassVar[int]
     layout: bytes
     codec: str
     weight_cap: int
@@ -114,7 +116,9 @@ class PlainPlan(_message.Message):
     model_hash: bytes
     clip: float
     digest: bytes
-    def __init__(self, layout: _Optional[bytes] = ..., codec: _Optional[str] = ..., weight_cap: _Optional[int] = ..., chunk_coordinates: _Optional[int] = ..., metrics: _Optional[_Iterable[str]] = ..., model_hash: _Optional[bytes] = ..., clip: _Optional[float] = ..., digest: _Optional[bytes] = ...) -> None: ...
+    compression: str
+    error_feedback: bool
+    def __init__(self, layout: _Optional[bytes] = ..., codec: _Optional[str] = ..., weight_cap: _Optional[int] = ..., chunk_coordinates: _Optional[int] = ..., metrics: _Optional[_Iterable[str]] = ..., model_hash: _Optional[bytes] = ..., clip: _Optional[float] = ..., digest: _Optional[bytes] = ..., compression: _Optional[str] = ..., error_feedback: bool = ...) -> None: ...
 
 class RoundClosed(_message.Message):
     __slots__ = ("round", "completed", "reason", "digest")
