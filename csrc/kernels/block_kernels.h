@@ -49,6 +49,10 @@ struct BlockKernels {
   void (*encode_steps)(const float* values, const BlockRange& range, std::uint64_t first,
                        const CodeRule& rule, const float* scales, int limit, std::int8_t* codes);
 
+  // sums[i] += codes[i] * multipliers[block].
+  void (*add_steps)(const std::int8_t* codes, const BlockRange& range,
+                    const std::uint64_t* multipliers, std::uint64_t* sums);
+
   // Four bits per code: two codes per byte, the first in the lower half. The half behind an odd
   // last code is 0.
   void (*pack_nibbles)(const std::int8_t* codes, std::size_t count, unsigned char* packed);

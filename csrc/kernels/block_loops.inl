@@ -92,6 +92,15 @@ void encode_steps(const float* values, const BlockRange& range, std::uint64_t fi
   });
 }
 
+void add_steps(const std::int8_t* codes, const BlockRange& range, const std::uint64_t* multipliers,
+               std::uint64_t* sums) {
+  for_each_block(range, [&](std::size_t block, std::size_t begin, std::size_t length) {
+    const std::uint64_t multiplier = multipliers[block];
+    for (std::size_t i = begin; i < begin + length; ++i)
+      sums[i] += static_cast<std::uint64_t>(std::int64_t{codes[i]}) * multiplier;
+  });
+}
+
 // --- four bits: int4, nf4, fp4 ---------------------------------------------------------
 
 void pack_nibbles(const std::int8_t* codes, std::size_t count, unsigned char* packed) {
@@ -179,8 +188,9 @@ void max_patterns(const std::uint8_t* codes, const BlockRange& range, std::uint8
 }
 
 constexpr BlockKernels kBlockKernels = {
-    max_blocks, sum_blocks, encode_steps, pack_nibbles, encode_nearest, decode_nibbles, add_nibbles,
-    max_ranks,  encode_fp8, decode_fp8,   max_patterns, encode_signs,   decode_signs,   add_signs,
+    max_blocks,     sum_blocks,     encode_steps, add_steps,    pack_nibbles,
+    encode_nearest, decode_nibbles, add_nibbles,  max_ranks,    encode_fp8,
+    decode_fp8,     max_patterns,   encode_signs, decode_signs, add_signs,
 };
 
 }  // namespace

@@ -83,12 +83,11 @@ class Int8Values final : public BlockCodec {
   }
 
   void add(const CodedTile& tile, double factor, std::uint64_t* sums) const override {
-    for_each_run(read_scales(tile), [&](std::size_t begin, std::size_t count, const float* scales) {
-      std::array<std::uint64_t, kCodedTile / kInt8Block> multipliers;
-      for (std::size_t block = 0; block * kInt8Block < count; ++block)
-        multipliers[block] = multiplier(scales[block], factor);
-      kernels().codec.add_int8(codes_of(tile) + begin, multipliers.data(), count, sums + begin);
-    });
+    const TileScales scales = read_scales(tile);
+    std::array<std::uint64_t, kTileBlocks> multipliers;
+    for (std::size_t block = 0; block < scales.blocks; ++block)
+      multipliers[block] = multiplier(scales.scale[block], factor);
+    kernels().block.add_steps(codes_of(tile), scales.range, multipliers.data(), sums);
   }
 
   // Tiles of blocks that the kernels know are added in one pass.
