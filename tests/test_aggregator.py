@@ -749,7 +749,7 @@ def test_a_gap_that_is_not_zero_is_refused(codec: str) -> None:
 @pytest.mark.parametrize(
     ("options", "error", "reason"),
     [
-        ({"rule": "median"}, ConfigError, "unknown rule 'median'"),
+        ({"rule": "average"}, ConfigError, "unknown rule 'average'"),
         ({"backend": "tpu"}, ConfigError, "unknown backend 'tpu'"),
         ({"backend": "cuda"}, DeviceError, "on the CPU only"),
         ({"backend": "cuda:1"}, DeviceError, "on the CPU only"),

@@ -28,7 +28,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "devices": {"errors", "_native"},
     "codecs": {"errors", "model", "arrays", "devices", "_native"},
     "optimizers": {"errors", "model", "arrays", "devices", "_native"},
-    "aggregate": {"errors", "model", "arrays", "codecs", "devices", "optimizers", "_native"},
+    "rules": {"errors", "model", "_native"},
+    "aggregate": {
+        "errors",
+        "model",
+        "arrays",
+        "codecs",
+        "devices",
+        "optimizers",
+        "rules",
+        "_native",
+    },
     "privacy": {
         "errors",
         "model",
@@ -58,12 +68,15 @@ MAY_IMPORT: dict[str, set[str]] = {
         "aggregate",
         "optimizers",
         "privacy",
+        "rules",
         "secagg",
     },
     "__main__": {"cli"},
 }
 
-SANS_IO = {"secagg", "coordinator", "site", "aggregate", "codecs", "model", "control", "plain"}
+SANS_IO = {
+    "secagg", "coordinator", "site", "aggregate", "codecs", "model", "control", "plain", "rules",
+}  # fmt: skip
 IO_MODULES = {
     "asyncio", "grpc", "os", "random", "secrets", "socket", "subprocess", "threading", "time",
 }  # fmt: skip

@@ -38,6 +38,13 @@ void MeanAggregator::remove(const std::string& site) {
   updates_->remove(site);
 }
 
+UpdateSnapshot MeanAggregator::snapshot() const {
+  if (streaming_)
+    throw ConfigError("a streaming mean keeps no updates that a rule could be applied to",
+                      "leave out `streaming`");
+  return updates_->snapshot();
+}
+
 Contribution MeanAggregator::contribution() const {
   return streaming_ ? streaming_->contribution() : updates_->contribution();
 }

@@ -44,6 +44,10 @@ class MeanAggregator {
   std::vector<std::string> sites() const;  // sorted bytewise
   std::uint64_t total_weight() const;
   const Layout& layout() const { return layout_; }
+  unsigned threads() const { return threads_; }
+
+  // The committed updates, for other rules than the mean. Throws ConfigError when streaming.
+  UpdateSnapshot snapshot() const;
 
   // Writes the mean of each tensor, rounded once to its dtype. Throws ConfigError if nothing
   // was added.

@@ -14,5 +14,10 @@ namespace veilsum {
 // the sum could overflow.
 void take_mean(const Layout& layout, const UpdateSnapshot& set, unsigned threads,
                const MeanSink& sink);
+// Of one group alone.
+void take_float_mean(const Layout& layout, const UpdateSnapshot& set, unsigned threads,
+                     const MeanSink& sink);
+void take_integer_mean(const Layout& layout, const UpdateSnapshot& set, unsigned threads,
+                       const MeanSink& sink);
 
 }  // namespace veilsum

@@ -90,6 +90,11 @@ void StoredBytes::seal() {
   close(std::exchange(file_, -1));
 }
 
+void StoredBytes::release_pages() const {
+  if (path_.empty() || data_ == nullptr) return;
+  madvise(data_, size_, MADV_DONTNEED);  // advice: if it is not taken, nothing is lost
+}
+
 void StoredBytes::map(int protection, int flags) {
   if (size_ == 0) return;  // nothing can be mapped, and there is nothing to read
   void* mapped = mmap(nullptr, size_, protection, flags, file_, 0);

@@ -27,6 +27,9 @@ class StoredBytes {
   // Ends writing. The address of bytes() does not change when the object is moved.
   void seal();
   std::span<const std::byte> bytes() const { return {data_, size_}; }
+  // Lets go of the memory behind bytes() that are in a file; reading them brings it back. It counts
+  // as ours otherwise, although it is the file's and can be taken at any time.
+  void release_pages() const;
 
  private:
   void map(int protection, int flags);

@@ -23,6 +23,10 @@ std::vector<std::string> UpdateSnapshot::sites() const {
   return names;
 }
 
+void UpdateSnapshot::release_pages() const {
+  for (const auto& update : updates) update->bytes.release_pages();
+}
+
 std::vector<Screened> screen_update(const Layout& layout, const UpdateReader& values,
                                     const std::string& site, unsigned threads,
                                     Screening screening) {
@@ -35,6 +39,20 @@ std::vector<Screened> screen_update(const Layout& layout, const UpdateReader& va
     values.read(tile, site, {room.data(), tile.count});
   });
   return screened;
+}
+
+CommittedUpdate borrow_update(const Layout& layout, const std::string& site, TensorData tensors,
+                              Owner owner, unsigned threads, Screening screening) {
+  std::vector<const std::byte*> places(tensors.begin(), tensors.end());
+  auto values = read_tensors(layout, places);  // moving the vector does not move its elements
+  auto screened = screen_update(layout, *values, site, threads, screening);
+  return {site,
+          1,
+          std::move(owner),
+          std::move(places),
+          StoredBytes("", site, 0),
+          std::move(screened),
+          std::move(values)};
 }
 
 // As many updates as there may be, each of the largest weight, stay below this bound.
@@ -83,19 +101,6 @@ CommittedUpdate UpdateSet::keep(const std::string& site, std::span<const ByteSpa
   return {site, 1, nullptr, {}, std::move(kept), std::move(update.tiles), std::move(update.values)};
 }
 
-CommittedUpdate UpdateSet::borrow(const std::string& site, TensorData tensors, Owner owner) const {
-  std::vector<const std::byte*> places(tensors.begin(), tensors.end());
-  auto values = read_tensors(layout_, places);  // moving the vector does not move its elements
-  auto screened = screen_update(layout_, *values, site, threads_, screening_);
-  return {site,
-          1,
-          std::move(owner),
-          std::move(places),
-          StoredBytes("", site, 0),
-          std::move(screened),
-          std::move(values)};
-}
-
 CommittedUpdate UpdateSet::borrow(const std::string& site, std::span<const ByteSpan> chunks,
                                   const UpdateForm& form, Owner owner) const {
   auto values = read_chunks(layout_, check_update(layout_, chunks, form), form);
@@ -111,6 +116,7 @@ CommittedUpdate UpdateSet::borrow(const std::string& site, std::span<const ByteS
 
 void UpdateSet::commit(Contributors::Arrival& arrival, CommittedUpdate update) {
   update.share = arrival.share();
+  update.bytes.release_pages();
   auto shared = std::make_shared<const CommittedUpdate>(std::move(update));
   const auto lock = contributors_.lock();
   const auto place = updates_.emplace(arrival.site(), std::move(shared)).first;
@@ -126,7 +132,7 @@ void UpdateSet::add_tensors(const std::string& site, Share share, TensorData ten
   const FloatEnvironment exact;
   Contributors::Arrival arrival(contributors_, site, share);
   if (owner != nullptr && spool_.empty())
-    commit(arrival, borrow(site, tensors, std::move(owner)));
+    commit(arrival, borrow_update(layout_, site, tensors, std::move(owner), threads_, screening_));
   else
     commit(arrival, keep(site, tensors));
 }
@@ -158,8 +164,11 @@ Contribution UpdateSet::contribution() const {
 
 UpdateSnapshot UpdateSet::snapshot() const {
   const auto lock = contributors_.lock();
-  UpdateSnapshot snapshot{{}, contributors_.total_weight()};
-  for (const auto& [site, update] : updates_) snapshot.updates.push_back(update);
+  UpdateSnapshot snapshot{{}, {}, contributors_.total_weight()};
+  for (const auto& [site, update] : updates_) {
+    snapshot.updates.push_back(update);
+    snapshot.shares.push_back(update->share);
+  }
   return snapshot;
 }
 

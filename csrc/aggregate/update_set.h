@@ -39,10 +39,20 @@ struct CommittedUpdate {
 // The set at one moment, sorted bytewise by site. It stays what it is while others come and go.
 struct UpdateSnapshot {
   std::vector<std::shared_ptr<const CommittedUpdate>> updates;
+  std::vector<Share> shares;  // one per update; their own, unless a rule gives them others
   std::uint64_t total_weight;
 
   std::vector<std::string> sites() const;
+  // Lets go of what a walk over spooled updates has read.
+  void release_pages() const;
 };
+
+// Tiles after which a walk lets go of what it has read.
+inline constexpr std::size_t kReleaseTiles = 256;
+
+// Screens tensors and keeps references to them. Throws as UpdateReader::screen and read.
+CommittedUpdate borrow_update(const Layout& layout, const std::string& site, TensorData tensors,
+                              Owner owner, unsigned threads, Screening screening);
 
 // add_*() keeps an update as it is, in memory or in a file of the spool directory.
 //
@@ -74,7 +84,6 @@ class UpdateSet {
   CommittedUpdate keep(const std::string& site, TensorData tensors) const;
   CommittedUpdate keep(const std::string& site, std::span<const ByteSpan> chunks,
                        const UpdateForm& form) const;
-  CommittedUpdate borrow(const std::string& site, TensorData tensors, Owner owner) const;
   CommittedUpdate borrow(const std::string& site, std::span<const ByteSpan> chunks,
                          const UpdateForm& form, Owner owner) const;
   void commit(Contributors::Arrival& arrival, CommittedUpdate update);

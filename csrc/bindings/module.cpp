@@ -12,5 +12,6 @@ PYBIND11_MODULE(_native, module) {
   veilsum::register_optimizers(module);
   veilsum::register_mean(module);
   veilsum::register_privacy(module);
+  veilsum::register_rules(module);
   veilsum::register_rotation(module);
 }

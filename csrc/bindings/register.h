@@ -15,6 +15,7 @@ void register_masks(pybind11::module_& module);
 void register_optimizers(pybind11::module_& module);
 void register_mean(pybind11::module_& module);
 void register_privacy(pybind11::module_& module);
+void register_rules(pybind11::module_& module);
 void register_rotation(pybind11::module_& module);
 
 // Sets the Python error that stands for the C++ exception being handled: for the few

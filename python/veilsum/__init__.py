@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from veilsum._version import __version__
 
 if TYPE_CHECKING:
-    from veilsum import errors, optimizers, privacy, secagg
+    from veilsum import errors, optimizers, privacy, rules, secagg
     from veilsum.aggregate import AggregateResult, Aggregator, SteppedModel, Streaming
     from veilsum.codecs import EncodedUpdate, ErrorFeedback, codecs, decode, encode
     from veilsum.devices import BackendInfo, backends
@@ -52,6 +52,7 @@ _WHERE = {
     "errors": "veilsum",
     "optimizers": "veilsum",
     "privacy": "veilsum",
+    "rules": "veilsum",
     "secagg": "veilsum",
     **dict.fromkeys(_ERRORS, "veilsum.errors"),
 }
@@ -79,6 +80,7 @@ __all__ = [
     "errors",
     "optimizers",
     "privacy",
+    "rules",
     "secagg",
 ]
 

@@ -548,6 +548,95 @@ class MeanAggregator:
 def decode_ring_sum(total: NDArray[np.int64], *, factor: float, count: int) -> NDArray[np.float64]:
     """total[:count] * factor in double, one rounding per element."""
 
+# --- rules (register_rules.cpp) -------------------------------------------------
+
+@final
+class UpdateSnapshot:
+    """The committed updates of an aggregator at one moment, sorted by the sites' UTF-8 bytes.
+
+    Passes over it walk tiles of 4096 coordinates and hold the rows of one tile per thread.
+    `rows`, int64 of shape (rows, updates), says what a pass sees: row r is the mean of the
+    updates with weights rows[r], exact and rounded once to float32 (float64 if the layout has
+    a float64 tensor). Passes return one new array per tensor, as MeanAggregator.finish.
+    """
+
+    def __init__(self, aggregator: MeanAggregator) -> None:
+        """ConfigError in the streaming discipline."""
+
+    @property
+    def sites(self) -> tuple[str, ...]: ...
+    @property
+    def weights(self) -> tuple[int, ...]: ...
+    @property
+    def gains(self) -> tuple[float, ...]: ...
+    def gram(self, *, center: Sequence[NDArray[Any]] | None) -> tuple[NDArray[np.float64], int]:
+        """Inner products of all pairs over floating-point tensors, in units of 4**exponent, and
+        the exponent: 0 unless float64 values are beyond 2**480. `center` is one row more, the
+        last.
+
+        Raises:
+            PeerError: the center is not finite; the site it names is "center".
+            ConfigError: borrowed arrays were changed.
+        """
+
+    def norms(self) -> NDArray[np.float64]:
+        """L2 norm of each update over floating-point tensors."""
+
+    def combine(
+        self,
+        *,
+        weights: NDArray[np.int64],
+        gains: NDArray[np.float64],
+        total: int,
+        counts: NDArray[np.int64],
+        count_total: int,
+        center: Sequence[NDArray[Any]] | None,
+    ) -> list[NDArray[Any]]:
+        """sum(weight * gain * update) / total in floating-point tensors, sum(count * update) /
+        count_total in integer ones; gains are 0 to 1. A center is one update more, the last.
+        """
+
+    def select(self, index: int) -> list[NDArray[Any]]:
+        """One update's values as they are; zeros without a sign."""
+
+    def median(self, rows: NDArray[np.int64]) -> list[NDArray[Any]]:
+        """Of each coordinate the middle value, or the mean of the middle two."""
+
+    def middle(self, rows: NDArray[np.int64], *, first: int, kept: int) -> list[NDArray[Any]]:
+        """Of each coordinate the mean of `kept` values from rank `first`."""
+
+    def nearest(self, rows: NDArray[np.int64], *, kept: int) -> list[NDArray[Any]]:
+        """Of each coordinate the mean of the `kept` values nearest to the median."""
+
+def mixed_gram(gram: NDArray[np.float64], rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The Gram matrix of rows that are means, from that of the updates."""
+
+def squared_distances(gram: NDArray[np.float64]) -> NDArray[np.float64]:
+    """G_ii + G_jj - 2 G_ij, never below zero, 0 on the diagonal."""
+
+def krum_scores(distances: NDArray[np.float64], *, neighbors: int) -> NDArray[np.float64]:
+    """Sum of the squared distances to the nearest others, for each row."""
+
+def bulyan_selection(distances: NDArray[np.float64], *, byzantine: int, count: int) -> list[int]:
+    """`count` rows, each Krum's choice among those left."""
+
+def nearest_rows(distances: NDArray[np.float64], *, count: int) -> list[list[int]]:
+    """The `count` nearest rows of each, itself the first."""
+
+def weiszfeld_factors(
+    gram: NDArray[np.float64],
+    *,
+    weights: NDArray[np.float64],
+    iterations: int,
+    smoothing: float,
+) -> NDArray[np.float64]:
+    """Factors of the smoothed Weiszfeld iterate; they add up to 1."""
+
+def clipping_factors(
+    gram: NDArray[np.float64], *, rows: int, iterations: int, radius: float
+) -> NDArray[np.float64]:
+    """Factors of centred clipping over `rows` rows; a row more in `gram` is the centre."""
+
 # --- the public rotation (register_rotation.cpp) --------------------------------
 
 def rotate(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ from veilsum.devices import available_threads
 from veilsum.errors import ConfigError, DeviceError
 from veilsum.model import ModelLayout, result_digest, widen_tensors
 from veilsum.optimizers import ServerOptimizer
+from veilsum.rules import PreStep, Rule, choose_rule
 
-_RULES = ("mean",)
 _BACKENDS = ("cpu",)
 
 
@@ -44,20 +44,25 @@ class Streaming:
 
 @dataclass(frozen=True, slots=True)
 class AggregateResult:
-    """A mean, and what it is the mean of.
+    """An aggregate, and what it is the aggregate of.
 
     Attributes:
         arrays: name -> array in layout order, shapes and dtypes of the layout; bfloat16
             tensors as float32, which holds them exactly.
         digest: hex SHA-256 that names the values to the last bit, as of model.result_digest.
         total_weight: sum of the weights.
-        sites: who took part, sorted.
+        sites: whose updates it was taken over, sorted.
+        weights: site -> its factor in the floating-point tensors; None for rules that choose
+            anew for each coordinate, and for the mean, whose factors are the weights given.
+        selected: the sites with a part in the result, where a rule selects some; else None.
     """
 
     arrays: dict[str, NDArray[Any]]
     digest: str
     total_weight: int
     sites: tuple[str, ...]
+    weights: dict[str, float] | None = None
+    selected: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +84,11 @@ class SteppedModel:
 
 
 class Aggregator:
-    """Averages updates by weight; the result does not depend on the order of arrival.
+    """Averages updates by weight, or applies another rule to them; the result does not depend
+    on the order of arrival.
 
-    The sum is computed in integers: order, threads, chunk size and instruction set do not
-    change a bit of the mean, which is rounded once to each tensor's dtype. Every call
+    Sums are computed in integers: order, threads, chunk size and instruction set do not
+    change a bit of the result, which is rounded once to each tensor's dtype. Every call
     releases the GIL; several threads may add at once.
     """
 
@@ -90,7 +96,7 @@ class Aggregator:
         self,
         layout: ModelLayout,
         *,
-        rule: str = "mean",
+        rule: str | Rule | Sequence[PreStep | Rule] = "mean",
         backend: str = "cpu",
         threads: int | None = None,
         streaming: Streaming | None = None,
@@ -100,7 +106,8 @@ class Aggregator:
 
         Args:
             layout: what every update must look like.
-            rule: "mean".
+            rule: "mean", a rule of veilsum.rules, or the name of one that needs no settings;
+                [pre-step, ..., rule] applies pre-steps first.
             backend: "cpu".
             threads: most threads one call may use; by default VEILSUM_THREADS, or one per
                 processor that this process may use.
@@ -112,8 +119,13 @@ class Aggregator:
             ConfigError: an unknown rule or backend, or settings that exclude each other.
             DeviceError: a CUDA backend; this version aggregates on the CPU.
         """
-        _check_choice("rule", rule, _RULES)
+        self._rule = choose_rule(rule)
         _check_backend(backend)
+        if streaming is not None and not self._rule.is_mean:
+            raise ConfigError(
+                f"streaming keeps no updates, which {self._rule.rule} needs",
+                hint="leave out streaming=, or use spool= to save memory",
+            )
         if streaming is not None and spool is not None:
             raise ConfigError(
                 "streaming keeps no updates, so there is nothing to spool",
@@ -186,18 +198,38 @@ class Aggregator:
         """
         self._native.remove(site)
 
-    def finish(self) -> AggregateResult:
-        """The weighted mean of what is in the sum now; more may be added afterwards.
+    def finish(
+        self, *, rule: str | Rule | Sequence[PreStep | Rule] | None = None
+    ) -> AggregateResult:
+        """The aggregate of what is in the set now; more may be added afterwards.
+
+        Args:
+            rule: instead of the aggregator's own, for example with a seed drawn only now.
 
         Raises:
-            ConfigError: nothing was added.
+            ConfigError: nothing was added; there are fewer updates than the rule needs; or
+                weights that differ, or gains, mean nothing to it.
         """
-        # The mean, its sites and its weight must be of one moment, although other threads
-        # may be adding: the native core takes all three together.
+        chain = self._rule if rule is None else choose_rule(rule)
+        if not chain.is_mean:
+            # One snapshot: what a rule sees must be of one moment, although other threads may
+            # be adding.
+            snapshot = _native.UpdateSnapshot(self._native)
+            outcome = chain.apply(snapshot, self._layout)
+            named, digest = self._named(outcome.arrays)
+            total = sum(snapshot.weights)
+            return AggregateResult(
+                named, digest, total, snapshot.sites, outcome.weights, outcome.selected
+            )
+        # The mean, its sites and its weight likewise: the native core takes all three together.
         arrays, sites, total_weight = self._native.finish_with_sites()
+        named, digest = self._named(arrays)
+        return AggregateResult(named, digest, total_weight, sites)
+
+    def _named(self, arrays: list[NDArray[Any]]) -> tuple[dict[str, NDArray[Any]], str]:
         named = dict(zip(self._layout.names, arrays, strict=True))
         digest = result_digest(self._layout, named)
-        return AggregateResult(widen_tensors(self._layout, named), digest, total_weight, sites)
+        return widen_tensors(self._layout, named), digest
 
     def finish_step(
         self,
@@ -217,6 +249,11 @@ class Aggregator:
             ConfigError: nothing was added, the optimizer is for another layout, or as
                 ServerOptimizer.step. The optimizer is then as a failed step leaves it.
         """
+        if not self._rule.is_mean:
+            raise ConfigError(
+                f"only the mean can be taken in one pass with the step, not {self._rule.rule}",
+                hint="use optimizer.step(model, aggregator.finish().arrays)",
+            )
         if optimizer.layout != self._layout:
             raise ConfigError("the optimizer is for a model with another layout")
         with optimizer.stepping(model, gain=gain, out=out) as (step, updated):

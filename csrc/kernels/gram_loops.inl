@@ -1,0 +1,88 @@
+// Inner products of all pairs of rows. Included once per CPU level, see order_loops.inl.
+#pragma once
+
+#include "kernels/order_kernels.h"
+#include "kernels/sum_lanes.inl"
+
+namespace veilsum {
+namespace {
+
+// The lanes are a property of the sum: every level has the same eight, in one vector or in four.
+constexpr std::size_t kGramLanes = 8;
+constexpr std::size_t kGramVectors = kGramLanes / kSumLanes;
+
+// Pairs of rows that are summed at once, as many as there are registers for.
+constexpr std::size_t kPairRows = kGramVectors == 1 ? 4 : kGramVectors == 2 ? 2 : 1;
+constexpr std::size_t kPairColumns = kGramVectors == 1 ? 4 : 2;
+static_assert(kGramRows % kPairRows == 0 && kGramRows % kPairColumns == 0);
+
+// sum + a * b. Where the product is exact, one rounding and two are the same.
+template <bool kExactProducts>
+VS_FN DoubleLanes multiply_add(DoubleLanes a, DoubleLanes b, DoubleLanes sum) {
+#if defined(__AVX512F__)
+  if constexpr (kExactProducts)
+    return (DoubleLanes)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)sum);
+#elif defined(__FMA__)
+  if constexpr (kExactProducts)
+    return (DoubleLanes)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)sum);
+#endif
+  return sum + a * b;
+}
+
+VS_FN double sum_of_lanes(const DoubleLanes* vectors) {
+  double lanes[kGramLanes];
+  __builtin_memcpy(lanes, vectors, sizeof lanes);
+  for (std::size_t half = kGramLanes / 2; half > 0; half /= 2)
+    for (std::size_t i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+  return lanes[0];
+}
+
+VS_FN DoubleLanes load_doubles(const double* values) {
+  DoubleLanes lanes;
+  __builtin_memcpy(&lanes, values, sizeof lanes);
+  return lanes;
+}
+
+template <bool kExactProducts>
+VS_FN void add_pairs(const double* a, const double* b, std::size_t stride, double* gram) {
+  DoubleLanes held[kPairRows][kPairColumns][kGramVectors] = {};
+  for (std::size_t k = 0; k < kGramLeaf; k += kGramLanes)
+    for (std::size_t v = 0; v < kGramVectors; ++v) {
+      DoubleLanes right[kPairColumns];
+      for (std::size_t j = 0; j < kPairColumns; ++j)
+        right[j] = load_doubles(b + j * kGramLeaf + k + v * kSumLanes);
+      for (std::size_t i = 0; i < kPairRows; ++i) {
+        const DoubleLanes left = load_doubles(a + i * kGramLeaf + k + v * kSumLanes);
+        for (std::size_t j = 0; j < kPairColumns; ++j)
+          held[i][j][v] = multiply_add<kExactProducts>(left, right[j], held[i][j][v]);
+      }
+    }
+  for (std::size_t i = 0; i < kPairRows; ++i)
+    for (std::size_t j = 0; j < kPairColumns; ++j) gram[i * stride + j] += sum_of_lanes(held[i][j]);
+}
+
+template <bool kExactProducts>
+void add_gram(const double* packed, std::size_t rows, double* gram) {
+  for (std::size_t i = 0; i < rows; i += kPairRows)
+    for (std::size_t j = 0; j < i + kPairRows; j += kPairColumns)
+      add_pairs<kExactProducts>(packed + i * kGramLeaf, packed + j * kGramLeaf, rows,
+                                gram + i * rows + j);
+}
+
+template <class Stored>
+VS_FN void pack_row(const Stored* values, std::size_t count, double factor, double* packed) {
+  for (std::size_t i = 0; i < count; ++i) packed[i] = static_cast<double>(values[i]) * factor;
+  for (std::size_t i = count; i < kGramLeaf; ++i) packed[i] = 0;
+}
+
+void pack_f32(const WireFloat* values, std::size_t count, double factor, double* packed) {
+  pack_row(values, count, factor, packed);
+}
+void pack_f64(const WireDouble* values, std::size_t count, double factor, double* packed) {
+  pack_row(values, count, factor, packed);
+}
+
+constexpr GramKernels kGramKernels = {pack_f32, pack_f64, add_gram<true>, add_gram<false>};
+
+}  // namespace
+}  // namespace veilsum

@@ -1,0 +1,354 @@
+// Order statistics of every column. Included once per CPU level; everything has internal
+// linkage and no inline function of the standard library is called (see ring_loops.inl).
+//
+// A block is as many columns as a vector has lanes: row r of a block is one vector.
+#pragma once
+
+#include "kernels/order_kernels.h"
+#include "kernels/sorting_network.inl"
+#include "kernels/sum_lanes.inl"
+
+namespace veilsum {
+namespace {
+
+template <class Value>
+struct Column {
+  typedef Value Lanes __attribute__((vector_size(4 * VS_LANES)));
+};
+template <class Value>
+using LanesOf = typename Column<Value>::Lanes;
+template <class Value>
+constexpr std::size_t kBlock = 4 * VS_LANES / sizeof(Value);
+
+// `count` values from `begin`, or as many as there are lanes.
+template <class Value>
+VS_FN LanesOf<Value> load_lanes(Row row, std::size_t begin, std::size_t count) {
+  LanesOf<Value> lanes = {};
+  const unsigned char* values = row + begin * sizeof(Value);
+  if (count >= kBlock<Value>)
+    __builtin_memcpy(&lanes, values, sizeof lanes);
+  else
+    __builtin_memcpy(&lanes, values, count * sizeof(Value));
+  return lanes;
+}
+
+// --- sorting ----------------------------------------------------------------------
+
+// A part of some rows: `count` values from `begin`, or as many as there are lanes.
+struct Part {
+  const Row* rows;
+  std::size_t begin;
+  std::size_t count;
+};
+
+template <class Value, std::size_t kRows>
+void sort_rows(const Part& part, LanesOf<Value>* block) {
+  LanesOf<Value> values[kRows];
+  for (std::size_t r = 0; r < kRows; ++r)
+    values[r] = load_lanes<Value>(part.rows[r], part.begin, part.count);
+  run_network<kSorting<kRows>>(values);
+  for (std::size_t r = 0; r < kRows; ++r) block[r] = values[r];
+}
+
+template <class Value>
+using SortRows = void (*)(const Part& part, LanesOf<Value>* block);
+
+template <class Value, std::size_t... kRows>
+VS_FN SortRows<Value> sorter_of(std::size_t rows, std::index_sequence<kRows...>) {
+  constexpr SortRows<Value> kSorters[] = {sort_rows<Value, kRows + 1>...};
+  return kSorters[rows - 1];
+}
+
+// One step of a bitonic merge over more rows than there are registers.
+template <class Lanes>
+VS_FN void compare_rows(Lanes* low, Lanes* high, std::size_t rows) {
+  for (std::size_t i = 0; i < rows; ++i) {
+    const Lanes a = low[i];
+    const Lanes b = high[i];
+    low[i] = smaller_of(a, b);
+    high[i] = larger_of(a, b);
+  }
+}
+
+// Merges two sorted runs that lie one behind the other. Comparing the first with the second
+// backwards leaves the smaller half below and the larger above, both bitonic.
+template <class Lanes>
+void merge_two(Lanes* block, std::size_t run) {
+  for (std::size_t i = 0; i < run; ++i) {
+    const Lanes a = block[i];
+    const Lanes b = block[2 * run - 1 - i];
+    block[i] = smaller_of(a, b);
+    block[2 * run - 1 - i] = larger_of(a, b);
+  }
+  for (std::size_t gap = run / 2; gap >= kMaxNetwork; gap /= 2)
+    for (std::size_t begin = 0; begin < 2 * run; begin += 2 * gap)
+      compare_rows(block + begin, block + begin + gap, gap);
+  for (std::size_t begin = 0; begin < 2 * run; begin += kMaxNetwork) {
+    Lanes values[kMaxNetwork];
+    for (std::size_t r = 0; r < kMaxNetwork; ++r) values[r] = block[begin + r];
+    run_network<kBitonic>(values);
+    for (std::size_t r = 0; r < kMaxNetwork; ++r) block[begin + r] = values[r];
+  }
+}
+
+constexpr std::size_t power_of_two_from(std::size_t rows) {
+  std::size_t power = 1;
+  while (power < rows) power *= 2;
+  return power;
+}
+
+// Loads and sorts a part of all rows. What is behind them in the block, up to a power of two, is
+// filled with what sorts behind everything.
+template <class Value>
+void sort_part(const Part& part, std::size_t rows, LanesOf<Value>* block) {
+  for (std::size_t r = 0; r < rows; r += kMaxNetwork)
+    sorter_of<Value>(rows - r < kMaxNetwork ? rows - r : kMaxNetwork,
+                     std::make_index_sequence<kMaxNetwork>())(
+        {part.rows + r, part.begin, part.count}, block + r);
+  const std::size_t filled = power_of_two_from(rows);
+  for (std::size_t r = rows; r < filled; ++r) block[r] = LanesOf<Value>{} + __builtin_inff();
+  for (std::size_t run = kMaxNetwork; run < rows; run *= 2)
+    for (std::size_t begin = 0; begin + run < rows; begin += 2 * run) merge_two(block + begin, run);
+}
+
+// --- medians ----------------------------------------------------------------------
+
+// Adding zero takes the sign off -0.
+VS_FN void store_middle(LanesOf<float> low, LanesOf<float> high, std::size_t count, float* out) {
+  // The sum of two floats may overflow one, and doubles hold it so exactly that halving and
+  // rounding it is rounding the exact mean.
+  typedef float Half __attribute__((vector_size(2 * VS_LANES)));
+  float lows[VS_LANES];
+  float highs[VS_LANES];
+  __builtin_memcpy(lows, &low, sizeof low);
+  __builtin_memcpy(highs, &high, sizeof high);
+  float middle[VS_LANES];
+  for (std::size_t i = 0; i < VS_LANES; i += VS_LANES / 2) {
+    Half a, b;
+    __builtin_memcpy(&a, lows + i, sizeof a);
+    __builtin_memcpy(&b, highs + i, sizeof b);
+    const DoubleLanes sum =
+        __builtin_convertvector(a, DoubleLanes) + __builtin_convertvector(b, DoubleLanes);
+    const Half mean = __builtin_convertvector(sum * 0.5, Half) + 0.0f;
+    __builtin_memcpy(middle + i, &mean, sizeof mean);
+  }
+  __builtin_memcpy(out, middle, (count < VS_LANES ? count : VS_LANES) * sizeof(float));
+}
+
+// Halved first where the sum could overflow, and last where halves could be lost.
+VS_FN void store_middle(LanesOf<double> low, LanesOf<double> high, std::size_t count, double* out) {
+  for (std::size_t i = 0; i < kSumLanes && i < count; ++i) {
+    const double a = low[i];
+    const double b = high[i];
+    const bool large = a > 1 || a < -1 || b > 1 || b < -1;
+    const double halves = a * 0.5 + b * 0.5;
+    const double half = (a + b) * 0.5;
+    out[i] = (a == b ? a : large ? halves : half) + 0.0;
+  }
+}
+
+template <std::size_t kRows>
+void median_of_rows(const Row* rows, std::size_t count, float* medians) {
+  for (std::size_t begin = 0; begin < count; begin += VS_LANES) {
+    LanesOf<float> values[kRows];
+    for (std::size_t r = 0; r < kRows; ++r)
+      values[r] = load_lanes<float>(rows[r], begin, count - begin);
+    run_network<kMedian<kRows>>(values);
+    store_middle(values[(kRows - 1) / 2], values[kRows / 2], count - begin, medians + begin);
+  }
+}
+
+using MedianOfRows = void (*)(const Row* rows, std::size_t count, float* medians);
+
+template <std::size_t... kRows>
+VS_FN MedianOfRows median_network(std::size_t rows, std::index_sequence<kRows...>) {
+  constexpr MedianOfRows kMedians[] = {median_of_rows<kRows + 1>...};
+  return kMedians[rows - 1];
+}
+
+template <class Lanes>
+struct Middle {
+  Lanes low;
+  Lanes high;
+};
+
+// The middle two of two sorted halves. Comparing one with the other backwards leaves the smaller
+// values of all on one side, the largest of which is the lower middle, and the larger ones on the
+// other. Two of each are kept, so that one comparison need not wait for the last.
+template <class Lanes>
+VS_FN Middle<Lanes> middle_of_halves(const Lanes* first, const Lanes* second, std::size_t half) {
+  Lanes low[2] = {Lanes{} - __builtin_inff(), Lanes{} - __builtin_inff()};
+  Lanes high[2] = {Lanes{} + __builtin_inff(), Lanes{} + __builtin_inff()};
+  for (std::size_t r = 0; r < half; r += 2)
+    for (std::size_t k = 0; k < 2; ++k) {
+      const std::size_t i = r + k < half ? r + k : r;
+      low[k] = larger_of(low[k], smaller_of(first[i], second[half - 1 - i]));
+      high[k] = smaller_of(high[k], larger_of(first[i], second[half - 1 - i]));
+    }
+  return {larger_of(low[0], low[1]), smaller_of(high[0], high[1])};
+}
+
+// If the number of rows is odd, the second half gets what sorts behind everything.
+template <class Value>
+void median(const Row* rows, std::size_t row_count, std::size_t count, void* scratch,
+            Value* medians) {
+  using Lanes = LanesOf<Value>;
+  const std::size_t half = (row_count + 1) / 2;
+  const bool odd = row_count % 2 == 1;
+  auto* first = static_cast<Lanes*>(scratch);
+  auto* second = first + power_of_two_from(half);
+  for (std::size_t begin = 0; begin < count; begin += kBlock<Value>) {
+    sort_part<Value>({rows, begin, count - begin}, half, first);
+    sort_part<Value>({rows + half, begin, count - begin}, row_count - half, second);
+    if (odd) second[half - 1] = Lanes{} + __builtin_inff();
+    const Middle<Lanes> middle = middle_of_halves(first, second, half);
+    store_middle(middle.low, odd ? middle.low : middle.high, count - begin, medians + begin);
+  }
+}
+
+// Up to kMaxNetwork rows of floats: only what the median depends on is computed.
+void median_f32(const Row* rows, std::size_t row_count, std::size_t count, void* scratch,
+                float* medians) {
+  if (row_count > kMaxNetwork) return median<float>(rows, row_count, count, scratch, medians);
+  median_network(row_count, std::make_index_sequence<kMaxNetwork>())(rows, count, medians);
+}
+
+// --- sums of what is kept -----------------------------------------------------------
+
+// Columns go through in parts of kSumLanes, as many as 64-bit sums fit a vector.
+template <class Value>
+constexpr std::size_t kParts = kBlock<Value> / kSumLanes;
+
+// Lanes kSumLanes * part .. of a row as doubles.
+VS_FN DoubleLanes widen_part(const LanesOf<float>& row, std::size_t part) {
+  FloatLanes narrow;
+  __builtin_memcpy(&narrow, reinterpret_cast<const char*>(&row) + part * sizeof narrow,
+                   sizeof narrow);
+  return __builtin_convertvector(narrow, DoubleLanes);
+}
+VS_FN DoubleLanes widen_part(const LanesOf<double>& row, std::size_t) { return row; }
+
+// Which ranks of each column are kept: from `start` on. Sorted columns of a whole piece, with the
+// starts of each, are what both passes over them share: the first finds the largest value kept,
+// the second sums.
+struct PieceStarts {
+  SumLanes parts[kOrderPiece / kSumLanes];
+};
+
+// The median as a double that holds the exact mean of two floats, or rounds that of two doubles.
+template <class Value>
+VS_FN DoubleLanes middle_part(const LanesOf<Value>* block, std::size_t rows, std::size_t part) {
+  return widen_part(block[(rows - 1) / 2], part) * 0.5 + widen_part(block[rows / 2], part) * 0.5;
+}
+
+// In a sorted column the nearest values are neighbours. The window over them starts where the
+// value it would lose on its lower side is not farther than the one it would win on the upper:
+// differences only grow along the column, so it is enough to count where the lower is farther.
+template <class Value>
+VS_FN SumLanes nearest_start(const LanesOf<Value>* block, const KeptRanks& kept, std::size_t part) {
+  const DoubleLanes middle = middle_part<Value>(block, kept.rows, part);
+  SumLanes start = {};
+  for (std::size_t r = 0; r + kept.count < kept.rows; ++r) {
+    const DoubleLanes lower = widen_part(block[r], part);
+    const DoubleLanes upper = widen_part(block[r + kept.count], part);
+    start -= (SumLanes)(middle - lower > upper - middle);
+  }
+  return start;
+}
+
+// Calls use(values, kept) for every rank that some column keeps; `kept` has all bits of a lane set
+// where its column does. A rank that every window holds needs no comparison.
+template <class Value, class Use>
+VS_FN void for_kept(const LanesOf<Value>* block, const KeptRanks& kept, std::size_t part,
+                    SumLanes start, bool windows, const Use& use) {
+  const SumLanes all = ~SumLanes{};
+  if (!windows) {
+    for (std::size_t r = kept.first; r < kept.first + kept.count; ++r)
+      use(widen_part(block[r], part), all);
+    return;
+  }
+  const SumLanes end = start + kept.count;
+  for (std::size_t r = 0; r < kept.rows; ++r) {
+    const SumLanes rank = SumLanes{} + r;
+    use(widen_part(block[r], part), (SumLanes)(start <= rank) & (SumLanes)(rank < end));
+  }
+}
+
+// The smallest e with value < 2^e, for a value that is not negative; subnormal numbers count as
+// the smallest normal one.
+VS_FN int exponent_of(double value) { return static_cast<int>(bits_of_double(value) >> 52) - 1022; }
+
+// As scale_exponent(): for `count` terms, each below 2^(e - 1) and in a sum that leaves two bits.
+VS_FN int sum_exponent(double largest, std::size_t count) {
+  int exponent = 61 - exponent_of(largest);
+  while (count > 1) {
+    --exponent;
+    count -= count / 2;
+  }
+  return exponent < 960 ? exponent : 960;
+}
+
+VS_FN double power_of_two(int exponent) {
+  return double_of_bits(static_cast<std::uint64_t>(exponent + 1023) << 52);
+}
+
+template <class Value, bool kWindows>
+VS_FN int sum_kept(const Row* rows, const KeptRanks& kept, std::size_t count, void* scratch,
+                   std::uint64_t* sums) {
+  const std::size_t stride = power_of_two_from(kept.rows);
+  PieceStarts starts;
+  DoubleLanes largest = {};
+  auto* block = static_cast<LanesOf<Value>*>(scratch);
+  for (std::size_t begin = 0, at = 0; begin < count; begin += kBlock<Value>, block += stride) {
+    sort_part<Value>({rows, begin, count - begin}, kept.rows, block);
+    for (std::size_t part = 0; part < kParts<Value>; ++part, ++at) {
+      starts.parts[at] = kWindows ? nearest_start<Value>(block, kept, part) : SumLanes{};
+      for_kept<Value>(block, kept, part, starts.parts[at], kWindows,
+                      [&](DoubleLanes values, SumLanes in) {
+                        const SumLanes magnitude = (SumLanes)values & 0x7FFFFFFFFFFFFFFFu & in;
+                        const DoubleLanes found = (DoubleLanes)magnitude;
+                        largest = found > largest ? found : largest;
+                      });
+    }
+  }
+  double most = 0;
+  for (std::size_t lane = 0; lane < kSumLanes; ++lane)
+    most = largest[lane] > most ? largest[lane] : most;
+  const int exponent = sum_exponent(most, kept.count);
+  const double factor = power_of_two(exponent);
+  block = static_cast<LanesOf<Value>*>(scratch);
+  for (std::size_t begin = 0, at = 0; begin < count; begin += kBlock<Value>, block += stride)
+    for (std::size_t part = 0; part < kParts<Value>; ++part, ++at) {
+      SumLanes held = {};
+      for_kept<Value>(block, kept, part, starts.parts[at], kWindows,
+                      [&](DoubleLanes values, SumLanes in) {
+                        // What is left out may be beyond what fits a sum: made zero first.
+                        const DoubleLanes term = (DoubleLanes)((SumLanes)values & in) * factor;
+                        held += to_fixed_point_lanes(term);
+                      });
+      const std::size_t first = begin + part * kSumLanes;
+      if (first >= count) break;
+      const std::size_t width = count - first < kSumLanes ? count - first : kSumLanes;
+      __builtin_memcpy(sums + first, &held, width * sizeof(std::uint64_t));
+    }
+  return exponent;
+}
+
+template <class Value>
+int sum_middle(const Row* rows, const KeptRanks& kept, std::size_t count, void* scratch,
+               std::uint64_t* sums) {
+  return sum_kept<Value, false>(rows, kept, count, scratch, sums);
+}
+
+template <class Value>
+int sum_nearest(const Row* rows, const KeptRanks& kept, std::size_t count, void* scratch,
+                std::uint64_t* sums) {
+  return sum_kept<Value, true>(rows, kept, count, scratch, sums);
+}
+
+constexpr ColumnKernels<float> kFloatColumns = {median_f32, sum_middle<float>, sum_nearest<float>};
+constexpr ColumnKernels<double> kDoubleColumns = {median<double>, sum_middle<double>,
+                                                  sum_nearest<double>};
+
+}  // namespace
+}  // namespace veilsum

@@ -1,0 +1,236 @@
+#include "rules/order_pass.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "aggregate/rounding.h"
+#include "aggregate/scale.h"
+#include "aggregate/tiles.h"
+#include "aggregate/write_means.h"
+#include "base/error.h"
+#include "base/parallel.h"
+#include "kernels/dispatch.h"
+#include "kernels/rule_dispatch.h"
+
+namespace veilsum {
+namespace {
+
+// Tiles that one thread works through with the same memory.
+constexpr std::size_t kRangeTiles = 16;
+
+// With more rows than this, pieces of them are gathered before they are ordered.
+constexpr std::size_t kFewRows = 32;
+
+template <class Body>
+void for_each_range(const Layout& layout, int group, unsigned threads, const Body& body) {
+  parallel_for(layout.group_size(group), kRangeTiles * kTile, threads, body);
+}
+
+template <class Body>
+void for_tiles_of(const Range& range, const Body& body) {
+  for (std::size_t first = range.begin; first < range.end; first += kTile)
+    body(first / kTile, Tile{first, std::min(kTile, range.end - first)});
+}
+
+void write_values(DType dtype, std::span<const float> values, std::byte* out) {
+  const auto& codec = kernels().codec;
+  if (dtype == DType::f16)
+    return codec.narrow_f16(values.data(), values.size(), reinterpret_cast<WireHalf*>(out));
+  if (dtype == DType::bf16)
+    return codec.narrow_bf16(values.data(), values.size(), reinterpret_cast<WireHalf*>(out));
+  std::memcpy(out, values.data(), values.size_bytes());
+}
+
+// What a narrower tensor holds is exact in float, and so is the mean of two such values up to a
+// bit that can not decide a tie: going over float rounds as if once.
+void write_values(DType dtype, std::span<const double> values, std::byte* out) {
+  if (dtype == DType::f64) {
+    std::memcpy(out, values.data(), values.size_bytes());
+    return;
+  }
+  std::array<float, kTile> narrow;
+  std::transform(values.begin(), values.end(), narrow.begin(),
+                 [](double value) { return static_cast<float>(value); });
+  write_values(dtype, std::span<const float>(narrow.data(), values.size()), out);
+}
+
+template <class Value>
+void write_tile(const Layout& layout, const Tile& tile, const Value* values,
+                MutableTensorData tensors) {
+  for_each_part(layout, kFloatGroup, tile.first, tile.count, [&](const TensorPart& part) {
+    const DType dtype = layout.tensors()[part.tensor].dtype;
+    write_values(dtype, std::span<const Value>(values + part.offset, part.count),
+                 tensors[part.tensor] + part.element * dtype_size(dtype));
+  });
+}
+
+const ColumnKernels<float>& columns(float) { return rule_kernels().f32; }
+const ColumnKernels<double>& columns(double) { return rule_kernels().f64; }
+
+// One thread's work on group 1.
+template <class Value>
+class FloatWorker {
+ public:
+  FloatWorker(const Layout& layout, const UpdateSnapshot& set, const RowMix& mix,
+              const OrderRule& rule)
+      : layout_(layout),
+        rule_(rule),
+        rows_(layout, set, mix),
+        scratch_(order_scratch_bytes(mix.rows(), sizeof(Value)) / sizeof(CacheLine) + 1) {
+    if (mix.rows() > kFewRows) gathered_.resize(mix.rows() * kOrderPiece);
+  }
+
+  void work(std::size_t index, const Tile& tile, MutableTensorData tensors) {
+    const std::span<const Row> rows = rows_.load(index, tile);
+    if (rule_.kind == OrderKind::median) {
+      std::array<Value, kTile> medians;
+      over_columns(rows, tile.count, [&](const Row* some, std::size_t first, std::size_t count) {
+        columns(Value{}).median(some, rows.size(), count, scratch_.data(), medians.data() + first);
+      });
+      return write_tile(layout_, tile, medians.data(), tensors);
+    }
+    const KeptRanks kept{rows.size(), rule_.first, rule_.kept};
+    const auto sum = rule_.kind == OrderKind::middle ? columns(Value{}).sum_middle
+                                                     : columns(Value{}).sum_nearest;
+    over_columns(rows, tile.count, [&](const Row* some, std::size_t first, std::size_t count) {
+      std::array<std::uint64_t, kOrderPiece> sums;
+      const int exponent = sum(some, kept, count, scratch_.data(), sums.data());
+      write_float_means(layout_, {tile.first + first, count}, sums.data(), {exponent, rule_.kept},
+                        tensors);
+    });
+  }
+
+ private:
+  // Reading a line at a time from many places is slower than gathering a piece of each row first.
+  template <class Use>
+  void over_columns(std::span<const Row> rows, std::size_t count, const Use& use) {
+    std::vector<Row> some(rows.size());
+    for (std::size_t first = 0; first < count; first += kOrderPiece) {
+      const std::size_t width = std::min(kOrderPiece, count - first);
+      for (std::size_t r = 0; r < rows.size(); ++r) {
+        some[r] = rows[r] + first * sizeof(Value);
+        if (gathered_.empty()) continue;
+        Value* const place = gathered_.data() + r * kOrderPiece;
+        std::memcpy(place, some[r], width * sizeof(Value));
+        some[r] = reinterpret_cast<Row>(place);
+      }
+      use(some.data(), first, width);
+    }
+  }
+
+  const Layout& layout_;
+  const OrderRule rule_;
+  TileRows<Value> rows_;
+  std::vector<CacheLine> scratch_;
+  std::vector<Value> gathered_;
+};
+
+// Twice the distance to the median, exactly.
+__int128 twice_from(__int128 twice_median, std::int64_t value) {
+  const __int128 difference = 2 * static_cast<__int128>(value) - twice_median;
+  return difference < 0 ? -difference : difference;
+}
+
+// The sum of what the rule keeps of a sorted column, and how many values that is.
+std::pair<__int128, std::uint64_t> kept_of(const std::vector<std::int64_t>& column,
+                                           const OrderRule& rule) {
+  const std::size_t n = column.size();
+  const __int128 twice_median =
+      static_cast<__int128>(column[(n - 1) / 2]) + static_cast<__int128>(column[n / 2]);
+  if (rule.kind == OrderKind::median) return {twice_median, 2};
+  std::size_t first = rule.first;
+  if (rule.kind == OrderKind::nearest)
+    for (first = 0; first + rule.kept < n; ++first)
+      if (twice_from(twice_median, column[first]) <=
+          twice_from(twice_median, column[first + rule.kept]))
+        break;
+  __int128 sum = 0;
+  for (std::size_t r = first; r < first + rule.kept; ++r) sum += column[r];
+  return {sum, rule.kept};
+}
+
+void order_integers(const Layout& layout, const UpdateSnapshot& set, const RowMix& mix,
+                    const OrderRule& rule, unsigned threads, MutableTensorData tensors) {
+  for_each_range(layout, kIntegerGroup, threads, [&](const Range& range) {
+    IntegerRows rows(set, mix);
+    std::vector<std::int64_t> column(mix.rows());
+    std::vector<__int128> sums(kTile);
+    for_tiles_of(range, [&](std::size_t, const Tile& tile) {
+      const auto& values = rows.load(tile);
+      std::uint64_t kept = 1;
+      for (std::size_t k = 0; k < tile.count; ++k) {
+        for (std::size_t r = 0; r < column.size(); ++r) column[r] = values[r][k];
+        std::sort(column.begin(), column.end());
+        std::tie(sums[k], kept) = kept_of(column, rule);
+      }
+      write_integer_means(layout, tile, sums.data(), kept, tensors);
+    });
+  });
+}
+
+template <class Value>
+void order_floats(const Layout& layout, const UpdateSnapshot& set, const RowMix& mix,
+                  const OrderRule& rule, unsigned threads, MutableTensorData tensors) {
+  for_each_range(layout, kFloatGroup, threads, [&](const Range& range) {
+    FloatWorker<Value> worker(layout, set, mix, rule);
+    for_tiles_of(range, [&](std::size_t index, const Tile& tile) {
+      worker.work(index, tile, tensors);
+      if ((index + 1) % kReleaseTiles == 0) set.release_pages();
+    });
+  });
+}
+
+template <class Value>
+void copy_floats(const Layout& layout, const CommittedUpdate& update, unsigned threads,
+                 MutableTensorData tensors) {
+  for_each_tile(layout, kFloatGroup, threads, [&](std::size_t index, const Tile& tile) {
+    std::array<Value, kTile> values;
+    update.values->values(tile, std::span(values.data(), tile.count));
+    const double largest = update.tiles[index].largest;
+    for (std::size_t k = 0; k < tile.count; ++k) {
+      if (update.may_have_changed() && !(values[k] <= largest && values[k] >= -largest))
+        refuse_changed();
+      values[k] += 0;  // a zero has no sign
+    }
+    write_tile(layout, tile, values.data(), tensors);
+  });
+}
+
+}  // namespace
+
+void take_order(const Layout& layout, const UpdateSnapshot& set, const RowMix& mix,
+                const OrderRule& rule, unsigned threads, MutableTensorData tensors) {
+  if (mix.rows() == 0) throw ConfigError("there is nothing to order", "add updates first");
+  if (rule.kind != OrderKind::median &&
+      (rule.kept == 0 || rule.kept > mix.rows() || rule.first > mix.rows() - rule.kept))
+    throw ConfigError("ranks " + std::to_string(rule.first) + " to " +
+                      std::to_string(rule.first + rule.kept) + " of " + std::to_string(mix.rows()) +
+                      " values cannot be kept");
+  if (needs_double(layout))
+    order_floats<double>(layout, set, mix, rule, threads, tensors);
+  else
+    order_floats<float>(layout, set, mix, rule, threads, tensors);
+  order_integers(layout, set, mix, rule, threads, tensors);
+}
+
+void take_update(const Layout& layout, const UpdateSnapshot& set, std::size_t index,
+                 unsigned threads, MutableTensorData tensors) {
+  if (index >= set.updates.size()) throw ConfigError("there is no such update");
+  const CommittedUpdate& update = *set.updates[index];
+  if (needs_double(layout))
+    copy_floats<double>(layout, update, threads, tensors);
+  else
+    copy_floats<float>(layout, update, threads, tensors);
+  for_each_tile(layout, kIntegerGroup, threads, [&](std::size_t, const Tile& tile) {
+    std::array<std::int64_t, kTile> room;
+    update.values->read(tile, "", {room.data(), tile.count});
+    const std::vector<__int128> sums(room.begin(), room.begin() + tile.count);
+    write_integer_means(layout, tile, sums.data(), 1, tensors);
+  });
+}
+
+}  // namespace veilsum
