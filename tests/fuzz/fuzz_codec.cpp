@@ -216,7 +216,8 @@ void run(const std::uint8_t* data, std::size_t size) {
 // A codec and its variants: "int8" stands for "int8/b32" and "int8/b128/f16", too.
 void add_codecs(std::string_view name) {
   const std::size_t before = codecs.size();
-  for (const std::uint16_t number : all_codecs()) {
+  static const std::vector<std::uint16_t> all = all_codecs();
+  for (const std::uint16_t number : all) {
     const std::string full = codec_name(number);
     if (std::string_view(full).substr(0, full.find('/')) == name) codecs.push_back(number);
   }

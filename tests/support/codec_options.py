@@ -24,10 +24,13 @@ def variants(codec: str) -> list[str]:
 @cache
 def every_codec() -> list[str]:
     """Full names of all codecs of the native core, i64 included, by number."""
-    names = []
-    for number in range(2**16):
-        try:
-            names.append(_native.codec_name(number))
-        except ConfigError:
-            continue
-    return names
+    families = [number for number in range(2**9) if _name(number) is not None]
+    numbers = sorted(family | variant << 9 for family in families for variant in range(2**5))
+    return [name for number in numbers if (name := _name(number)) is not None]
+
+
+def _name(number: int) -> str | None:
+    try:
+        return _native.codec_name(number)
+    except ConfigError:
+        return None
