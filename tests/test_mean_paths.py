@@ -181,3 +181,40 @@ def test_subnormal_means_among_normal_ones_are_rounded_once(dtype: str, isa: str
     columns = [(weight, (rng.integers(-9, 9, 300) * 2.0**least).tolist()) for weight in (1, 1, 5)]
 
     assert mean_of(columns, dtype) == reference.mean(columns, [dtype] * 300)
+
+
+def test_large_results_keep_their_memory_while_anyone_looks_at_them() -> None:
+    size = 3 << 18  # 3 MiB as f32: memory that is used again
+    layout = ModelLayout(_native.Layout([("w", "f32", (size,))]))
+
+    def mean_of_constant(value: float) -> Any:
+        mean = Aggregator(layout, threads=2)
+        for site in ("a", "b"):
+            mean.add({"w": np.full(size, value, np.float32)}, weight=1, site=site)
+        return mean.finish().arrays["w"]
+
+    kept = [mean_of_constant(value) for value in (1.0, 2.0)]
+    views = [array[-5:] for array in kept]
+    del kept
+    again = [mean_of_constant(value) for value in (3.0, 4.0, 5.0)]
+
+    assert [float(view[0]) for view in views] == [1.0, 2.0]
+    assert [set(np.unique(array).tolist()) for array in again] == [{3.0}, {4.0}, {5.0}]
+    again[0][:] = 6.0
+    assert float(again[1][0]) == 4.0
+
+
+def test_memory_used_again_shows_nothing_of_what_was_there() -> None:
+    # Tensors with gaps between them: what is kept of an update has to be zero there.
+    tensors = [("a", "f32", (300_001,)), ("b", "f32", (300_001,))]
+    layout = ModelLayout(_native.Layout(tensors))
+    digests = set()
+    for fill in (np.nextafter(np.float32(1), np.float32(2)), np.float32(1)):
+        for value in (fill, np.float32(-3)):
+            mean = Aggregator(layout, threads=1)
+            mean.add({n: np.full(s, value, np.float32) for n, _, s in tensors}, weight=1, site="a")
+            if value == np.float32(-3):
+                digests.add(mean.finish().digest)
+            del mean
+
+    assert len(digests) == 1

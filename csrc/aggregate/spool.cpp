@@ -39,16 +39,13 @@ std::string file_name(const std::string& site) {
          hex(serial.fetch_add(1)) + ".spool";
 }
 
-// Asks for large pages: fresh memory is mostly page faults otherwise.
-constexpr std::size_t kLargePages = std::size_t{4} << 20;
-
 }  // namespace
 
 StoredBytes::StoredBytes(const std::string& directory, const std::string& site, std::size_t size)
-    : size_(size) {
+    : memory_(directory.empty() ? size : 0), size_(size) {
   if (directory.empty()) {
-    map(PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS);
-    if (size_ >= kLargePages) madvise(data_, size_, MADV_HUGEPAGE);
+    data_ = memory_.data();
+    if (data_ == nullptr && size_ > 0) fail("map " + std::to_string(size_) + " bytes of", errno);
     return;
   }
   path_ = directory + "/" + file_name(site);
@@ -58,6 +55,7 @@ StoredBytes::StoredBytes(const std::string& directory, const std::string& site, 
 
 StoredBytes::StoredBytes(StoredBytes&& other) noexcept
     : path_(std::move(other.path_)),
+      memory_(std::move(other.memory_)),
       file_(std::exchange(other.file_, -1)),
       data_(std::exchange(other.data_, nullptr)),
       size_(std::exchange(other.size_, 0)) {
@@ -65,7 +63,7 @@ StoredBytes::StoredBytes(StoredBytes&& other) noexcept
 }
 
 StoredBytes::~StoredBytes() {
-  if (data_ != nullptr) munmap(data_, size_);
+  if (data_ != nullptr && memory_.data() == nullptr) munmap(data_, size_);
   if (file_ >= 0) close(file_);
   if (!path_.empty()) unlink(path_.c_str());
 }

@@ -5,6 +5,8 @@
 #include <span>
 #include <string>
 
+#include "base/recycled_memory.h"
+
 namespace veilsum {
 
 // A fixed number of bytes, written once and then only read. With a directory they are in a
@@ -35,7 +37,8 @@ class StoredBytes {
   void map(int protection, int flags);
   [[noreturn]] void fail(const std::string& doing, int error) const;
 
-  std::string path_;  // "" in memory
+  std::string path_;       // "" in memory
+  RecycledMemory memory_;  // empty if in a file
   int file_ = -1;
   std::byte* data_ = nullptr;
   std::size_t size_;
