@@ -513,7 +513,7 @@ def test_a_block_never_reaches_into_the_next_tensor(name: str) -> None:
 
 
 def hashlib_digest(layout: ModelLayout, name: str) -> bytes:
-    from veilsum.codecs.update import plan_digest
+    from veilsum.codecs.form import plan_digest
 
     return plan_digest(layout, _native.codec_number(name), 0.0)
 

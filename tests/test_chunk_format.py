@@ -414,7 +414,7 @@ def resealed(change: Callable[[bytearray], None]) -> bytes:
         (24, struct.pack("<d", float("nan")), "scale nan"),
         (32, struct.pack("<I", 0), "coordinates per chunk"),
         (32, struct.pack("<I", 2**31), "coordinates per chunk"),
-        (36, struct.pack("<I", 1), "reserved field is 1"),
+        (36, struct.pack("<I", 1), "options end within an item"),
         (40, b"VLL2", "layout starts with"),
     ],
 )

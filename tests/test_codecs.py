@@ -31,7 +31,7 @@ BLOCK_CODECS = (
     "fp8_e4m3/raw",
     "sign",
 )
-CODECS = ("f32", "f16", "bf16", *BLOCK_CODECS, "ring5", "ring16", "ring32")
+CODECS = ("f32", "f16", "bf16", *BLOCK_CODECS, "ring5", "ring16", "ring32", "ring64")
 TENSORS = [
     ("a", "f32", (5, 7)),
     ("n", "i64", (3, 2)),
@@ -412,7 +412,7 @@ def test_an_unsigned_value_beyond_63_bits_is_refused() -> None:
         ("int9", {}, "unknown codec 'int9'"),
         ("i64", {}, "unknown codec 'i64'"),
         ("ring1", {"clip": 1.0}, "unknown codec 'ring1'"),
-        ("ring33", {"clip": 1.0}, "unknown codec 'ring33'"),
+        ("ring65", {"clip": 1.0}, "unknown codec 'ring65'"),
         ("int8", {"clip": 1.0}, "codec int8 has no option 'clip'"),
         ("ring8", {}, "needs a positive, finite clip, got None"),
         ("ring8", {"clip": 0.0}, "got 0.0"),

@@ -338,7 +338,7 @@ class ChunkReader final : public UpdateReader {
     std::array<float, kTile> room;
     const std::span<float> values(room.data(), tile.count);
     codec_.decode(codes(tile), values);
-    if (!codec_.fills_gaps()) check_gaps(layout_, values, tile.first);
+    if (!codec_.fills_gaps() && !is_rotated(form_)) check_gaps(layout_, values, tile.first);
     for_each_part(layout_, kFloatGroup, tile.first, tile.count, [&](const TensorPart& part) {
       const Tensor& tensor = layout_.tensors()[part.tensor];
       if (max_abs(values.data() + part.offset, part.count) > dtype_limit(tensor.dtype))

@@ -55,9 +55,11 @@ inline bool are_immutable(py::handle buffers) {
 template <class Aggregator>
 void add_chunks(Aggregator& aggregator, const std::string& site, py::object weight,
                 py::object chunks, py::object codec, double scale, py::object plan_digest,
-                py::object update_id, py::object chunk_coordinates, double gain) {
+                py::object update_id, py::object chunk_coordinates, double gain,
+                py::object transform) {
   const Share share(to_weight(weight), gain);
-  const UpdateForm form = to_form(codec, scale, plan_digest, update_id, chunk_coordinates);
+  const UpdateForm form =
+      to_form(codec, scale, plan_digest, update_id, chunk_coordinates, transform);
   const py::list pieces(chunks);
   const bool borrow = are_immutable(pieces);
   std::vector<BufferView> views = buffer_views("chunks", pieces);

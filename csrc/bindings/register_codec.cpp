@@ -21,12 +21,16 @@ std::size_t chunk_size(py::object codec, py::object coordinates) {
 py::list encode_chunks(py::object layout, py::object arrays, py::object codec, double scale,
                        double limit, py::object rounding, py::object least_error,
                        py::object plan_digest, py::object update_id, py::object chunk_coordinates,
-                       py::object threads) {
+                       py::object threads, py::object transform, py::object clip) {
   const Layout& model = instance<Layout>("layout", layout);
   const TensorArrays tensors(model, arrays);
-  const EncodePlan plan = {to_form(codec, scale, plan_digest, update_id, chunk_coordinates), limit,
-                           to_rounding(rounding), to_bool("least_error", least_error),
-                           to_integer<unsigned>("threads", threads, 1, kMaxThreads)};
+  const EncodePlan plan = {
+      to_form(codec, scale, plan_digest, update_id, chunk_coordinates, transform),
+      limit,
+      to_rounding(rounding),
+      to_bool("least_error", least_error),
+      to_integer<unsigned>("threads", threads, 1, kMaxThreads),
+      to_bool("clip", clip)};
   NewChunks chunks(update_chunk_sizes(model, plan));
   {
     py::gil_scoped_release release;
@@ -37,7 +41,7 @@ py::list encode_chunks(py::object layout, py::object arrays, py::object codec, d
 
 std::uint64_t check(py::object chunk, py::object codec, py::object group, py::object group_size,
                     py::object masked, py::object plan_digest, py::object update_id,
-                    py::object chunk_coordinates) {
+                    py::object chunk_coordinates, py::object transforms) {
   const BufferView bytes("chunk", chunk);
   const ChunkGrid grid = {
       .codec = to_integer<std::uint16_t>("codec", codec),
@@ -46,7 +50,8 @@ std::uint64_t check(py::object chunk, py::object codec, py::object group, py::ob
       .masked = to_bool("masked", masked),
       .plan = to_plan_tag(plan_digest),
       .update_id = to_integer<std::uint64_t>("update_id", update_id),
-      .chunk_coordinates = to_integer<std::uint64_t>("chunk_coordinates", chunk_coordinates)};
+      .chunk_coordinates = to_integer<std::uint64_t>("chunk_coordinates", chunk_coordinates),
+      .transforms = to_integer<std::uint16_t>("transforms", transforms)};
   require_chunk_coordinates(grid.chunk_coordinates);
   codec_name(grid.codec);  // refuses an unknown one as the caller's mistake
   py::gil_scoped_release release;
@@ -74,10 +79,12 @@ class DecodedArrays {
 };
 
 py::list decode_chunks(py::object layout, py::object chunks, py::object codec, double scale,
-                       py::object plan_digest, py::object update_id, py::object chunk_coordinates) {
+                       py::object plan_digest, py::object update_id, py::object chunk_coordinates,
+                       py::object transform) {
   const Layout& model = instance<Layout>("layout", layout);
   const std::vector<BufferView> views = buffer_views("chunks", chunks);
-  const UpdateForm form = to_form(codec, scale, plan_digest, update_id, chunk_coordinates);
+  const UpdateForm form =
+      to_form(codec, scale, plan_digest, update_id, chunk_coordinates, transform);
   std::vector<ChunkView> checked;
   {
     // Before anything is allocated by a layout that may itself be foreign.
@@ -113,13 +120,14 @@ void register_codec(py::module_& module) {
   module.def("encode_chunks", &encode_chunks, py::arg("layout"), py::arg("arrays"), py::kw_only(),
              py::arg("codec"), py::arg("scale"), py::arg("limit"), py::arg("rounding"),
              py::arg("least_error"), py::arg("plan_digest"), py::arg("update_id"),
-             py::arg("chunk_coordinates"), py::arg("threads"));
+             py::arg("chunk_coordinates"), py::arg("threads"), py::arg("transform") = py::none(),
+             py::arg("clip") = false);
   module.def("check_chunk", &check, py::arg("chunk"), py::kw_only(), py::arg("codec"),
              py::arg("group"), py::arg("group_size"), py::arg("masked"), py::arg("plan_digest"),
-             py::arg("update_id"), py::arg("chunk_coordinates"));
+             py::arg("update_id"), py::arg("chunk_coordinates"), py::arg("transforms") = 0);
   module.def("decode_chunks", &decode_chunks, py::arg("layout"), py::arg("chunks"), py::kw_only(),
              py::arg("codec"), py::arg("scale"), py::arg("plan_digest"), py::arg("update_id"),
-             py::arg("chunk_coordinates"));
+             py::arg("chunk_coordinates"), py::arg("transform") = py::none());
 }
 
 }  // namespace veilsum

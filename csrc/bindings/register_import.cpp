@@ -14,7 +14,7 @@ py::list assemble(py::object layout, py::object scales, py::object codes, py::ob
   const Layout& model = instance<Layout>("layout", layout);
   const BufferView scale_view("scales", scales);
   const BufferView code_view("codes", codes);
-  const UpdateForm form = to_form(codec, 0, plan_digest, update_id, chunk_coordinates);
+  const UpdateForm form = to_form(codec, 0, plan_digest, update_id, chunk_coordinates, py::none());
   NewChunks chunks(
       assembled_sizes(model, form, scale_view.bytes().size(), code_view.bytes().size()));
   {

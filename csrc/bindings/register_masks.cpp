@@ -6,6 +6,7 @@
 #include "bindings/arrays.h"
 #include "bindings/chunks.h"
 #include "bindings/register.h"
+#include "bindings/rotation.h"
 #include "bindings/secrets.h"
 #include "bindings/tensors.h"
 #include "masks/masks.h"
@@ -140,19 +141,29 @@ py::tuple encode_ring_chunks(py::object layout, py::object arrays, py::object bi
                              py::object gains, py::object limits, py::object clip,
                              py::object rounding, py::object keys, py::object signs,
                              const std::string& generator, py::object plan_digest,
-                             py::object update_id, py::object chunk_coordinates,
-                             py::object threads) {
+                             py::object update_id, py::object chunk_coordinates, py::object threads,
+                             py::object scale_block, py::object rotation_block,
+                             py::object rotation_key, double rotated_limit) {
   const Layout& model = instance<Layout>("layout", layout);
   const TensorArrays tensors(model, arrays);
   const Masks masks(generator, keys, signs);
   const ReadyMasks ready(masks.keys());
-  const StepPlan steps = {flat_span<const double>("gains", gains),
-                          flat_span<const double>("limits", limits), to_bool("clip", clip),
-                          to_rounding(rounding)};
-  const RingChunkPlan plan = ring_chunk_plan(to_integer<unsigned>("bits", bits),
-                                             to_grid(kFloatGroup, model.group_size(kFloatGroup),
-                                                     plan_digest, update_id, chunk_coordinates),
-                                             ready.terms(), to_threads(threads));
+  const auto steps_per_unit = flat_span<const double>("gains", gains);
+  const auto block = to_integer<std::size_t>("scale_block", scale_block);
+  const ScaleGrid scale_grid =
+      block == 0 ? ScaleGrid(model) : ScaleGrid(model, block, steps_per_unit.size());
+  const StepPlan steps = {steps_per_unit,
+                          flat_span<const double>("limits", limits),
+                          to_bool("clip", clip),
+                          to_rounding(rounding),
+                          scale_grid,
+                          to_rotation(rotation_block, rotation_key, kFloatGroup),
+                          rotated_limit};
+  ChunkGrid grid = to_grid(kFloatGroup, model.group_size(kFloatGroup), plan_digest, update_id,
+                           chunk_coordinates);
+  grid.transforms = steps.rotation.block != 0 ? kChunkRotated : std::uint16_t{0};
+  const RingChunkPlan plan =
+      ring_chunk_plan(to_integer<unsigned>("bits", bits), grid, ready.terms(), to_threads(threads));
   NewChunks chunks(ring_chunk_sizes(plan));
   std::uint64_t clamped = 0;
   {
@@ -214,7 +225,9 @@ void register_masks(py::module_& module) {
              py::kw_only(), py::arg("bits"), py::arg("gains"), py::arg("limits"), py::arg("clip"),
              py::arg("rounding"), py::arg("keys"), py::arg("signs"), py::arg("generator"),
              py::arg("plan_digest"), py::arg("update_id"), py::arg("chunk_coordinates"),
-             py::arg("threads"));
+             py::arg("threads"), py::arg("scale_block") = 0, py::arg("rotation_block") = 0,
+             py::arg("rotation_key") = py::bytes(std::string(sizeof(PhiloxKey), '\0')),
+             py::arg("rotated_limit") = 0.0);
   module.def("ring_word_chunks", &ring_word_chunks, py::arg("words"), py::kw_only(),
              py::arg("bits"), py::arg("group"), py::arg("keys"), py::arg("signs"),
              py::arg("generator"), py::arg("plan_digest"), py::arg("update_id"),

@@ -101,7 +101,7 @@ void register_mean(py::module_& module) {
       .def("add_chunks", &add_chunks<MeanAggregator>, py::arg("site"), py::arg("weight"),
            py::arg("chunks"), py::kw_only(), py::arg("codec"), py::arg("scale"),
            py::arg("plan_digest"), py::arg("update_id"), py::arg("chunk_coordinates"),
-           py::arg("gain") = 1.0)
+           py::arg("gain") = 1.0, py::arg("transform") = py::none())
       .def(
           "remove",
           [](MeanAggregator& mean, const std::string& site) {

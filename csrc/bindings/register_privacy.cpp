@@ -92,7 +92,7 @@ void register_privacy(py::module_& module) {
       .def("add_chunks", &add_chunks<PrivateMean>, py::arg("site"), py::arg("weight"),
            py::arg("chunks"), py::kw_only(), py::arg("codec"), py::arg("scale"),
            py::arg("plan_digest"), py::arg("update_id"), py::arg("chunk_coordinates"),
-           py::arg("gain"))
+           py::arg("gain"), py::arg("transform") = py::none())
       .def(
           "remove",
           [](PrivateMean& mean, const std::string& site) {

@@ -44,9 +44,34 @@ void rotate_array(py::object values, py::object block, py::object key, py::objec
   run(flat_span<float>("values", values));
 }
 
+std::vector<double> doubles(const char* name, py::handle array) {
+  const auto span = flat_span<const double>(name, array);
+  return {span.begin(), span.end()};
+}
+
+Transform make_transform(py::object layout, py::object rotation_block, py::object rotation_key,
+                         double rotated_limit, py::object scale_block, py::object scales,
+                         py::object limits) {
+  Transform transform;
+  transform.rotation = to_rotation(rotation_block, rotation_key, kFloatGroup);
+  transform.rotated_limit = rotated_limit;
+  if (scales.is_none()) return transform;
+  transform.scales = doubles("scales", scales);
+  transform.limits = doubles("limits", limits);
+  transform.grid.emplace(instance<Layout>("layout", layout),
+                         to_integer<std::size_t>("scale_block", scale_block),
+                         transform.scales.size());
+  return transform;
+}
+
 }  // namespace
 
 void register_rotation(py::module_& module) {
+  py::class_<Transform>(module, "Transform", py::is_final())
+      .def(py::init(&make_transform), py::arg("layout"), py::kw_only(), py::arg("rotation_block"),
+           py::arg("rotation_key"), py::arg("rotated_limit"), py::arg("scale_block"),
+           py::arg("scales"), py::arg("limits"))
+      .def_property_readonly("chunk_flags", &Transform::chunk_flags);
   module.def("rotate", &rotate_array, py::arg("values"), py::kw_only(), py::arg("block"),
              py::arg("key"), py::arg("first"), py::arg("inverse"), py::arg("threads"));
 }

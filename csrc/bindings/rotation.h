@@ -1,10 +1,11 @@
-// A rotation from Python arguments.
+// Rotations and transforms from Python arguments.
 #pragma once
 
 #include <cstring>
+#include <memory>
 
 #include "bindings/arrays.h"
-#include "codec/rotation.h"
+#include "codec/transform.h"
 
 namespace veilsum {
 
@@ -15,6 +16,12 @@ inline Rotation to_rotation(py::handle block, py::handle key, std::uint32_t grou
   std::memcpy(&rotation.key, bytes.bytes().data(), sizeof rotation.key);
   require_rotation_block(rotation.block);
   return rotation;
+}
+
+// None, or what bindings/register_rotation.cpp makes.
+inline std::shared_ptr<const Transform> to_transform(py::handle transform) {
+  if (transform.is_none()) return nullptr;
+  return std::make_shared<const Transform>(instance<Transform>("transform", transform));
 }
 
 }  // namespace veilsum

@@ -157,7 +157,8 @@ ChunkHeader ChunkGrid::header(std::uint64_t index) const {
   const std::uint64_t count = std::min(chunk_coordinates, group_size - first);
   const bool last = first + count == group_size;
   return {codec,
-          static_cast<std::uint16_t>((masked ? kChunkMasked : 0) | (last ? kChunkLast : 0)),
+          static_cast<std::uint16_t>((masked ? kChunkMasked : 0) | transforms |
+                                     (last ? kChunkLast : 0)),
           group,
           first,
           static_cast<std::uint32_t>(count),

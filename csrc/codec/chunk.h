@@ -16,12 +16,14 @@ using PlanTag = std::array<std::byte, 8>;  // first bytes of a plan digest
 
 inline constexpr std::size_t kChunkHeaderBytes = 64;
 inline constexpr std::uint16_t kChunkMasked = 1;
+inline constexpr std::uint16_t kChunkRotated = 2;
+inline constexpr std::uint16_t kChunkSubsampled = 4;
 inline constexpr std::uint16_t kChunkLast = 8;  // last chunk of its group
 
 // What a header says beyond what follows from codec and count.
 struct ChunkHeader {
   std::uint16_t codec;
-  std::uint16_t flags;  // kChunkMasked | kChunkLast
+  std::uint16_t flags;  // kChunkMasked | kChunkRotated | kChunkSubsampled | kChunkLast
   std::uint32_t group;
   std::uint64_t first;  // coordinate
   std::uint32_t count;
@@ -60,6 +62,7 @@ struct ChunkGrid {
   PlanTag plan;
   std::uint64_t update_id;
   std::uint64_t chunk_coordinates;
+  std::uint16_t transforms = 0;  // kChunkRotated | kChunkSubsampled
 
   std::uint64_t chunks() const {
     return group_size / chunk_coordinates + (group_size % chunk_coordinates != 0);

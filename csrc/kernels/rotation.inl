@@ -143,6 +143,19 @@ void hadamard(Value* values, std::size_t block) {
   }
 }
 
+// --- scales ------------------------------------------------------------------------
+
+std::size_t scale_f32(float* values, std::size_t count, double gain, double bound) {
+  std::uint32_t beyond = 0;
+  for (std::size_t i = 0; i < count; ++i) {
+    const double scaled = static_cast<double>(values[i]) * gain;
+    const double below = scaled > bound ? bound : scaled;
+    values[i] = static_cast<float>(below < -bound ? -bound : below);
+    beyond += __builtin_fabs(scaled) > bound ? 1 : 0;
+  }
+  return beyond;
+}
+
 // --- signs -------------------------------------------------------------------------
 
 // Sign bits of a whole batch: 4 words per counter, in order.
@@ -192,6 +205,7 @@ void flip_signs(Value* values, std::size_t count, std::uint64_t first, std::uint
 }
 
 constexpr RotationKernels kRotationKernels = {
+    .scale_f32 = scale_f32,
     .hadamard_f32 = hadamard<float>,
     .hadamard_f64 = hadamard<double>,
     .flip_signs_f32 = flip_signs<float>,

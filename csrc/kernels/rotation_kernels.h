@@ -10,6 +10,10 @@
 namespace veilsum {
 
 struct RotationKernels {
+  // values[i] = values[i] * gain, a double product rounded once to float, at most +-bound.
+  // Returns how many were beyond that. Values are finite.
+  std::size_t (*scale_f32)(float* values, std::size_t count, double gain, double bound);
+
   // One block of 64, 256, 1024 or 4096 values, in place: times 1/sqrt(block), then butterflies
   // (a, b) -> (a + b, a - b) of strides 1, 2, 4, .. block/2, every operation rounded once. An
   // orthonormal map that is its own inverse.

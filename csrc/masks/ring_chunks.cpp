@@ -1,20 +1,18 @@
 #include "masks/ring_chunks.h"
 
 #include <algorithm>
-#include <atomic>
-#include <cmath>
-#include <cstdio>
 #include <string>
 
 #include "base/error.h"
+#include "base/float_environment.h"
 #include "base/parallel.h"
 #include "base/secret.h"
 #include "codec/codecs.h"
 #include "element/bits.h"
-#include "element/quantize.h"
 #include "kernels/dispatch.h"
 #include "masks/masks.h"
 #include "masks/ring_words.h"
+#include "masks/step_writer.h"
 
 namespace veilsum {
 namespace {
@@ -74,135 +72,6 @@ void write_chunks_of_width(const RingChunkPlan& plan, std::span<std::byte* const
     write_chunks<std::uint32_t>(plan, chunks, fill);
   else
     write_chunks<std::uint64_t>(plan, chunks, fill);
-}
-
-// --- values to steps -------------------------------------------------------------
-
-StepCount write_steps(bool wide, const void* values, std::uint64_t first, const StepRule& rule,
-                      std::span<std::uint32_t> words) {
-  const RingKernels& ring = kernels().ring;
-  return (wide ? ring.steps32_f64 : ring.steps32_f32)(values, words.size(), first, rule,
-                                                      words.data());
-}
-
-StepCount write_steps(bool wide, const void* values, std::uint64_t first, const StepRule& rule,
-                      std::span<std::uint64_t> words) {
-  const RingKernels& ring = kernels().ring;
-  return (wide ? ring.steps64_f64 : ring.steps64_f32)(values, words.size(), first, rule,
-                                                      words.data());
-}
-
-template <class Word>
-StepCount write_half_steps(bool brain, const WireHalf* values, std::uint64_t first,
-                           const StepRule& rule, std::span<Word> words) {
-  const CodecKernels& codec = kernels().codec;
-  WipedBuffer<float> widened(words.size());
-  (brain ? codec.widen_bf16 : codec.widen_f16)(values, words.size(), widened.data());
-  return write_steps(false, widened.data(), first, rule, words);
-}
-
-// Steps of `words.size()` values of a tensor; `values` points at the first of them.
-template <class Word>
-StepCount write_tensor_steps(DType dtype, const std::byte* values, std::uint64_t first,
-                             const StepRule& rule, std::span<Word> words) {
-  if (dtype == DType::f32 || dtype == DType::f64)
-    return write_steps(dtype == DType::f64, values, first, rule, words);
-  return write_half_steps(dtype == DType::bf16, reinterpret_cast<const WireHalf*>(values), first,
-                          rule, words);
-}
-
-std::string to_text(double value) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%g", value);
-  return text;
-}
-
-// Encodes the tensors of group 1 and keeps count of what was wrong with their values.
-class StepWriter {
- public:
-  StepWriter(const Layout& layout, TensorData tensors, const StepPlan& steps)
-      : layout_(layout),
-        tensors_(tensors),
-        steps_(steps),
-        place_(layout.tensors().size()),
-        not_finite_(steps.gains.size()),
-        beyond_limit_(steps.gains.size()) {
-    const auto& spans = layout.group(kFloatGroup);
-    for (std::size_t i = 0; i < spans.size(); ++i) place_[spans[i].tensor] = i;
-  }
-
-  // Fills the words of the coordinates from `first` on; gaps are left alone.
-  template <class Word>
-  void fill(std::uint64_t first, std::span<Word> words) {
-    for_each_part(layout_, kFloatGroup, first, words.size(), [&](const TensorPart& part) {
-      fill_part(part, first + part.offset, words.subspan(part.offset, part.count));
-    });
-  }
-
-  // Throws for what fill() has met, by tensor in layout order; else the clamped values.
-  std::uint64_t clamped() const {
-    std::uint64_t total = 0;
-    for (const TensorSpan& span : layout_.group(kFloatGroup)) {
-      const std::string& name = layout_.tensors()[span.tensor].name;
-      const std::size_t i = place_[span.tensor];
-      if (not_finite_[i] != 0)
-        throw ConfigError("tensor '" + name + "' has " + std::to_string(not_finite_[i]) +
-                              " values that are not finite",
-                          "check the training step; a masked sum cannot carry NaN or infinity");
-      if (beyond_limit_[i] != 0 && !steps_.clip)
-        throw ConfigError("tensor '" + name + "' has " + std::to_string(beyond_limit_[i]) +
-                              " values beyond its limit of " + to_text(steps_.limits[i]),
-                          "raise the limit, or allow clipping");
-      total += beyond_limit_[i];
-    }
-    return total;
-  }
-
- private:
-  template <class Word>
-  void fill_part(const TensorPart& part, std::uint64_t first, std::span<Word> words) {
-    const DType dtype = layout_.tensors()[part.tensor].dtype;
-    const std::byte* values = tensors_[part.tensor] + part.element * dtype_size(dtype);
-    const std::size_t i = place_[part.tensor];
-    const StepRule rule = {steps_.gains[i], steps_.limits[i], steps_.rounding.has_value(),
-                           steps_.rounding.value_or(PhiloxKey{}), kFloatGroup};
-    const StepCount count = write_tensor_steps(dtype, values, first, rule, words);
-    not_finite_[i].fetch_add(count.not_finite, std::memory_order_relaxed);
-    beyond_limit_[i].fetch_add(count.beyond_limit, std::memory_order_relaxed);
-  }
-
-  const Layout& layout_;
-  const TensorData tensors_;
-  const StepPlan& steps_;
-  std::vector<std::size_t> place_;  // of a tensor in its group
-  std::vector<std::atomic<std::uint64_t>> not_finite_;
-  std::vector<std::atomic<std::uint64_t>> beyond_limit_;
-};
-
-// The largest step is that of the limit itself, rounded up as far as rounding goes:
-// multiplication and both roundings are monotone.
-void require_steps_fit(double limit, double gain, unsigned bits, const std::string& tensor) {
-  const double largest = limit * gain;
-  if (!(limit >= 0 && std::isfinite(limit) && gain > 0 && std::isfinite(gain)))
-    throw ConfigError("tensor '" + tensor + "' needs a finite gain above 0 and a finite limit, " +
-                      "got " + to_text(gain) + " and " + to_text(limit));
-  if (largest < 0x1p63 &&
-      round_stochastic(largest, 0xFFFFFF) <= static_cast<std::int64_t>(low_bits(bits) >> 1))
-    return;
-  throw ConfigError("tensor '" + tensor + "' can reach " + to_text(largest) +
-                        " steps, beyond the signed range of " + std::to_string(bits) + " bits",
-                    "use a wider ring or fewer steps per unit");
-}
-
-void check_step_plan(const Layout& layout, const StepPlan& steps, unsigned bits) {
-  const auto& spans = layout.group(kFloatGroup);
-  if (steps.gains.size() != spans.size() || steps.limits.size() != spans.size())
-    throw ConfigError("one gain and one limit per floating-point tensor are needed: " +
-                      std::to_string(spans.size()) + ", got " + std::to_string(steps.gains.size()) +
-                      " and " + std::to_string(steps.limits.size()));
-  for (std::size_t i = 0; i < spans.size(); ++i)
-    require_steps_fit(steps.limits[i], steps.gains[i], bits,
-                      layout.tensors()[spans[i].tensor].name);
 }
 
 // --- folding -----------------------------------------------------------------------
@@ -274,7 +143,8 @@ std::vector<std::size_t> ring_chunk_sizes(const RingChunkPlan& plan) {
 
 std::uint64_t write_step_chunks(const Layout& layout, TensorData tensors, const StepPlan& steps,
                                 const RingChunkPlan& plan, std::span<std::byte* const> chunks) {
-  check_step_plan(layout, steps, ring_bits(plan.grid.codec));
+  require_step_plan(layout, steps, ring_bits(plan.grid.codec));
+  const FloatEnvironment exact;
   StepWriter writer(layout, tensors, steps);
   write_chunks_of_width(plan, chunks,
                         [&](std::uint64_t first, auto words) { writer.fill(first, words); });

@@ -11,6 +11,8 @@
 #include "codec/chunk.h"
 #include "codec/gather.h"
 #include "codec/layout.h"
+#include "codec/rotation.h"
+#include "codec/step_scales.h"
 #include "element/philox.h"
 #include "kernels/ring_kernels.h"
 
@@ -29,11 +31,18 @@ RingChunkPlan ring_chunk_plan(unsigned bits, const ChunkGrid& place, const MaskT
                               unsigned threads);
 
 // How values become steps: step = round(clamp(value, +-limit) * gain).
+//
+// With a rotation the scaled values, rounded to float, are rotated before they are rounded:
+// step = round(clamp(rotate(value * gain), +-rotated_limit)). What reaches the rotation is
+// clamped to sqrt(block) times that: a value beyond it puts a rotated one beyond the limit.
 struct StepPlan {
-  std::span<const double> gains;      // steps per unit, one per tensor of the group
-  std::span<const double> limits;     // largest |value|, one per tensor of the group
+  std::span<const double> gains;      // steps per unit, one per entry of the grid
+  std::span<const double> limits;     // largest |value|, one per entry; without a rotation only
   bool clip;                          // false refuses a value beyond its limit
   std::optional<PhiloxKey> rounding;  // none rounds to nearest
+  const ScaleGrid& grid;
+  Rotation rotation{};
+  double rotated_limit = 0;  // largest |rotated value| in steps
 };
 
 // Bytes of each chunk, in order: what the `chunks` below must have room for.

@@ -48,7 +48,8 @@ void scatter_floats(const Layout& layout, const ChunkView& chunk, const UpdateFo
     const ValueCodec& codec = value_codec(form.codec);
     codec.decode({layout, chunk, form, begin, count}, values);
     check_finite(chunk, values);
-    if (!codec.fills_gaps()) check_gaps(layout, values, chunk.header.first + begin);
+    if (!codec.fills_gaps() && !is_rotated(form))
+      check_gaps(layout, values, chunk.header.first + begin);
     scatter(layout, values, chunk.header.first + begin, tensors);
   });
 }

@@ -18,6 +18,7 @@ struct EncodePlan {
   std::optional<PhiloxKey> rounding;  // int8 and ring codecs; none rounds to nearest
   bool least_error;                   // eden codecs only, see CodeRule
   unsigned threads;
+  bool clip = false;  // ring codecs only: clamps a value beyond its limit instead of refusing
 };
 
 // Bytes of each chunk in (group, index) order. Throws ConfigError as require_form.

@@ -1,5 +1,6 @@
 #include "update/form.h"
 
+#include <algorithm>
 #include <cmath>
 #include <string>
 
@@ -7,16 +8,33 @@
 #include "codec/codecs.h"
 
 namespace veilsum {
+namespace {
+
+bool is_usual(double scale) { return std::isfinite(scale) && scale >= 0x1p-1022; }
+
+}  // namespace
 
 void require_form(const UpdateForm& form) {
   require_float_codec(form.codec);
   require_chunk_coordinates(form.chunk_coordinates);
   const bool ring = ring_bits(form.codec) != 0;
-  const bool fits = ring ? std::isfinite(form.scale) && form.scale >= 0x1p-1022 : form.scale == 0;
+  const Transform* transform = form.transform.get();
+  if (transform != nullptr && !ring)
+    throw ConfigError("codec " + codec_name(form.codec) + " has no rotation and no table of scales",
+                      "use a ring codec");
+  const bool scaled = ring && (transform == nullptr || !transform->grid);
+  const bool fits = scaled ? is_usual(form.scale) : form.scale == 0;
   if (!fits)
     throw ConfigError("codec " + codec_name(form.codec) + " needs a scale " +
-                      (ring ? "that is finite and above 0" : "of 0") + ", got " +
+                      (scaled ? "that is finite and above 0" : "of 0") + ", got " +
                       std::to_string(form.scale));
+  if (transform != nullptr &&
+      !std::all_of(transform->scales.begin(), transform->scales.end(), is_usual))
+    throw ConfigError("a scale of the table is not finite and above 0");
+}
+
+bool is_rotated(const UpdateForm& form) {
+  return form.transform != nullptr && form.transform->rotation.block != 0;
 }
 
 void require_blocks_fit(const Layout& layout, std::uint16_t codec) {
@@ -36,7 +54,10 @@ ChunkGrid update_grid(const Layout& layout, const UpdateForm& form, int group) {
           .masked = false,
           .plan = form.plan,
           .update_id = form.update_id,
-          .chunk_coordinates = form.chunk_coordinates};
+          .chunk_coordinates = form.chunk_coordinates,
+          .transforms = group == kFloatGroup && form.transform != nullptr
+                            ? form.transform->chunk_flags()
+                            : std::uint16_t{0}};
 }
 
 std::size_t count_chunks(const Layout& layout, const UpdateForm& form) {

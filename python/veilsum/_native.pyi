@@ -261,6 +261,8 @@ def encode_chunks(
     update_id: int,
     chunk_coordinates: int,
     threads: int,
+    transform: Transform | None = None,
+    clip: bool = False,
 ) -> list[bytes]:
     """Encodes group 1 with `codec` and group 2 with i64; all chunks in (group, index) order.
 
@@ -274,6 +276,8 @@ def encode_chunks(
             counter = (coordinate div 4, group): 24-bit uniforms, a function of the
             coordinate alone.
         least_error: eden codecs: scales for the smallest error instead of a right mean.
+        transform, clip: ring codecs only: see Transform, and whether values beyond the limit
+            are clamped instead of refused.
         plan_digest: 32 bytes; its first 8 go into each header.
 
     Raises:
@@ -315,6 +319,10 @@ def encode_ring_chunks(
     update_id: int,
     chunk_coordinates: int,
     threads: int,
+    scale_block: int = 0,
+    rotation_block: int = 0,
+    rotation_key: Buffer = ...,
+    rotated_limit: float = 0.0,
 ) -> tuple[list[bytes], int]:
     """Encodes and masks group 1 in one pass: no unmasked step is ever written to memory that
     outlives its range.
@@ -323,7 +331,9 @@ def encode_ring_chunks(
     stream 1 mod 2**bits, as in add_masks. With no keys the chunks are not flagged masked.
 
     Args:
-        gains, limits: one per tensor of group 1, in group order.
+        gains, limits: one per tensor of group 1, in group order; with a scale_block one per so
+            many coordinates. With a rotation there are no limits, and rotated_limit takes their
+            place (see Transform).
         clip: False refuses a value beyond its limit; True clamps and counts.
 
     Returns:
@@ -358,6 +368,7 @@ def check_chunk(
     plan_digest: bytes,
     update_id: int,
     chunk_coordinates: int,
+    transforms: int = 0,
 ) -> int:
     """Checks one foreign chunk completely and returns its index.
 
@@ -379,6 +390,7 @@ def decode_chunks(
     plan_digest: bytes,
     update_id: int,
     chunk_coordinates: int,
+    transform: Transform | None = None,
 ) -> list[NDArray[Any]]:
     """Decodes a complete plain update (all chunks in (group, index) order, as encode_chunks made).
 
@@ -507,6 +519,7 @@ class MeanAggregator:
         update_id: int,
         chunk_coordinates: int,
         gain: float = 1.0,
+        transform: Transform | None = None,
     ) -> None:
         """Adds the chunks of a plain update. Those that are bytes, or views of bytes, are kept
         by reference, if there is no spool.
@@ -639,6 +652,45 @@ def clipping_factors(
 
 # --- the public rotation (register_rotation.cpp) --------------------------------
 
+@final
+class Transform:
+    """What lies between the values of group 1 and the steps of a ring codec, beyond one scale.
+
+    step = round(value * scale) with the scale of the value's tensor or block; or, with a
+    rotation, step = round(rotate(values * scales)), where value * scale is a double product
+    rounded once to float. All of it is public.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        *,
+        rotation_block: int,
+        rotation_key: Buffer,
+        rotated_limit: float,
+        scale_block: int,
+        scales: NDArray[np.float64] | None,
+        limits: NDArray[np.float64] | None,
+    ) -> None:
+        """Takes a table or a rotation, or both.
+
+        Args:
+            rotation_block, rotation_key: as for rotate(); block 0 for none.
+            rotated_limit: largest |rotated value| in steps.
+            scale_block: coordinates that share a scale: 256, 1024, 4096; 0 for one per tensor.
+            scales: steps per unit, one per tensor of group 1 or per block; None leaves it to
+                the scale that goes with the codec.
+            limits: likewise, the largest |value| accepted; empty with a rotation.
+
+        Raises:
+            ConfigError: the table has not the entries that the layout needs, or a block is of
+                another size.
+        """
+
+    @property
+    def chunk_flags(self) -> int:
+        """Flags in the headers of the chunks of group 1: 2 if there is a rotation."""
+
 def rotate(
     values: NDArray[Any],
     *,
@@ -711,6 +763,7 @@ class PrivateMean:
         update_id: int,
         chunk_coordinates: int,
         gain: float,
+        transform: Transform | None = None,
     ) -> None:
         """As MeanAggregator.add_chunks; weight and gain must be 1."""
 

@@ -11,9 +11,9 @@ import struct
 from dataclasses import replace
 
 from veilsum import _native
-from veilsum.codecs import families, update
+from veilsum.codecs import families, form
 from veilsum.codecs.families import CodecSettings
-from veilsum.codecs.update import ChunkGroup
+from veilsum.codecs.form import ChunkGroup
 from veilsum.control import PlainPlan, RoundId, RunSpec
 from veilsum.errors import ConfigError
 from veilsum.model import ModelLayout
@@ -121,4 +121,4 @@ def update_id(plan: PlainPlan, round_id: RoundId, site: str) -> int:
 
 def chunk_groups(layout: ModelLayout, codec: int) -> tuple[ChunkGroup, ...]:
     """The groups of an update in order; a group without tensors has none."""
-    return update.chunk_groups(layout, codec, CHUNK_COORDINATES)
+    return form.chunk_groups(layout, codec, CHUNK_COORDINATES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -24,6 +25,7 @@ def philox4x32(counter: Sequence[int], key: Sequence[int]) -> tuple[int, ...]:
     return words
 
 
+@functools.cache
 def uniform24(seed: bytes, coordinate: int, group: int) -> int:
     """The 24-bit uniform that decides how the value at a coordinate is rounded."""
     key = (int.from_bytes(seed[:4], "little"), int.from_bytes(seed[4:8], "little"))

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 from typing_extensions import Buffer
 
+from veilsum import _native
 from veilsum.codecs import EncodedUpdate
 from veilsum.errors import ConfigError, PeerError
 from veilsum.model import ModelLayout, fit_arrays
@@ -44,6 +45,7 @@ class NativeAggregator(Protocol):
         update_id: int,
         chunk_coordinates: int,
         gain: float,
+        transform: _native.Transform | None,
     ) -> None: ...
 
 
@@ -74,6 +76,7 @@ def add_update(
         plan_digest=form.plan_digest,
         update_id=form.update_id,
         chunk_coordinates=form.chunk_coordinates,
+        transform=form.native_transform,
         gain=gain,
     )
 

@@ -17,7 +17,7 @@ Facts = dict[str, Any]
 
 _MAX_BYTES = 16 << 30
 _HEADER = struct.Struct("<4sBBHHHIQIIII8sQII")
-_MASKED, _LAST = 1, 8
+_MASKED, _TRANSFORMS, _LAST = 1, 2 | 4, 8
 _GRID = 4096  # chunks cover a multiple of this many coordinates
 
 
@@ -224,6 +224,7 @@ def _check_chunk(chunk: memoryview, header: _Header) -> None:
         plan_digest=header.plan + bytes(24),
         update_id=header.update_id,
         chunk_coordinates=max(step, _GRID),
+        transforms=header.flags & _TRANSFORMS,
     )
 
 

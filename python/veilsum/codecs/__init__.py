@@ -8,11 +8,20 @@ from __future__ import annotations
 import sys
 from types import ModuleType
 
+from veilsum.codecs.clipping import ring_clip, ring_error
 from veilsum.codecs.encoding import codecs, decode, encode
 from veilsum.codecs.error_feedback import ErrorFeedback
 from veilsum.codecs.update import EncodedUpdate
 
-__all__ = ["EncodedUpdate", "ErrorFeedback", "codecs", "decode", "encode"]
+__all__ = [
+    "EncodedUpdate",
+    "ErrorFeedback",
+    "codecs",
+    "decode",
+    "encode",
+    "ring_clip",
+    "ring_error",
+]
 
 
 class _CallableModule(ModuleType):

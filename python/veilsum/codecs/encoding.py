@@ -12,7 +12,8 @@ from typing_extensions import Buffer
 from veilsum import _native
 from veilsum.codecs import zstd
 from veilsum.codecs.families import CodecSettings, codec_names, codec_settings, find_family
-from veilsum.codecs.update import EncodedUpdate, UpdateForm, is_chunk_size
+from veilsum.codecs.form import UpdateForm, is_chunk_size
+from veilsum.codecs.update import EncodedUpdate
 from veilsum.devices import available_threads
 from veilsum.errors import ConfigError
 from veilsum.model import ModelLayout, fit_arrays, zero_not_finite
@@ -28,7 +29,7 @@ def codecs() -> tuple[str, ...]:
     f32, f16, bf16 round to the format. The next ones keep few bits per value and a scale per
     block of 64: int8 and int4 even steps, nf4 quantiles of the normal distribution, fp4,
     fp8_e4m3 and fp8_e5m2 small floats, sign nothing but the sign. topk keeps the largest values
-    only, eden1 to eden4 so many bits per value of a rotated update. ring2 to ring32 round to
+    only, eden1 to eden4 so many bits per value of a rotated update. ring2 to ring64 round to
     steps of a fixed size, as masked rounds do.
     """
     return codec_names()
@@ -54,14 +55,13 @@ def encode(
             always round to nearest.
         **options: for codecs with a scale per block `block`, how many coordinates share one, and
             `scales`, "f32" or "f16"; for 8-bit floats also `raw=True`, no scales at all. For
-            topk `density`, the share that is kept (0.01), and `values` ("f32" or "f16"). For
-            eden codecs `variant`: "unbiased", for a mean of many that is right, or "biased",
-            for the smallest error of this one. For ring codecs `clip`, the largest |value|
-            (required), and `steps`, how many of them reach from 0 to clip (by default as many as
-            fit). For every codec `chunk_coordinates` (65536); `update_id` (0; fresh for eden
-            codecs, whose rotation it decides), which is in every chunk; `nonfinite`: "refuse",
-            or "zero", which replaces NaN and infinities by 0 and counts them in the update's
-            `zeroed`; `compression` ("zstd") and its `level` (1 to 19, 3), for the way only.
+            topk `density`, the share kept (0.01), and `values` ("f32", "f16"). For eden codecs
+            `variant`: "unbiased", for a right mean of many, or "biased", for the smallest error
+            of one. For ring codecs `clip`, the largest |value| (required), `steps` up to it (as
+            many as fit), `overrange` ("refuse", "clip") and those of codecs/transform.py. For
+            every codec `chunk_coordinates` (65536); `update_id` (0; fresh for eden codecs, whose
+            rotation it decides); `nonfinite`: "refuse", or "zero", which counts NaN and
+            infinities in `zeroed`; `compression` ("zstd") and its `level` (1 to 19, 3).
 
     Raises:
         ConfigError: unknown codec or option, arrays that do not fit the layout, tensors that would
@@ -69,15 +69,14 @@ def encode(
     """
     _check_options(codec, options)
     layout = layout or ModelLayout.from_arrays(arrays)
-    settings = codec_settings(codec, options)
+    settings = codec_settings(codec, _with_table(layout, options))
     form = UpdateForm(
         layout=layout,
         number=settings.number,
         scale=settings.scale,
         update_id=_update_id(options.get("update_id"), settings),
-        chunk_coordinates=_chunk_coordinates(
-            options.get("chunk_coordinates", DEFAULT_CHUNK_COORDINATES)
-        ),
+        chunk_coordinates=_chunk_coordinates(options),
+        transform=settings.transform,
     )
     values, zeroed = _finite(fit_arrays(layout, arrays), layout, options.get("nonfinite", "refuse"))
     chunks = _native.encode_chunks(
@@ -92,6 +91,8 @@ def encode(
         update_id=form.update_id,
         chunk_coordinates=form.chunk_coordinates,
         threads=available_threads(),
+        transform=form.native_transform,
+        clip=settings.clamps,
     )
     return EncodedUpdate(form, chunks, compression_level=_compression_level(options), zeroed=zeroed)
 
@@ -116,8 +117,23 @@ def decode(update: EncodedUpdate | Buffer) -> dict[str, NDArray[Any]]:
         plan_digest=form.plan_digest,
         update_id=form.update_id,
         chunk_coordinates=form.chunk_coordinates,
+        transform=form.native_transform,
     )
     return dict(zip(form.layout.names, arrays, strict=True))
+
+
+def _with_table(layout: ModelLayout, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Options whose clips, if they are given by name, are in the order of the tensors."""
+    clips = options.get("clip")
+    if not isinstance(clips, Mapping):
+        return options
+    names = [layout.names[number] for number, _, _ in layout.native.offsets(1)]
+    if set(clips) != set(names):
+        raise ConfigError(
+            f"clips are given for {sorted(map(str, clips))}, the layout has the floating-point "
+            f"tensors {sorted(names)}"
+        )
+    return {**options, "clip": [clips[name] for name in names]}
 
 
 def _check_options(codec: str, options: Mapping[str, Any]) -> None:
@@ -181,7 +197,8 @@ def _fresh_update_id() -> int:
         return int.from_bytes(view, "little")
 
 
-def _chunk_coordinates(number: Any) -> int:
+def _chunk_coordinates(options: Mapping[str, Any]) -> int:
+    number = options.get("chunk_coordinates", DEFAULT_CHUNK_COORDINATES)
     if not isinstance(number, int) or not is_chunk_size(number):
         raise ConfigError(
             f"chunk_coordinates must be a multiple of 4096 up to 1048576, got {number!r}"

@@ -7,16 +7,26 @@ the settings of a run.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from veilsum import _native
+from veilsum.codecs.transform import (
+    ROTATION_BLOCKS,
+    SCALE_BLOCKS,
+    RingTransform,
+    rotation_key,
+)
 from veilsum.errors import ConfigError
 
-# From 2 bits on there is a step besides 0; beyond 32 bits steps are finer than any f32.
-RING_BITS = range(2, 33)
+# A word of 1 bit has the steps 0 and -1 only, so nothing above 0. Beyond 25 bits steps are
+# finer than an f32 at the clip.
+RING_BITS = range(2, 65)
 _RING = "ring"
 _VARIANT_OPTIONS = ("block", "scales", "raw")
 
@@ -34,6 +44,8 @@ class CodecSettings:
             the mean of many right.
         own_rotation: whether the update id decides how values are mixed, so that no two updates
             may have the same one.
+        transform: what lies between values and steps of a ring codec, beyond one clip.
+        clamps: whether a value beyond the limit is clamped instead of refused.
     """
 
     number: int
@@ -42,6 +54,8 @@ class CodecSettings:
     always_stochastic: bool = False
     least_error: bool = False
     own_rotation: bool = False
+    transform: RingTransform | None = None
+    clamps: bool = False
 
 
 Settle = Callable[[str, int, Mapping[str, Any]], CodecSettings]
@@ -92,8 +106,9 @@ def ring_bits(codec: str) -> int | None:
 def ring_steps(bits: int) -> int:
     """The largest |step| that a ring codec of so many bits can have at its clip."""
     # From 31 bits on the sum of the largest step and a 24-bit uniform below 1 has more digits
-    # than a double and may round up to the next whole step, which must exist too.
-    return (1 << (bits - 1)) - (2 if bits > 30 else 1)
+    # than a double and may round up to the next whole step, which must exist too. From 55 bits
+    # on the largest step is itself rounded: down to the next double.
+    return (1 << (bits - 1)) - (1 if bits < 31 else max(2, 1 << (bits - 54) if bits > 54 else 2))
 
 
 def ring_scale(steps: int, clip: float) -> float:
@@ -105,19 +120,69 @@ def ring_scale(steps: int, clip: float) -> float:
 
 
 def _settle_ring(name: str, number: int, options: Mapping[str, Any]) -> CodecSettings:
+    most = ring_steps(ring_bits(name) or 0)
+    steps = options.get("steps", most)
+    if not isinstance(steps, int) or isinstance(steps, bool) or not 1 <= steps <= most:
+        raise ConfigError(f"codec {name} has 1 to {most} steps, got {steps!r}")
+    overrange = options.get("overrange", "refuse")
+    if overrange not in ("refuse", "clip"):
+        raise ConfigError(f"codec {name} has overrange 'refuse' or 'clip', got {overrange!r}")
+    settings = _ring_settings(name, number, steps, options)
+    return dataclasses.replace(settings, clamps=overrange == "clip")
+
+
+def _ring_settings(name: str, number: int, steps: int, options: Mapping[str, Any]) -> CodecSettings:
+    rotation = _rotation(name, options)
+    if "scales" in options:
+        transform = RingTransform(steps=steps, **rotation, **_clip_table(name, options))
+        return CodecSettings(number, always_stochastic=True, transform=transform)
     clip = options.get("clip")
     if not isinstance(clip, int | float) or not 0.0 < clip < math.inf:
         raise ConfigError(
             f"codec {name} needs a positive, finite clip, got {clip!r}",
             hint="give clip=, the largest |value| of the update",
         )
-    most = ring_steps(ring_bits(name) or 0)
-    steps = options.get("steps", most)
-    if not isinstance(steps, int) or isinstance(steps, bool) or not 1 <= steps <= most:
-        raise ConfigError(f"codec {name} has 1 to {most} steps, got {steps!r}")
-    return CodecSettings(
+    settings = CodecSettings(
         number, ring_scale(steps, float(clip)), float(clip), always_stochastic=True
     )
+    if not rotation:
+        return settings
+    transform = RingTransform(steps=steps, **rotation)
+    return dataclasses.replace(settings, limit=0.0, transform=transform)
+
+
+def _rotation(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    block = options.get("hadamard", 0)
+    if isinstance(block, bool) or block not in (0, *ROTATION_BLOCKS):
+        raise ConfigError(
+            f"codec {name} rotates {_either(ROTATION_BLOCKS)} coordinates, got {block!r}",
+            hint="give hadamard=4096, or 0 for no rotation",
+        )
+    if not block:
+        if "rotation_seed" in options:
+            raise ConfigError("option 'rotation_seed' is of a rotation, and there is none")
+        return {}
+    key = rotation_key(options.get("rotation_seed", 0))
+    return {"rotation_block": block, "rotation_key": key}
+
+
+def _clip_table(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    kind, block = options["scales"], options.get("block", 0)
+    if kind not in ("tensor", "block"):
+        raise ConfigError(f"codec {name} has scales 'tensor' or 'block', got {kind!r}")
+    if isinstance(block, bool) or block not in ((0,) if kind == "tensor" else SCALE_BLOCKS):
+        raise ConfigError(
+            f"codec {name} with scales={kind!r} cannot have block={block!r}",
+            hint=f"give scales='block' and a block of {_either(SCALE_BLOCKS)} coordinates",
+        )
+    try:
+        clips = np.array(options.get("clip"), np.float32).reshape(-1)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"codec {name} needs a table of clips: {error}") from error
+    smallest = np.finfo(np.float32).tiny
+    if not (np.isfinite(clips) & (clips >= smallest)).all():
+        raise ConfigError(f"codec {name} needs positive, finite clips that f32 can hold")
+    return {"clip_block": block, "clips": clips}
 
 
 # --- topk -------------------------------------------------------------------------------
@@ -188,7 +253,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         tuple(f"{_RING}{bits}" for bits in RING_BITS),
         shown=f"{_RING}{RING_BITS[0]} to {_RING}{RING_BITS[-1]}",
-        options=("clip", "steps"),
+        options=("clip", "steps", "overrange", "scales", "block", "hadamard", "rotation_seed"),
         settle=_settle_ring,
     ),
 )
@@ -233,7 +298,7 @@ def codec_settings(codec: str, options: Mapping[str, Any]) -> CodecSettings:
 def _with_variant(codec: str, family: Family, options: Mapping[str, Any]) -> str:
     """The full name of a codec whose variant may be given by options instead."""
     chosen = [option for option in _VARIANT_OPTIONS if option in options]
-    if not chosen:
+    if not chosen or not (family.blocks or family.scales):
         return codec
     if "/" in codec:
         raise ConfigError(

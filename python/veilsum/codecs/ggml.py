@@ -19,7 +19,8 @@ from typing_extensions import Buffer
 
 from veilsum import _native
 from veilsum.codecs.encoding import DEFAULT_CHUNK_COORDINATES, encode
-from veilsum.codecs.update import EncodedUpdate, UpdateForm
+from veilsum.codecs.form import UpdateForm
+from veilsum.codecs.update import EncodedUpdate
 from veilsum.errors import ConfigError, DecodeError
 from veilsum.model import ModelLayout
 

@@ -9,7 +9,7 @@ from typing_extensions import Buffer
 
 from veilsum import _native
 from veilsum.codecs import zstd
-from veilsum.codecs.update import ChunkGroup
+from veilsum.codecs.form import ChunkGroup
 from veilsum.errors import DecodeError, PeerError
 
 # Where a chunk's header says which chunk it is (docs/format.md).

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import math
 import struct
-import sys
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 
 from typing_extensions import Buffer
 
 from veilsum import _native
 from veilsum.codecs import zstd
-from veilsum.errors import ConfigError, DecodeError
+from veilsum.codecs.form import UpdateForm, check_form
+from veilsum.codecs.transform import RingTransform
+from veilsum.errors import DecodeError
 from veilsum.model import ModelLayout
 
 _HEADER = struct.Struct("<4sBBHIIQdII")
@@ -23,138 +22,9 @@ _MAGIC = b"VLU1"
 _VERSION = (1, 0)
 _ALIGNMENT = 16
 _DIGEST_BYTES = 32
-_RING = 0x100  # the bit of ring codecs' numbers
-_CHUNK_STEP = 4096
-_CHUNK_LIMIT = 2**20
 
 EXPANDED_LIMIT = 1 << 30
 """Bytes that the chunks of a compressed update may have, unless the caller says otherwise."""
-
-
-def plan_digest(layout: ModelLayout, codec: int, scale: float) -> bytes:
-    """What the chunks of an update outside any round are bound to, 32 bytes."""
-    settings = struct.pack("<Hd", codec, scale)
-    return hashlib.sha256(b"veilsum/update\0" + layout.digest + settings).digest()
-
-
-@dataclass(frozen=True, slots=True)
-class ChunkGroup:
-    """The chunks of one tensor group: group number, codec number, coordinates, step."""
-
-    number: int
-    codec: int
-    coordinates: int
-    chunk_coordinates: int
-
-    @property
-    def count(self) -> int:
-        """Chunks of the group."""
-        return -(-self.coordinates // self.chunk_coordinates)
-
-    @property
-    def full_size(self) -> int:
-        """Bytes of every chunk but the last."""
-        return _native.chunk_size(self.codec, self.chunk_coordinates)
-
-    @property
-    def largest_size(self) -> int:
-        """No chunk of the group has more bytes."""
-        return _native.chunk_size(self.codec, min(self.coordinates, self.chunk_coordinates))
-
-    @property
-    def last_size(self) -> int:
-        """Bytes of the last chunk."""
-        last = self.coordinates - (self.count - 1) * self.chunk_coordinates
-        return _native.chunk_size(self.codec, last)
-
-    @property
-    def size(self) -> int:
-        """Bytes of all chunks. Computed, never counted: the layout may be a stranger's."""
-        return (self.count - 1) * self.full_size + self.last_size
-
-
-@dataclass(frozen=True, kw_only=True)
-class UpdateForm:
-    """How the chunks of an update are cut and what their codes mean.
-
-    Attributes:
-        layout: tensors of the model.
-        number: codec number of the floating-point tensors; integer ones travel as i64.
-        scale: steps per model unit for ring codecs, else 0.
-        update_id: in the header of every chunk; tells updates apart.
-        chunk_coordinates: of every chunk but the last of a group.
-    """
-
-    layout: ModelLayout
-    number: int
-    scale: float
-    update_id: int
-    chunk_coordinates: int
-
-    @cached_property
-    def plan_digest(self) -> bytes:
-        """See plan_digest()."""
-        return plan_digest(self.layout, self.number, self.scale)
-
-    def groups(self) -> tuple[ChunkGroup, ...]:
-        """The groups that are not empty, in order."""
-        return chunk_groups(self.layout, self.number, self.chunk_coordinates)
-
-    @property
-    def count(self) -> int:
-        """Chunks of the update."""
-        return sum(group.count for group in self.groups())
-
-    @property
-    def size(self) -> int:
-        """Bytes of all chunks."""
-        return sum(group.size for group in self.groups())
-
-    def chunk_sizes(self) -> Iterator[int]:
-        """Bytes of each chunk, in order."""
-        for group in self.groups():
-            yield from itertools.repeat(group.full_size, group.count - 1)
-            yield group.last_size
-
-    def check(self, chunks: Sequence[Buffer]) -> None:
-        """Checks every chunk and that all are there, in order.
-
-        Raises:
-            DecodeError: says which chunk and what is wrong with it.
-        """
-        if len(chunks) != self.count:
-            raise DecodeError(f"the update has {len(chunks)} chunks, its layout needs {self.count}")
-        left = iter(chunks)
-        for group in self.groups():
-            for index in range(group.count):
-                self._check_chunk(next(left), group, index)
-
-    def _check_chunk(self, chunk: Buffer, group: ChunkGroup, index: int) -> None:
-        found = _native.check_chunk(
-            chunk,
-            codec=group.codec,
-            group=group.number,
-            group_size=group.coordinates,
-            masked=False,
-            plan_digest=self.plan_digest,
-            update_id=self.update_id,
-            chunk_coordinates=self.chunk_coordinates,
-        )
-        if found != index:
-            raise DecodeError(
-                f"chunk {index} of group {group.number} is missing or out of order: "
-                f"chunk {found} is in its place"
-            )
-
-
-def chunk_groups(layout: ModelLayout, codec: int, chunk_coordinates: int) -> tuple[ChunkGroup, ...]:
-    """The groups of an update without masks, in order; a group without tensors has none."""
-    candidates = ((1, codec), (2, _native.codec_number("i64")))
-    return tuple(
-        ChunkGroup(group, number, layout.native.group_size(group), chunk_coordinates)
-        for group, number in candidates
-        if layout.native.group_size(group)
-    )
 
 
 class EncodedUpdate:
@@ -283,9 +153,10 @@ class EncodedUpdate:
             form.update_id,
             form.scale,
             form.chunk_coordinates,
-            0,
+            len(form.options),
         )
-        return fields + layout + bytes(-(len(fields) + len(layout)) % _ALIGNMENT)
+        head = fields + layout + form.options
+        return head + bytes(-len(head) % _ALIGNMENT)
 
     def __repr__(self) -> str:
         return f"<EncodedUpdate {self.codec}, {self.layout.size} elements, {self.nbytes} bytes>"
@@ -336,51 +207,45 @@ def _parse_head(view: memoryview) -> tuple[UpdateForm, int]:
     """The form, and where the head ends."""
     if len(view) < _HEADER.size:
         raise DecodeError(f"an update's head has at least {_HEADER.size} bytes, got {len(view)}")
-    magic, major, minor, number, layout_bytes, count, update_id, scale, coordinates, zero = (
-        _HEADER.unpack_from(view)
-    )
+    (
+        magic,
+        major,
+        minor,
+        number,
+        layout_bytes,
+        count,
+        update_id,
+        scale,
+        coordinates,
+        option_bytes,
+    ) = _HEADER.unpack_from(view)
     if magic != _MAGIC:
         raise DecodeError(f"an update starts with {_MAGIC!r}, got {magic!r}")
     if (major, minor) != _VERSION:
         raise DecodeError(f"format version is {major}.{minor}, this is a reader of 1.0")
-    if zero != 0:
-        raise DecodeError(f"reserved field is {zero}, expected 0")
-    end = _HEADER.size + layout_bytes
+    layout_end = _HEADER.size + layout_bytes
+    end = layout_end + option_bytes
     padded = end + -end % _ALIGNMENT
     if padded > len(view):
-        raise DecodeError(f"a layout of {layout_bytes} bytes goes beyond the {len(view)} there are")
+        raise DecodeError(
+            f"a layout of {layout_bytes} bytes with {option_bytes} bytes of options goes beyond "
+            f"the {len(view)} there are"
+        )
     if any(view[end:padded]):
-        raise DecodeError("padding after the layout is not zero")
+        raise DecodeError("padding at the end of the head is not zero")
     form = UpdateForm(
-        layout=ModelLayout.from_bytes(bytes(view[_HEADER.size : end])),
+        layout=ModelLayout.from_bytes(bytes(view[_HEADER.size : layout_end])),
         number=number,
         scale=scale,
         update_id=update_id,
         chunk_coordinates=coordinates,
+        transform=_parse_options(bytes(view[layout_end:end])),
     )
-    _check_form(form)
+    check_form(form)
     if count != form.count:
         raise DecodeError(f"chunk count is {count}, the layout needs {form.count}")
     return form, padded
 
 
-def _check_form(form: UpdateForm) -> None:
-    try:
-        name = _native.codec_name(form.number)
-    except ConfigError as error:
-        raise DecodeError(str(error)) from error
-    is_ring = form.number & _RING != 0
-    if form.number == _native.codec_number("i64"):
-        raise DecodeError(f"codec {name} carries integer tensors only")
-    if not (sys.float_info.min <= form.scale < math.inf if is_ring else form.scale == 0):
-        raise DecodeError(f"scale {form.scale} does not go with codec {name}")
-    if not is_chunk_size(form.chunk_coordinates):
-        raise DecodeError(
-            f"{form.chunk_coordinates} coordinates per chunk: expected a multiple of "
-            f"{_CHUNK_STEP} up to {_CHUNK_LIMIT}"
-        )
-
-
-def is_chunk_size(coordinates: int) -> bool:
-    """Whether a chunk may cover so many coordinates."""
-    return 0 < coordinates <= _CHUNK_LIMIT and coordinates % _CHUNK_STEP == 0
+def _parse_options(options: bytes) -> RingTransform | None:
+    return RingTransform.from_bytes(options) if options else None

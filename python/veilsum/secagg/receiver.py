@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from typing_extensions import Buffer
 
+from veilsum.codecs.form import ChunkGroup
 from veilsum.codecs.receiver import ChunkReceiver
-from veilsum.codecs.update import ChunkGroup
 from veilsum.errors import PeerError
 from veilsum.secagg import merkle
 from veilsum.secagg.messages import InputHeader, StreamHeader

@@ -1,0 +1,48 @@
+// Values of group 1 to steps, straight or by way of a rotation.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "masks/ring_chunks.h"
+
+namespace veilsum {
+
+// Throws ConfigError unless every step that the plan allows fits `bits` bits.
+void require_step_plan(const Layout& layout, const StepPlan& steps, unsigned bits);
+
+// Encodes the tensors of group 1 and keeps count of what was wrong with their values. Refers to
+// its arguments. fill() may be called from several threads.
+class StepWriter {
+ public:
+  StepWriter(const Layout& layout, TensorData tensors, const StepPlan& steps);
+
+  // Fills the words of the coordinates from `first` on. Gaps are left alone, unless there is a
+  // rotation: then `first` is a multiple of 4096, and the words are a whole tile or the last one.
+  void fill(std::uint64_t first, std::span<std::uint32_t> words);
+  void fill(std::uint64_t first, std::span<std::uint64_t> words);
+
+  // Throws for what fill() has met, by tensor in layout order; else the clamped values.
+  std::uint64_t clamped() const;
+
+ private:
+  template <class Word>
+  void fill_parts(std::uint64_t first, std::span<Word> words);
+  template <class Word>
+  void fill_part(const TensorPart& part, std::uint64_t first, std::span<Word> words);
+  template <class Word>
+  void fill_rotated(std::uint64_t first, std::span<Word> words);
+  bool all_finite(const TensorPart& part, std::span<const float> values);
+  void require_finite() const;
+
+  const Layout& layout_;
+  const TensorData tensors_;
+  const StepPlan& steps_;
+  std::vector<std::atomic<std::uint64_t>> not_finite_;  // per tensor of the layout
+  std::vector<std::atomic<std::uint64_t>> beyond_limit_;
+  std::atomic<std::uint64_t> rotated_beyond_{0};
+};
+
+}  // namespace veilsum
