@@ -34,14 +34,6 @@ VS_FN double eden_threshold(unsigned bits, unsigned code) {
   return (eden_centroid(bits, code) + eden_centroid(bits, code + 1)) / 2;
 }
 
-// How many of the ascending thresholds lie below the value. A value on one counts as below.
-template <unsigned kBits>
-VS_FN std::uint32_t eden_code(float value, const float* thresholds) {
-  std::uint32_t code = 0;
-  for (unsigned k = 0; k + 1 < 1u << kBits; ++k) code += value > thresholds[k];
-  return code;
-}
-
 // The key of an update's own rotation, from what its chunks say of it. Public: it spreads
 // values and hides nothing; what matters is that no two updates have the same one.
 VS_FN PhiloxKey eden_key(std::uint64_t update_id, std::uint64_t plan_tag) {

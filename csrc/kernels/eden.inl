@@ -2,46 +2,53 @@
 // and no inline function of the standard library is called (see ring_loops.inl).
 #pragma once
 
+#include "element/bits.h"
 #include "element/eden.h"
+#include "kernels/doubles.inl"
 #include "kernels/eden_kernels.h"
 #include "kernels/lanes.inl"
+#include "kernels/ranks.inl"
 
 namespace veilsum {
 namespace {
 
 constexpr std::size_t kEdenRun = 64;  // codes that are packed or unpacked at once
 
-// --- packing -----------------------------------------------------------------------
+// --- values to codes -----------------------------------------------------------------
 
-// Eight codes are as many bytes as a code has bits.
+// Eight codes, a byte each, are as many bytes as a code has bits. Neighbours move together, then
+// pairs, then fours.
 template <unsigned kBits>
-VS_FN void pack_run(const std::uint32_t* codes, unsigned char* out) {
-  for (std::size_t group = 0; group < kEdenRun / 8; ++group) {
-    std::uint32_t word = 0;
-    for (unsigned j = 0; j < 8; ++j) word |= codes[8 * group + j] << (j * kBits);
-    __builtin_memcpy(out + kBits * group, &word, kBits);
+VS_FN void pack_run(const unsigned char* codes, unsigned char* out) {
+  constexpr std::size_t kVectors = kEdenRun / sizeof(WideLanes);
+  std::uint64_t packed[kEdenRun / 8];
+  for (std::size_t v = 0; v < kVectors; ++v) {
+    WideLanes x;
+    __builtin_memcpy(&x, codes + v * sizeof x, sizeof x);
+    x = (x | x >> (8 - kBits)) & low_bits(2 * kBits) * 0x0001000100010001u;
+    x = (x | x >> (16 - 2 * kBits)) & low_bits(4 * kBits) * 0x0000000100000001u;
+    x = (x | x >> (32 - 4 * kBits)) & low_bits(8 * kBits);
+    __builtin_memcpy(packed + v * kWideLanes, &x, sizeof x);
   }
+  for (std::size_t group = 0; group < kEdenRun / 8; ++group)
+    __builtin_memcpy(out + kBits * group, packed + group, kBits);
 }
-
-template <unsigned kBits>
-VS_FN void unpack_run(const unsigned char* in, std::uint32_t* codes) {
-  for (std::size_t group = 0; group < kEdenRun / 8; ++group) {
-    std::uint32_t word = 0;
-    __builtin_memcpy(&word, in + kBits * group, kBits);
-    for (unsigned j = 0; j < 8; ++j)
-      codes[8 * group + j] = word >> (j * kBits) & ((1u << kBits) - 1);
-  }
-}
-
-// --- values to codes and back ------------------------------------------------------------
 
 template <unsigned kBits>
 void quantize_values(const float* values, std::size_t count, const float* thresholds,
                      unsigned char* codes) {
-  std::uint32_t run[kEdenRun];
+  Bounds<kBits> held;
+  Bounds<kBits>::load(held, thresholds);
+  unsigned char run[kEdenRun];
+  std::uint32_t wide[kEdenRun];
   for (std::size_t begin = 0; begin < count; begin += kEdenRun) {
-    for (std::size_t i = 0; i < kEdenRun; ++i)
-      run[i] = eden_code<kBits>(values[begin + i], thresholds);
+    for (std::size_t i = 0; i < kEdenRun; i += VS_LANES) {
+      RankFloats value;
+      __builtin_memcpy(&value, values + begin + i, sizeof value);
+      const Lanes code = Bounds<kBits>::rank(held, value);
+      __builtin_memcpy(wide + i, &code, sizeof code);
+    }
+    for (std::size_t i = 0; i < kEdenRun; ++i) run[i] = static_cast<unsigned char>(wide[i]);
     pack_run<kBits>(run, codes + begin / 8 * kBits);
   }
 }
@@ -60,41 +67,48 @@ void quantize(const float* values, std::size_t count, unsigned bits, const float
   }
 }
 
-// The table in registers, 16 entries, of which codes of fewer bits use the first.
+// --- codes to values -----------------------------------------------------------------
+
+#if VS_LANES >= 8 && !defined(__clang__)
+
+// The codes of a vector of values, at its bytes of `packed`, a run: in the low bits of the lanes,
+// with scratch above them.
+template <unsigned kBits>
+VS_FN Lanes unpack_lanes(const unsigned char* packed, std::size_t part) {
+  // Never beyond the run.
+  const std::size_t begin = part * (VS_LANES / 8) * kBits;
+  const std::size_t from = begin + 8 <= 8 * kBits ? begin : 8 * kBits - 8;
+  std::uint64_t word;
+  __builtin_memcpy(&word, packed + from, sizeof word);
+  WideLanes place;
+  for (std::size_t lane = 0; lane < kWideLanes; ++lane) place[lane] = lane * 2 * kBits;
+  const WideLanes pairs = (WideLanes{} + (word >> 8 * (begin - from))) >> place;
+  constexpr std::uint64_t kUpper = 0xFFFFFFFF00000000u;
+  return (Lanes)((pairs & ~kUpper) | (pairs << (32 - kBits) & kUpper));
+}
+
+// The table in registers. Shuffles look at as many bits of a lane as they need, so the entries of
+// a short table come again and again.
 struct EdenTable {
-#if VS_LANES == 16 && !defined(__clang__)
-  Lanes entries;
-  VS_FN void load(EdenTable& table, const float* entries) {
-    __builtin_memcpy(&table.entries, entries, sizeof table.entries);
+#if VS_LANES == 16
+  RankFloats entries;
+  VS_FN void load(EdenTable& table, const float* entries, unsigned count) {
+    for (unsigned lane = 0; lane < VS_LANES; ++lane) table.entries[lane] = entries[lane % count];
   }
-  VS_FN void look_up(const EdenTable& table, const std::uint32_t* codes, float* values) {
-    for (std::size_t i = 0; i < kEdenRun; i += VS_LANES) {
-      Lanes lanes;
-      __builtin_memcpy(&lanes, codes + i, sizeof lanes);
-      lanes = __builtin_shuffle(table.entries, lanes);
-      __builtin_memcpy(values + i, &lanes, sizeof lanes);
-    }
-  }
-#elif VS_LANES == 8 && !defined(__clang__)
-  Lanes low;
-  Lanes high;
-  VS_FN void load(EdenTable& table, const float* entries) {
-    __builtin_memcpy(&table.low, entries, sizeof table.low);
-    __builtin_memcpy(&table.high, entries + VS_LANES, sizeof table.high);
-  }
-  VS_FN void look_up(const EdenTable& table, const std::uint32_t* codes, float* values) {
-    for (std::size_t i = 0; i < kEdenRun; i += VS_LANES) {
-      Lanes lanes;
-      __builtin_memcpy(&lanes, codes + i, sizeof lanes);
-      lanes = __builtin_shuffle(table.low, table.high, lanes);
-      __builtin_memcpy(values + i, &lanes, sizeof lanes);
-    }
+  VS_FN RankFloats look_up(const EdenTable& table, Lanes codes) {
+    return __builtin_shuffle(table.entries, codes);
   }
 #else
-  const float* entries;
-  VS_FN void load(EdenTable& table, const float* entries) { table.entries = entries; }
-  VS_FN void look_up(const EdenTable& table, const std::uint32_t* codes, float* values) {
-    for (std::size_t i = 0; i < kEdenRun; ++i) values[i] = table.entries[codes[i]];
+  RankFloats low;
+  RankFloats high;
+  VS_FN void load(EdenTable& table, const float* entries, unsigned count) {
+    for (unsigned lane = 0; lane < VS_LANES; ++lane) {
+      table.low[lane] = entries[lane % count];
+      table.high[lane] = entries[(lane + VS_LANES) % count];
+    }
+  }
+  VS_FN RankFloats look_up(const EdenTable& table, Lanes codes) {
+    return __builtin_shuffle(table.low, table.high, codes);
   }
 #endif
 };
@@ -102,16 +116,31 @@ struct EdenTable {
 template <unsigned kBits>
 void look_up_values(const unsigned char* codes, std::size_t count, const float* table,
                     float* values) {
-  float entries[kEdenMostCodes] = {};
-  for (unsigned code = 0; code < 1u << kBits; ++code) entries[code] = table[code];
   EdenTable held;
-  EdenTable::load(held, entries);
-  std::uint32_t run[kEdenRun];
-  for (std::size_t begin = 0; begin < count; begin += kEdenRun) {
-    unpack_run<kBits>(codes + begin / 8 * kBits, run);
-    EdenTable::look_up(held, run, values + begin);
+  EdenTable::load(held, table, 1u << kBits);
+  for (std::size_t begin = 0; begin < count; begin += kEdenRun)
+#pragma GCC unroll 8
+    for (std::size_t part = 0; part < kEdenRun / VS_LANES; ++part) {
+      const RankFloats value =
+          EdenTable::look_up(held, unpack_lanes<kBits>(codes + begin / 8 * kBits, part));
+      __builtin_memcpy(values + begin + part * VS_LANES, &value, sizeof value);
+    }
+}
+
+#else
+
+template <unsigned kBits>
+void look_up_values(const unsigned char* codes, std::size_t count, const float* table,
+                    float* values) {
+  for (std::size_t begin = 0; begin < count; begin += 8) {
+    std::uint32_t word = 0;
+    __builtin_memcpy(&word, codes + begin / 8 * kBits, kBits);
+    for (unsigned j = 0; j < 8; ++j)
+      values[begin + j] = table[word >> (j * kBits) & ((1u << kBits) - 1)];
   }
 }
+
+#endif
 
 void look_up(const unsigned char* codes, std::size_t count, unsigned bits, const float* table,
              float* values) {
@@ -131,17 +160,15 @@ void look_up(const unsigned char* codes, std::size_t count, unsigned bits, const
 
 constexpr std::size_t kDotLanes = 16;
 constexpr std::size_t kDotVectors = kDotLanes / kWideLanes;
-typedef double DotLanes __attribute__((vector_size(4 * VS_LANES)));
-typedef float DotFloats __attribute__((vector_size(2 * VS_LANES)));
 
-VS_FN DotLanes load_doubles(const float* values) {
-  DotFloats lanes;
+VS_FN Doubles load_doubles(const float* values) {
+  HalfFloats lanes;
   __builtin_memcpy(&lanes, values, sizeof lanes);
-  return __builtin_convertvector(lanes, DotLanes);
+  return to_doubles(lanes);
 }
 
 double dot(const float* a, const float* b, std::size_t count) {
-  DotLanes sums[kDotVectors] = {};
+  Doubles sums[kDotVectors] = {};
   for (std::size_t begin = 0; begin < count; begin += kDotLanes)
     for (std::size_t v = 0; v < kDotVectors; ++v)
       sums[v] +=

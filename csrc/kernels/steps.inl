@@ -2,6 +2,7 @@
 #pragma once
 
 #include "element/quantize.h"
+#include "kernels/doubles.inl"
 #include "kernels/lanes.inl"
 #include "kernels/ring_kernels.h"
 #include "kernels/uniforms.inl"
@@ -124,25 +125,6 @@ StepCount write_steps(const void* values, std::size_t count, std::uint64_t first
 // --- floats to steps of 32 bits ------------------------------------------------------
 // What nearly every model needs, in vectors written out: the loops above go through memory
 // between one operation and the next, which takes longer than the operations.
-
-typedef float HalfFloats __attribute__((vector_size(2 * VS_LANES)));
-typedef std::int32_t HalfSteps __attribute__((vector_size(2 * VS_LANES)));
-typedef double Doubles __attribute__((vector_size(4 * VS_LANES)));
-
-// GCC 12 takes these conversions apart where the result is wider than half a register. Of the
-// AVX-512 ones the masked forms, because it warns about its own header at the plain ones.
-#if defined(__AVX512F__)
-VS_FN Doubles to_doubles(HalfFloats x) { return (Doubles)_mm512_maskz_cvtps_pd(0xFF, (__m256)x); }
-VS_FN Doubles to_doubles(HalfSteps x) {
-  return (Doubles)_mm512_maskz_cvtepi32_pd(0xFF, (__m256i)x);
-}
-#elif defined(__AVX__)
-VS_FN Doubles to_doubles(HalfFloats x) { return (Doubles)_mm256_cvtps_pd((__m128)x); }
-VS_FN Doubles to_doubles(HalfSteps x) { return (Doubles)_mm256_cvtepi32_pd((__m128i)x); }
-#else
-VS_FN Doubles to_doubles(HalfFloats x) { return __builtin_convertvector(x, Doubles); }
-VS_FN Doubles to_doubles(HalfSteps x) { return __builtin_convertvector(x, Doubles); }
-#endif
 
 // Lanes of floor_to_step().
 VS_FN HalfSteps floor_to_steps(Doubles y) {

@@ -5,6 +5,7 @@
 // different updates lose is unrelated, and averages out in their mean.
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
 #include <cstring>
 
@@ -107,9 +108,8 @@ class EdenValues final : public PieceCodec {
   }
 
   bool write(std::span<const float> values, const CodePiece& piece) const override {
-    const bool fits = std::all_of(values.begin(), values.end(),
-                                  [](float value) { return std::fabs(value) < 0x1p120f; });
-    if (!fits) return false;
+    const std::uint32_t largest = kernels().codec.max_abs32(values.data(), values.size());
+    if (largest >= std::bit_cast<std::uint32_t>(0x1p120f)) return false;
     const unsigned bits = eden_bits(piece.header.codec);
     auto* scales = reinterpret_cast<WireFloat*>(piece.scales.data()) + piece.begin / kRotationTile;
     auto* codes = reinterpret_cast<unsigned char*>(piece.codes.data()) + piece.begin / 8 * bits;
