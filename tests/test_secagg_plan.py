@@ -101,6 +101,41 @@ def test_a_plan_at_the_ring_bound_is_accepted_and_one_bit_less_is_not():
         make_plan(4, ring_bits=bound - 1)
 
 
+# (n, value bits, headroom) whose ring has all 64 bits, and one step further
+LARGEST_RINGS = [
+    ((4, 32, 30), {"sites": 5}, "5 sites with steps of 32 bits and 30 .* ring of 65 to 64 bits"),
+    ((4, 31, 31), {"value_bits": 32}, "steps of 32 bits and 31 bits of headroom .* of 65 to 64"),
+    ((8, 31, 30), {"headroom": 31}, "8 sites with steps of 31 bits and 31 bits .* of 65 to 64"),
+]
+
+
+@pytest.mark.parametrize(("bound", "further", "reason"), LARGEST_RINGS)
+def test_the_largest_ring_is_planned_with_and_one_step_more_is_refused(bound, further, reason):
+    at = dict(zip(("sites", "value_bits", "headroom"), bound, strict=True))
+
+    plan = make_plan(**at, ring_bits=64)
+    largest = plan.step_limit * len(plan.cohort)
+    assert smallest_ring(len(plan.cohort), plan.step_limit, plan.headroom) == 64
+    assert 2**plan.headroom * (2 * largest + 1) <= 2**64
+
+    with pytest.raises(ConfigError, match=reason):
+        make_plan(**{**at, **further}, ring_bits=64)
+
+
+@pytest.mark.parametrize(
+    ("value_bits", "sites"), [(2, 7), (3, 5), (8, 4), (16, 4), (24, 4), (31, 4), (32, 4)]
+)
+def test_one_site_more_than_a_ring_holds_is_refused(value_bits, sites):
+    full = make_plan(sites, value_bits=value_bits).ring_bits
+
+    with pytest.raises(
+        ConfigError,
+        match=f"{sites + 1} sites with steps of {value_bits} bits and 2 bits of headroom need "
+        f"a ring of {full + 1} to 64 bits, got {full}",
+    ):
+        make_plan(sites + 1, value_bits=value_bits, ring_bits=full)
+
+
 def test_a_plan_is_derived_from_the_settings_of_a_run():
     plan = planned(7, value_bits=12, weight_cap=500, metrics=("auc",), clip=0.5)
 

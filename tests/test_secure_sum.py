@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.secagg import make_contributions, make_plan
@@ -99,6 +99,100 @@ def test_a_sum_at_the_bound_is_published_and_one_step_beyond_is_not(plan, group,
     summed(plan, {group: [0, sign * bound]}).finish(3)
     with pytest.raises(RoundAborted, match="is out of range"):
         summed(plan, {group: [0, sign * (bound + 1)]}).finish(3)
+
+
+@pytest.mark.parametrize("sites", [3, 4, 8])
+@pytest.mark.parametrize("value_bits", [2, 3, 8, 16, 24, 31, 32])
+def test_the_largest_sum_that_a_plan_allows_decodes_exactly(sites, value_bits):
+    """With a total weight of one full weight, and steps of one unit, the mean is the sum."""
+    limit = 2 ** (value_bits - 1) - 1
+    layout = ModelLayout.from_arrays({"weight": np.zeros(2)})
+    plan = make_plan(
+        sites, layout=layout, value_bits=value_bits, clip=float(limit), colluders=0, metrics=()
+    )
+    keys = [Secret.from_bytes(bytes([number]) * 32) for number in range(sites)]
+    total = SecureSum(plan.ring)
+    for number in range(sites):
+        scalars = [plan.weight_cap if number == 0 else 0, 1]
+        total.fold(chunks_of(plan, {0: scalars, 1: [limit, -limit]}))
+    total.add_masks(keys, [1] * sites)
+    total.add_masks(keys, [-1] * sites)
+
+    mean = total.finish(sites)
+
+    assert [int(value) for value in mean.arrays[0]] == [sites * limit, -sites * limit]
+    total.fold(chunks_of(plan, {1: [1]}))
+    with pytest.raises(RoundAborted, match="is out of range"):
+        total.finish(sites)
+
+
+def test_the_largest_sum_of_integers_that_a_plan_allows_decodes_exactly():
+    layout = ModelLayout.from_arrays({"steps": np.zeros(2, np.int64)})
+    largest = (2**62 - 1) // (3 * 100)
+    plan = make_plan(3, layout=layout, integer_limit=largest, metrics=())
+    words = 100 * largest
+
+    total = SecureSum(plan.ring)
+    for _ in range(3):
+        total.fold(chunks_of(plan, {0: [100, 1], 2: [words, -words]}))
+
+    assert total.finish(3).arrays[0].tolist() == [largest, -largest]
+    total.fold(chunks_of(plan, {2: [1]}))
+    with pytest.raises(RoundAborted, match="is out of range"):
+        total.finish(3)
+
+
+@st.composite
+def wrapping_sums(draw) -> tuple[int, list[list[int]]]:
+    """A width, and uploads of words whose sums all leave the signed range of that width."""
+    bits = draw(st.integers(1, 64))
+    count = draw(st.integers(1, 70))
+    word = st.integers(-(2**bits), 2**bits)
+    uploads = draw(st.lists(st.lists(word, min_size=count, max_size=count), max_size=4))
+    sums = [sum(column) for column in zip(*uploads, strict=True)] or [0] * count
+    last = [
+        draw(st.sampled_from([-1, 1])) * (2 ** (bits - 1) + 1 + draw(st.integers(0, 2**bits)))
+        for _ in sums
+    ]
+    # Beyond the range whatever the others are: what they sum to is taken away again.
+    return bits, [*uploads, [one - total for one, total in zip(last, sums, strict=True)]]
+
+
+@settings(max_examples=60, deadline=None)
+@given(case=wrapping_sums(), mask=st.booleans())
+def test_sums_that_leave_the_ring_wrap_as_integers_do(case, mask):
+    """A plan never lets it come to this. The ring must still be one, or masks would not cancel."""
+    bits, uploads = case
+    count = len(uploads[0])
+    sums = np.zeros(count, np.uint32 if bits <= 32 else np.uint64)
+    key = [Secret.from_bytes(b"\7" * 32)]
+    place = {"generator": "chacha20", "stream": 1, "first": 0, "bits": bits, "threads": 1}
+    shape = {"bits": bits, "chunk_coordinates": 4096, "threads": 1}
+    chunks = [
+        _native.ring_word_chunks(
+            np.array([word % 2**64 for word in words], np.uint64),
+            group=1,
+            keys=[],
+            signs=[],
+            generator="chacha20",
+            plan_digest=bytes(32),
+            update_id=0,
+            **shape,
+        )
+        for words in uploads
+    ]
+
+    if mask:
+        _native.add_masks(sums, key, [1], **place)
+    _native.fold_ring_chunks(sums, chunks, **shape)
+    if mask:
+        _native.add_masks(sums, key, [-1], **place)
+
+    half = 2 ** (bits - 1)
+    exact = [sum(column) for column in zip(*uploads, strict=True)]
+    assert not any(-half <= one < half for one in exact)
+    wrapped = [(one + half) % 2**bits - half for one in exact]
+    assert _native.center_ring(sums, bits).tolist() == wrapped
 
 
 STEP = METRIC_STEPS
