@@ -6,6 +6,7 @@
 #include "bindings/register.h"
 #include "bindings/tensors.h"
 #include "bindings/update_form.h"
+#include "codec/checksum.h"
 #include "codec/codecs.h"
 #include "update/decode.h"
 #include "update/encode.h"
@@ -56,6 +57,13 @@ std::uint64_t check(py::object chunk, py::object codec, py::object group, py::ob
   codec_name(grid.codec);  // refuses an unknown one as the caller's mistake
   py::gil_scoped_release release;
   return check_chunk(bytes.bytes(), grid).header.index;
+}
+
+std::uint32_t checksum(py::object buffers, py::object threads) {
+  const std::vector<BufferView> views = buffer_views("buffers", buffers);
+  const auto most = to_integer<unsigned>("threads", threads, 1, kMaxThreads);
+  py::gil_scoped_release release;
+  return checksum_all(spans_of(views), most);
 }
 
 // Uninitialised arrays of the layout's shapes; bf16 tensors as float32.
@@ -116,6 +124,7 @@ void register_codec(py::module_& module) {
                            to_integer<std::uint16_t>("codec", codec));
       },
       py::arg("layout"), py::arg("codec"));
+  module.def("checksum", &checksum, py::arg("buffers"), py::kw_only(), py::arg("threads"));
   module.def("chunk_size", &chunk_size, py::arg("codec"), py::arg("coordinates"));
   module.def("encode_chunks", &encode_chunks, py::arg("layout"), py::arg("arrays"), py::kw_only(),
              py::arg("codec"), py::arg("scale"), py::arg("limit"), py::arg("rounding"),

@@ -417,6 +417,10 @@ def fold_ring_chunks(
         DecodeError: chunks are missing or out of order; nothing was added.
     """
 
+def checksum(buffers: Sequence[Buffer], *, threads: int) -> int:
+    """CRC32C over contiguous buffers: whether they are the same bytes as before, for this process
+    and no other."""
+
 # --- server optimizers (register_optimizers.cpp) -------------------------------
 
 def optimizer_moments(optimizer: str) -> tuple[bool, bool]:

@@ -13,6 +13,7 @@ from typing_extensions import Buffer
 
 from veilsum import _native
 from veilsum.aggregate.adding import Share, add_update, whole_weight
+from veilsum.aggregate.digest import ResultDigest
 from veilsum.codecs import EncodedUpdate
 from veilsum.devices import available_threads
 from veilsum.errors import ConfigError, DeviceError
@@ -42,14 +43,16 @@ class Streaming:
             raise ConfigError(f"max_total_weight must be 1 to 2**53-1, got {self.max_total_weight}")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class AggregateResult:
     """An aggregate, and what it is the aggregate of.
+
+    Results are equal if their digests and everything else but the arrays are. A result that is
+    pickled or copied deeply carries its digest.
 
     Attributes:
         arrays: name -> array in layout order, shapes and dtypes of the layout; bfloat16
             tensors as float32, which holds them exactly.
-        digest: hex SHA-256 that names the values to the last bit, as of model.result_digest.
         total_weight: sum of the weights.
         sites: whose updates it was taken over, sorted.
         weights: site -> its factor in the floating-point tensors; None for rules that choose
@@ -58,11 +61,34 @@ class AggregateResult:
     """
 
     arrays: dict[str, NDArray[Any]]
-    digest: str
+    _digest: ResultDigest
     total_weight: int
     sites: tuple[str, ...]
     weights: dict[str, float] | None = None
     selected: tuple[str, ...] | None = None
+
+    @property
+    def digest(self) -> str:
+        """Hex SHA-256 that names the values to the last bit, as of model.result_digest.
+
+        Computed when it is first asked for, and then kept.
+
+        Raises:
+            ConfigError: the arrays were changed before it was first asked for.
+        """
+        return self._digest.hex()
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        if not isinstance(other, AggregateResult):
+            return NotImplemented
+        return self._identity() == other._identity()
+
+    __hash__ = None  # type: ignore[assignment]  # it has a dict, which may be changed
+
+    def _identity(self) -> tuple[Any, ...]:
+        return self.digest, self.total_weight, self.sites, self.weights, self.selected
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +160,10 @@ class Aggregator:
         if spool is not None and not Path(spool).is_dir():
             raise ConfigError(f"spool {str(spool)!r} is not a directory", hint="create it first")
         self._layout = layout
+        self._threads = available_threads() if threads is None else threads
         self._native = _native.MeanAggregator(
             layout.native,
-            threads=available_threads() if threads is None else threads,
+            threads=self._threads,
             spool="" if spool is None else str(spool),
             streaming_max_abs=float(streaming.max_abs) if streaming else 0.0,
             streaming_max_total_weight=streaming.max_total_weight if streaming else 0,
@@ -226,10 +253,9 @@ class Aggregator:
         named, digest = self._named(arrays)
         return AggregateResult(named, digest, total_weight, sites)
 
-    def _named(self, arrays: list[NDArray[Any]]) -> tuple[dict[str, NDArray[Any]], str]:
-        named = dict(zip(self._layout.names, arrays, strict=True))
-        digest = result_digest(self._layout, named)
-        return widen_tensors(self._layout, named), digest
+    def _named(self, arrays: list[NDArray[Any]]) -> tuple[dict[str, NDArray[Any]], ResultDigest]:
+        named = widen_tensors(self._layout, dict(zip(self._layout.names, arrays, strict=True)))
+        return named, ResultDigest(self._layout, named, threads=self._threads)
 
     def finish_step(
         self,
