@@ -167,19 +167,17 @@ VS_FN std::uint32_t aes_load_word(const unsigned char* bytes) {
 }
 
 // KeyExpansion of FIPS 197, section 5.2, for eight key words; words are little-endian here, so
-// that RotWord turns the other way and the round constant is in the lowest byte.
+// that RotWord turns the other way and the round constant is in the lowest byte. Earlier words are
+// read back from the schedule, which its owner wipes: eight words in a row are the whole key, and
+// a copy of them would stay behind on the stack.
 VS_FN void aes_expand_key(const unsigned char key[kAesKeyBytes],
                           unsigned char schedule[kAesScheduleBytes]) {
-  std::uint32_t recent[8];
-  for (int i = 0; i < 8; ++i) recent[i] = aes_load_word(key + 4 * i);
-  for (int i = 0; i < 4 * (kAesRounds + 1); ++i) {
-    std::uint32_t& word = recent[i % 8];
-    if (i >= 8) {
-      std::uint32_t last = recent[(i + 7) % 8];
-      if (i % 8 == 0) last = aes_sub_word(last >> 8 | last << 24) ^ (1u << (i / 8 - 1));
-      if (i % 8 == 4) last = aes_sub_word(last);
-      word ^= last;
-    }
+  for (std::size_t i = 0; i < kAesKeyBytes; ++i) schedule[i] = key[i];
+  for (int i = 8; i < 4 * (kAesRounds + 1); ++i) {
+    std::uint32_t last = aes_load_word(schedule + 4 * (i - 1));
+    if (i % 8 == 0) last = aes_sub_word(last >> 8 | last << 24) ^ (1u << (i / 8 - 1));
+    if (i % 8 == 4) last = aes_sub_word(last);
+    const std::uint32_t word = aes_load_word(schedule + 4 * (i - 8)) ^ last;
     for (int byte = 0; byte < 4; ++byte)
       schedule[4 * i + byte] = static_cast<unsigned char>(word >> (8 * byte));
   }

@@ -56,8 +56,9 @@ const Choice& find(std::string_view name, const std::string& asked_by) {
 // The level of the kernels in use.
 CpuLevel active_level() {
   const auto& tables = supported_kernels();
+  const KernelTable* const in_use = &kernels();  // asked once: another thread may change it
   std::size_t place = 0;
-  while (tables[place] != &kernels()) ++place;
+  while (tables[place] != in_use) ++place;
   return static_cast<CpuLevel>(static_cast<std::size_t>(CpuLevel::base) + place);
 }
 
