@@ -454,6 +454,21 @@ def test_a_borrowed_array_that_grew_is_refused_and_a_copy_is_not_affected(
             borrowing.finish()
 
 
+@pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
+def test_an_infinity_written_beside_doubles_beyond_every_float_is_refused(bad: float) -> None:
+    floats = np.ones(100, np.float32)
+    borrowed = {"d": np.full(5, 1e300), "f": floats}
+    mean = Aggregator(ModelLayout.from_arrays(borrowed))
+    mean.add(borrowed, weight=1, site="lyon", copy=False)
+
+    floats[50] = bad
+
+    for isa in ISAS:
+        _native.use_isa(isa)
+        with pytest.raises((ConfigError, PeerError), match=r"changed between|not finite"):
+            mean.finish()
+
+
 def test_a_caller_may_drop_and_reuse_what_was_added() -> None:
     expected = filled().finish().digest
     mean = aggregator()

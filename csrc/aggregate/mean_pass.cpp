@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
 #include <vector>
 
 #include "aggregate/scale.h"
@@ -69,6 +70,12 @@ void sum_gathered(const TileSum& sum, std::size_t i, const TensorPart& part) {
   if (sum.largest(i) > 0) update.values->add(tile, sum.factor(i), sum.sums + part.offset);
 }
 
+// The largest float that is not refused: a tile may have f64 tensors too, whose values are beyond
+// every float, and an infinity that somebody wrote meanwhile must not be within the limit.
+float float_limit(double largest) {
+  return static_cast<float>(std::min(largest, double{std::numeric_limits<float>::max()}));
+}
+
 // Where values lie as floats, updates are added together. The scale rests on what was
 // screened, which is looked at again where it may have changed.
 void sum_part(const TileSum& sum, const TensorPart& part) {
@@ -78,7 +85,7 @@ void sum_part(const TileSum& sum, const TensorPart& part) {
     const UpdateReader& reader = *sum.update(i).values;
     if (reader.coded(sum.tile)) continue;
     if (const WireFloat* values = reader.floats(sum.tile, part))
-      streams.push_back({values, sum.factor(i), static_cast<float>(sum.largest(i))});
+      streams.push_back({values, sum.factor(i), float_limit(sum.largest(i))});
     else
       sum_gathered(sum, i, part);
   }
