@@ -433,6 +433,13 @@ def test_the_clip_moves_by_the_papers_rule() -> None:
     assert clip.after(0.9).quantile == 0.4
 
 
+def test_noise_of_any_size_moves_the_clip_to_its_bounds_at_most() -> None:
+    clip = AdaptiveClip(1.0, count_noise=2.0**20, learning_rate=10.0)
+
+    assert clip.after(-1e6).norm == 1e30
+    assert clip.after(1e6).norm == 1e-30
+
+
 @pytest.mark.parametrize("start", [0.1, 20.0])
 @pytest.mark.parametrize("quantile", [0.5, 0.8])
 def test_the_clip_finds_the_quantile_of_the_norms(

@@ -134,8 +134,8 @@ UpdateSnapshot PrivateMean::close() {
   return set;
 }
 
-// Each update adds +1 or -1, so the count's sensitivity is 1. Sigma of twice the count's noise is
-// made an integer of 2^29 units or more, like that of the sum.
+// Each update adds +1 or -1, one that is left out nothing, so the count's sensitivity is 1. Sigma
+// of twice the count's noise is made an integer of 2^29 units or more, like that of the sum.
 double PrivateMean::noisy_balance(std::span<const double> gains,
                                   std::span<const std::byte> key) const {
   const double multiplier = 2 * settings_.count_noise;

@@ -37,7 +37,7 @@ def _check_positive(name: str, value: float) -> None:
 
 class Accountant:
     """Adds up rounds. Neighbours are two runs that differ in one site: its update is there, or it
-    is zero.
+    counts for nothing (docs/privacy.md, "The sensitivity").
 
     "rdp" composes Renyi divergences, which the discrete Gaussian obeys exactly as the
     continuous one does; "pld" composes privacy loss distributions of the continuous one and

@@ -9,6 +9,7 @@ from veilsum.errors import ConfigError
 
 _MAX_MULTIPLIER = 512.0
 _MIN_CLIP, _MAX_CLIP = 1e-30, 1e30
+_MAX_POWER = 200.0  # exp() of it is above 1e60
 
 
 def _check_clip(norm: float) -> None:
@@ -54,7 +55,10 @@ class AdaptiveClip:
             unclipped: the noisy share of updates that were within this one; with the noise it
                 may be below 0 or above 1.
         """
-        factor = math.exp(-self.learning_rate * (unclipped - self.quantile))
+        # Noise may be many times the number of sites. Beyond the bound, which is past the whole
+        # range of clips, the exponential would overflow, and a mean that was paid for be lost.
+        power = -self.learning_rate * (unclipped - self.quantile)
+        factor = math.exp(min(max(power, -_MAX_POWER), _MAX_POWER))
         return replace(self, norm=min(max(self.norm * factor, _MIN_CLIP), _MAX_CLIP))
 
 
