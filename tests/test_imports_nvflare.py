@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -118,6 +119,51 @@ def test_halves_and_tensors_the_filter_leaves_alone_pass_through() -> None:
     assert arrays["h"].dtype == np.float16
 
 
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        (np.full(2, np.nan, np.float16), "not finite"),
+        (np.full(2, 1e300), "values of dtype float64"),
+        (np.full(2, 2**40), "values of dtype int64"),
+    ],
+)
+def test_tensors_the_filter_leaves_alone_must_be_what_they_are_said_to_be(
+    values: np.ndarray, reason: str
+) -> None:
+    meta = {
+        "quant_state": {},
+        "source_datatype": {"h": "float16"},
+        "PROCESSED_ALGORITHM": "float16",
+    }
+
+    with pytest.raises(DecodeError, match=reason):
+        nvflare_arrays({"h": values}, meta)
+
+
+def test_a_block_larger_than_its_tensor_costs_no_memory() -> None:
+    state = {
+        "absmax": np.ones(1, np.float32),
+        "quant_map": bnb.get_4bit_type("nf4", device="cpu").numpy(),
+        "blocksize": 2**20,
+        "shape": (2,),
+    }
+    meta = {
+        "quant_state": {"w": state},
+        "source_datatype": {"w": "float32"},
+        "PROCESSED_ALGORITHM": "normfloat4",
+    }
+
+    tracemalloc.start()
+    try:
+        arrays = nvflare_arrays({"w": np.array([0x0F], np.uint8)}, meta)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert arrays["w"].tolist() == [-1.0, 1.0]
+    assert peak < 2**19
+
+
 def test_an_update_holds_the_values_in_the_codec_that_is_named() -> None:
     data, meta = payload("normfloat4")
 
@@ -172,8 +218,12 @@ REFUSALS: list[tuple[str, bool, Callable[[Any, Any], None], str]] = [
     ("normfloat4", False, setting("shape", (2**30, 2**30)), "bytes of codes for shape"),
     ("normfloat4", False, setting("shape", (-70, -90)), "has shape"),
     ("normfloat4", False, setting("shape", None), "has shape None"),
+    ("normfloat4", False, setting("shape", (70, 90) + (1,) * 70), "has shape"),
+    ("normfloat4", False, setting("shape", (0, 2**39, 2**39)), "has shape"),
     ("normfloat4", True, removing("nested_quant_map"), "has no 'nested_quant_map'"),
     ("normfloat4", True, setting("nested_offset", math.inf), "nested_offset inf"),
+    ("normfloat4", True, setting("nested_offset", 10**400), "nested_offset"),
+    ("normfloat4", True, setting("nested_offset", 1e39), "nested_offset"),
     ("normfloat4", True, setting("absmax", np.zeros(5, np.uint8)), "5 absmax for 6300 values"),
     ("normfloat4", True, poking("nested_absmax", math.inf), "negative or not finite"),
 ]
@@ -204,6 +254,7 @@ def test_values_that_do_not_fit_their_dtype_are_refused() -> None:
         ({"quant_state": {}}, "quant_state of 'w' is a NoneType"),
         ({"source_datatype": {}}, "'w' came from None"),
         ({"source_datatype": {"w": "complex64"}}, "'w' came from 'complex64'"),
+        ({"source_datatype": {"w": ["float32"]}}, "'w' came from "),
     ],
 )
 def test_a_meta_that_the_filter_does_not_write_is_refused(

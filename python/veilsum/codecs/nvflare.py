@@ -31,6 +31,8 @@ METHODS = ("float16", "blockwise8", "float4", "normfloat4")
 
 _BLOCKWISE8_BLOCK = 4096
 _LARGEST_BLOCK = 1 << 20
+_LARGEST_FLOAT = float(np.finfo(np.float32).max)
+_MOST_DIMENSIONS = 32  # NumPy's limit before 2.0
 _DTYPES: dict[str, type[np.floating[Any]]] = {
     "float64": np.float64,
     "float32": np.float32,
@@ -106,11 +108,12 @@ def import_nvflare(
 
 
 def _restored(name: str, tensor: Any, method: str, state: Any, source: Any) -> NDArray[Any]:
-    if source not in _DTYPES:
+    if not isinstance(source, str) or source not in _DTYPES:
         raise DecodeError(f"tensor {name!r} came from {source!r}, known are {', '.join(_DTYPES)}")
     values = _foreign(tensor, name)
     if _METHOD_BITS[method] >= _BITS[source]:
-        return values  # the filter leaves such tensors alone
+        # The filter leaves such tensors alone.
+        return _finite(name, _expect(values, name, "values", (_DTYPES[source],)), source)
     if method == "float16":
         decoded = _expect(values, name, "values", (np.float16,))
     elif method == "blockwise8":
@@ -120,9 +123,13 @@ def _restored(name: str, tensor: Any, method: str, state: Any, source: Any) -> N
         decoded = _four_bits(name, values, _mapping(state, f"quant_state of {name!r}"), table)
     with np.errstate(over="ignore"):  # looked for just below
         restored = decoded.astype(_DTYPES[source])
-    if not np.isfinite(restored).all():
+    return _finite(name, restored, source)
+
+
+def _finite(name: str, values: NDArray[Any], source: str) -> NDArray[Any]:
+    if not np.isfinite(values).all():
         raise DecodeError(f"tensor {name!r} has values that are not finite as {source}")
-    return restored
+    return values
 
 
 # --- the methods --------------------------------------------------------------------------
@@ -160,7 +167,7 @@ def _absmax(name: str, state: Mapping[str, Any], size: int, block: int) -> NDArr
     nested = _block(name, state, "nested_blocksize")
     scales = _scales(name, state, "nested_absmax", codes.size, nested)
     offset = state.get("nested_offset")
-    if not isinstance(offset, int | float) or not math.isfinite(offset):
+    if not isinstance(offset, int | float) or not abs(offset) <= _LARGEST_FLOAT:
         raise DecodeError(f"tensor {name!r} has nested_offset {offset!r}")
     return _times(table[codes], scales, nested) + np.float32(offset)
 
@@ -168,8 +175,10 @@ def _absmax(name: str, state: Mapping[str, Any], size: int, block: int) -> NDArr
 def _times(
     values: NDArray[np.float32], scales: NDArray[np.float32], block: int
 ) -> NDArray[np.float32]:
+    # A block may be much larger than a small tensor that has only a part of it.
+    repeated = np.repeat(scales, min(block, values.size))[: values.size]
     with np.errstate(over="ignore"):  # what is not finite is refused in the end
-        return values * np.repeat(scales, block)[: values.size]
+        return values * repeated
 
 
 # --- foreign fields -----------------------------------------------------------------------
@@ -238,8 +247,12 @@ def _block(name: str, state: Mapping[str, Any], field: str) -> int:
 
 def _shape(name: str, state: Mapping[str, Any]) -> tuple[int, ...]:
     shape = state.get("shape")
-    if not isinstance(shape, tuple | list) or not all(
-        isinstance(dimension, int) and 0 <= dimension < 2**40 for dimension in shape
+    if (
+        not isinstance(shape, tuple | list)
+        or len(shape) > _MOST_DIMENSIONS
+        or not all(isinstance(size, int) and 0 <= size < 2**40 for size in shape)
+        # Beside an empty dimension nothing bounds the others, and NumPy multiplies them all.
+        or (0 in shape and math.prod(max(size, 1) for size in shape) >= 2**40)
     ):
         raise DecodeError(f"tensor {name!r} has shape {shape!r}")
     return tuple(map(int, shape))
