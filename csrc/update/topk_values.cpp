@@ -19,17 +19,21 @@ namespace {
 
 static_assert(kTopKTile == kCodedTile);
 
-// Entries of one tile: numbers first .. first + count - 1 of the chunk.
+// Entries of one tile: numbers first .. first + count - 1 of the chunk. Counts and indices were
+// checked before, but decide here which memory is touched: bounding them again is what keeps
+// bytes that a caller changed meanwhile from becoming an access out of bounds.
 struct Entries {
   TopKSections sections;
   std::size_t first;
   std::size_t count;
+  std::size_t length;  // of the tile
 
   // Calls use(index within the tile, value).
   template <class Use>
   void for_each(Use&& use) const {
     for (std::size_t entry = first; entry < first + count; ++entry)
-      use(topk_index(sections.indices, entry), sections.value(entry));
+      if (const unsigned index = topk_index(sections.indices, entry); index < length)
+        use(index, sections.value(entry));
   }
 };
 
@@ -38,7 +42,9 @@ Entries entries_of(const CodedTile& tile) {
   const WireHalf* counts = sections.tile_counts;
   const std::size_t number = tile.begin / kTopKTile;
   const std::size_t before = std::accumulate(counts, counts + number, std::size_t{0});
-  return {sections, before, counts[number]};
+  const std::size_t first = std::min(before, sections.kept);
+  return {sections, first, std::min<std::size_t>(counts[number], sections.kept - first),
+          tile.count};
 }
 
 // --- choosing ---------------------------------------------------------------------
