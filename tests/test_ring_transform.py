@@ -306,8 +306,11 @@ CLIPS = item(3, struct.pack("<If", 0, 1.0))
         (b"\1", "end within an item"),
         (STEPS + b"\2\0\xff\xff\xff\xff", "option 2 has 0 bytes of the 4294967295"),
         (ROTATION, "do not say the number of steps"),
-        (ROTATION + STEPS, "not in canonical form"),
-        (STEPS + STEPS + ROTATION, "not in canonical form"),
+        (ROTATION + STEPS, "option 1 is there twice, or behind a later one"),
+        (STEPS + STEPS + ROTATION, "option 1 is there twice, or behind a later one"),
+        # Seen before what is behind it: foreign options may be long.
+        (STEPS + STEPS + b"\1", "option 1 is there twice, or behind a later one"),
+        (bytes(7), "option 0 is unknown"),
         (item(1, bytes(8)) + ROTATION, "largest step is 0"),
         (item(1, b"\xff" * 8) + ROTATION, "largest step is 18446744073709551615"),
         (item(1, bytes(7)) + ROTATION, "option 1 cannot have 7 bytes"),

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -135,18 +135,24 @@ def rotation_key(seed: Any) -> bytes:
 # --- reading foreign options --------------------------------------------------------
 
 
-def _items(data: bytes) -> list[tuple[int, bytes]]:
-    items = []
-    while data:
-        if len(data) < _ITEM.size:
+def _items(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """In one pass, and no more items than there are tags: the bytes are foreign, and there may
+    be as many as an update has."""
+    begin, least = 0, 0
+    while begin < len(data):
+        if len(data) - begin < _ITEM.size:
             raise DecodeError("the update's options end within an item")
-        tag, size = _ITEM.unpack_from(data)
-        content = data[_ITEM.size : _ITEM.size + size]
+        tag, size = _ITEM.unpack_from(data, begin)
+        if tag not in _READERS:
+            raise DecodeError(f"option {tag} is unknown")
+        if tag < least:
+            raise DecodeError(f"option {tag} is there twice, or behind a later one")
+        begin += _ITEM.size
+        content = data[begin : begin + size]
         if len(content) != size:
             raise DecodeError(f"option {tag} has {len(content)} bytes of the {size} it announces")
-        items.append((tag, content))
-        data = data[_ITEM.size + size :]
-    return items
+        yield tag, content
+        begin, least = begin + size, tag + 1
 
 
 def _read_steps(content: bytes) -> dict[str, Any]:
@@ -182,8 +188,6 @@ _READERS: dict[int, Callable[[bytes], dict[str, Any]]] = {
 
 
 def _read_item(tag: int, content: bytes, fields: dict[str, Any]) -> None:
-    if tag not in _READERS:
-        raise DecodeError(f"option {tag} is unknown")
     try:
         fields.update(_READERS[tag](content))
     except (struct.error, ValueError) as error:
