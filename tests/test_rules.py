@@ -211,11 +211,10 @@ def test_the_gram_matrix_is_that_of_float64_to_fourteen_digits():
         rows = (
             values_of(n, size, seed=n) * np.float32(2.0) ** np.arange(n, dtype=np.float32)[:, None]
         )
-        gram, exponent = _native.UpdateSnapshot(filled(vectors(rows))._native).gram(center=None)
+        gram = _native.UpdateSnapshot(filled(vectors(rows))._native).gram(center=None)
 
         wide = rows.astype(np.float64)
         scale = np.sqrt(np.outer((wide**2).sum(axis=1), (wide**2).sum(axis=1)))
-        assert exponent == 0
         assert (np.abs(gram - wide @ wide.T) <= 1e-14 * scale).all()
         assert np.array_equal(gram, gram.T)
 
@@ -562,6 +561,31 @@ def test_doubles_far_beyond_floats_cost_their_site_the_round_and_nobody_else():
     assert selected(rows, rules.Krum(byzantine=2)) != [2]
     result = result_of(rows, rules.CenteredClipping(radius=5.0, iterations=3))
     assert np.abs(result).max() < 10
+
+
+@pytest.mark.parametrize("huge", [1e145, 1.7e308])
+def test_doubles_far_beyond_floats_hide_no_other_byzantine_update(huge):
+    honest = 1e-3 * values_of(8, 8, dtype=np.float64)
+    rows = np.concatenate([np.full((1, 8), 20.0), honest, np.full((1, 8), huge)])
+    radius = np.sqrt((honest**2).sum(axis=1)).max()
+
+    for rule in (
+        rules.Krum(byzantine=2),
+        rules.MultiKrum(byzantine=2, select=8),
+        [rules.NearestNeighborMixing(byzantine=2), rules.Krum(byzantine=2)],
+        rules.CenteredClipping(radius=radius),
+        rules.CenteredClipping(radius=radius, center={"w": honest[0]}),
+        [rules.NearestNeighborMixing(byzantine=2), rules.CenteredClipping(radius=radius)],
+    ):
+        assert np.sqrt((result_of(rows, rule) ** 2).sum()) <= 3 * radius
+    assert set(selected(rows, rules.MultiKrum(byzantine=2, select=8))) == set(range(1, 9))
+
+
+def test_a_centre_too_large_for_distances_is_refused():
+    rule = rules.CenteredClipping(radius=1.0, center={"w": np.full(10, 1e200)})
+
+    with pytest.raises(ConfigError, match="too large for distances"):
+        result_of(values_of(3, 10, dtype=np.float64), rule)
 
 
 def test_a_spool_gives_the_same_result_as_memory(tmp_path: Path):

@@ -89,7 +89,7 @@ std::size_t rows_of(const char* name, py::handle object) {
 
 Gram to_gram(py::handle object) {
   const std::size_t rows = rows_of("gram", object);
-  return {rows, 0, to_doubles("gram", object.attr("reshape")(-1), rows * rows)};
+  return {rows, to_doubles("gram", object.attr("reshape")(-1), rows * rows)};
 }
 
 // --- passes ---------------------------------------------------------------------------
@@ -103,7 +103,7 @@ UpdateSnapshot with_center(const BoundSnapshot& snapshot, TensorData center) {
   return set;
 }
 
-py::tuple gram(const BoundSnapshot& snapshot, py::object center) {
+py::array gram(const BoundSnapshot& snapshot, py::object center) {
   Gram gram{};
   if (center.is_none()) {
     py::gil_scoped_release release;
@@ -113,10 +113,17 @@ py::tuple gram(const BoundSnapshot& snapshot, py::object center) {
     const TensorArrays tensors(snapshot.layout(), center);
     py::gil_scoped_release release;
     const FloatEnvironment exact;
-    gram =
-        gram_of(snapshot.layout(), with_center(snapshot, tensors.pointers()), snapshot.threads());
+    const UpdateSnapshot set = with_center(snapshot, tensors.pointers());
+    if (shrinks_of(set).back() != 1)
+      throw ConfigError("the center holds values of 2**448 or more, too large for distances");
+    gram = gram_of(snapshot.layout(), set, snapshot.threads());
   }
-  return py::make_tuple(to_matrix(gram.values, gram.rows), gram.exponent);
+  return to_matrix(gram.values, gram.rows);
+}
+
+py::array shrinks(const BoundSnapshot& snapshot) {
+  const std::vector<double> found = shrinks_of(snapshot.set);
+  return py::array_t<double>(static_cast<py::ssize_t>(found.size()), found.data());
 }
 
 py::array norms(const BoundSnapshot& snapshot) {
@@ -218,6 +225,7 @@ void register_passes(py::module_& module) {
       .def_property_readonly("weights", &weights_of)
       .def_property_readonly("gains", &gains_of)
       .def("gram", &gram, py::kw_only(), py::arg("center"))
+      .def_property_readonly("shrinks", &shrinks)
       .def("norms", &norms)
       .def("combine", &combine, py::kw_only(), py::arg("weights"), py::arg("gains"),
            py::arg("total"), py::arg("counts"), py::arg("count_total"), py::arg("center"))

@@ -15,8 +15,9 @@ namespace veilsum {
 namespace {
 
 constexpr std::size_t kRangeTiles = 16;
-// Largest exponent of a value whose square, summed over any model, is a double.
-constexpr int kMaxValueExponent = 480;
+// Largest exponent of a value whose square is a double also when it is summed over 2^40 coordinates
+// and multiplied by the weights of two mixed rows, 2^31 each.
+constexpr int kMaxValueExponent = 448;
 
 // The smallest e with |value| < 2^e for every value of the update.
 int largest_exponent(const CommittedUpdate& update) {
@@ -107,13 +108,20 @@ Gram gram_of(const Layout& layout, const UpdateSnapshot& set, unsigned threads) 
   const auto add_products = needs_double(layout) ? add_range<double> : add_range<float>;
   parallel_for(size, kRangeTiles * kTile, threads,
                [&](const Range& range) { add_products(layout, set, mix, factors, range, total); });
-  const int most = n == 0 ? 0 : *std::max_element(exponents.begin(), exponents.end());
-  Gram gram{n, std::max(0, most - kMaxValueExponent), std::vector<double>(n * n)};
+  Gram gram{n, std::vector<double>(n * n)};
   for (std::size_t i = 0; i < n; ++i)
     for (std::size_t j = 0; j < n; ++j)
       gram.values[i * n + j] =
-          std::ldexp(total.at(i, j), exponents[i] + exponents[j] - 2 * gram.exponent);
+          std::ldexp(total.at(i, j), std::min(exponents[i], kMaxValueExponent) +
+                                         std::min(exponents[j], kMaxValueExponent));
   return gram;
+}
+
+std::vector<double> shrinks_of(const UpdateSnapshot& set) {
+  std::vector<double> shrinks;
+  for (const auto& update : set.updates)
+    shrinks.push_back(std::ldexp(1.0, std::min(0, kMaxValueExponent - largest_exponent(*update))));
+  return shrinks;
 }
 
 std::vector<double> norms_of(const Layout& layout, const UpdateSnapshot& set, unsigned threads) {

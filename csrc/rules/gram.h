@@ -10,18 +10,25 @@
 
 namespace veilsum {
 
-// A symmetric matrix of n rows, row-major; what it stands for is values * 2^(2 * exponent).
+// A symmetric matrix of n rows, row-major.
 struct Gram {
   std::size_t rows;
-  int exponent;  // 0 unless the values of f64 tensors are beyond 2^480
   std::vector<double> values;
 
   double at(std::size_t i, std::size_t j) const { return values[i * rows + j]; }
 };
 
-// Inner products over all coordinates of group 1. Within a range of 65536 coordinates products are
-// added in double in a fixed order; ranges are added as 128-bit integers. So order of arrival,
-// threads and instruction set cannot show, and equal updates have equal rows to the last bit.
+// Powers of two by which updates are made smaller before anything is said about distances: 1, but
+// for one with f64 values of 2^448 or more what brings it just below. No double holds both the
+// square of such a value and that of a usual distance; who sends one could hide all differences of
+// others behind it. As anything else that a byzantine site may send, it is harmless as a row of the
+// direction that it has.
+std::vector<double> shrinks_of(const UpdateSnapshot& set);
+
+// Inner products, of updates times their shrinks, over all coordinates of group 1. Within a range
+// of 65536 coordinates products are added in double in a fixed order; ranges are added as 128-bit
+// integers. So order of arrival, threads and instruction set cannot show, and equal updates have
+// equal rows to the last bit.
 //
 // Throws ConfigError if tensors that are not ours were changed.
 Gram gram_of(const Layout& layout, const UpdateSnapshot& set, unsigned threads);

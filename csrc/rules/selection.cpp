@@ -68,7 +68,7 @@ Gram mixed_gram(const Gram& gram, const RowMix& mix) {
     for (std::size_t i = 0; i < n; ++i)
       if (const auto weight = static_cast<double>(mix.weights[r][i]); weight != 0)
         for (std::size_t j = 0; j < n; ++j) half[r * n + j] += weight * gram.at(i, j);
-  Gram mixed{mix.rows(), gram.exponent, std::vector<double>(mix.rows() * mix.rows())};
+  Gram mixed{mix.rows(), std::vector<double>(mix.rows() * mix.rows())};
   for (std::size_t r = 0; r < mix.rows(); ++r)
     for (std::size_t s = 0; s <= r; ++s) {
       double sum = 0;

@@ -586,9 +586,13 @@ class UpdateSnapshot:
     def weights(self) -> tuple[int, ...]: ...
     @property
     def gains(self) -> tuple[float, ...]: ...
-    def gram(self, *, center: Sequence[NDArray[Any]] | None) -> tuple[NDArray[np.float64], int]:
-        """Inner products of all pairs over floating-point tensors, in units of 4**exponent, and
-        the exponent: 0 unless float64 values are beyond 2**480. `center` is one row more, the
+    @property
+    def shrinks(self) -> NDArray[np.float64]:
+        """What gram() multiplies each update by first: 1, or, for one with float64 values of
+        2**448 or more, the power of two that brings it below."""
+
+    def gram(self, *, center: Sequence[NDArray[Any]] | None) -> NDArray[np.float64]:
+        """Inner products of all pairs over floating-point tensors. `center` is one row more, the
         last.
 
         Raises:

@@ -50,7 +50,7 @@ class Rows:
     layout: ModelLayout
     matrix: NDArray[np.int64]
     weights: tuple[int, ...]
-    _products: tuple[NDArray[np.float64], int] | None = field(default=None)
+    _products: NDArray[np.float64] | None = field(default=None)
 
     @classmethod
     def of(cls, snapshot: _native.UpdateSnapshot, layout: ModelLayout) -> Rows:
@@ -72,32 +72,29 @@ class Rows:
 
     def mixed(self, matrix: NDArray[np.int64]) -> Rows:
         """Other rows over the same updates."""
-        products = self.snapshot_products() if self._products else None
-        return Rows(self.snapshot, self.layout, matrix, (1,) * len(matrix), products)
+        return Rows(self.snapshot, self.layout, matrix, (1,) * len(matrix), self._products)
 
-    def snapshot_products(self) -> tuple[NDArray[np.float64], int]:
-        """Gram matrix of the updates, and its exponent; computed once."""
+    def snapshot_products(self) -> NDArray[np.float64]:
+        """Gram matrix of the updates; computed once."""
         if self._products is None:
             self._products = self.snapshot.gram(center=None)
         return self._products
 
-    def gram(self) -> tuple[NDArray[np.float64], int]:
-        """Gram matrix of the rows over floating-point tensors, in units of 4**exponent."""
-        products, exponent = self.snapshot_products()
-        if self.are_updates:
-            return products, exponent
-        return _native.mixed_gram(products, self.matrix), exponent
+    def gram(self) -> NDArray[np.float64]:
+        """Gram matrix of the rows over floating-point tensors. Updates beyond 2**448 count in it
+        as what the snapshot's `shrinks` make of them."""
+        products = self.snapshot_products()
+        return products if self.are_updates else _native.mixed_gram(products, self.matrix)
 
     def distances(self) -> NDArray[np.float64]:
-        """Squared distances between rows, up to a common power of four."""
-        return _native.squared_distances(self.gram()[0])
+        """Squared distances between rows."""
+        return _native.squared_distances(self.gram())
 
     def norms(self) -> list[float]:
         """L2 norms of the rows over floating-point tensors, model units."""
         if self.are_updates:
             return [float(norm) for norm in self.snapshot.norms()]
-        gram, exponent = self.gram()
-        return [math.ldexp(math.sqrt(max(0.0, square)), exponent) for square in gram.diagonal()]
+        return [math.sqrt(max(0.0, float(square))) for square in self.gram().diagonal()]
 
     def average(self, chosen: Sequence[int]) -> Outcome:
         """The exact mean of some rows, each counting the same."""
@@ -131,20 +128,21 @@ class Rows:
         return self.outcome(arrays, gains)
 
     def fold(self, factors: Sequence[float]) -> list[float]:
-        """Factors of rows as factors of updates. Rounding takes none of them beyond 1."""
-        if self.are_updates:
-            return [min(1.0, float(factor)) for factor in factors]
-        totals = self.matrix.sum(axis=1)
-        columns = self.matrix.T
-        return [
-            min(
-                1.0,
+        """Factors of rows as factors of updates. Rounding takes none of them beyond 1.
+
+        Those that follow from gram() were found for updates as they are in it.
+        """
+        shrinks = [float(shrink) for shrink in self.snapshot.shrinks]
+        folded = [float(factor) for factor in factors]
+        if not self.are_updates:
+            totals = self.matrix.sum(axis=1)
+            folded = [
                 math.fsum(
                     f * int(w) / int(t) for f, w, t in zip(factors, column, totals, strict=True)
-                ),
-            )
-            for column in columns
-        ]
+                )
+                for column in self.matrix.T
+            ]
+        return [min(1.0, f) * shrink for f, shrink in zip(folded, shrinks, strict=True)]
 
     def whole_weights(self, chosen: Sequence[int]) -> tuple[NDArray[np.int64], int]:
         """The mean of some rows as whole weights of updates, and what they add up to."""
