@@ -69,17 +69,14 @@ void add_gram(const double* packed, std::size_t rows, double* gram) {
                                 gram + i * rows + j);
 }
 
-template <class Stored>
-VS_FN void pack_row(const Stored* values, std::size_t count, double factor, double* packed) {
+// Written twice: as a template argument a Wire type would lose its alignment.
+void pack_f32(const WireFloat* values, std::size_t count, double factor, double* packed) {
   for (std::size_t i = 0; i < count; ++i) packed[i] = static_cast<double>(values[i]) * factor;
   for (std::size_t i = count; i < kGramLeaf; ++i) packed[i] = 0;
 }
-
-void pack_f32(const WireFloat* values, std::size_t count, double factor, double* packed) {
-  pack_row(values, count, factor, packed);
-}
 void pack_f64(const WireDouble* values, std::size_t count, double factor, double* packed) {
-  pack_row(values, count, factor, packed);
+  for (std::size_t i = 0; i < count; ++i) packed[i] = values[i] * factor;
+  for (std::size_t i = count; i < kGramLeaf; ++i) packed[i] = 0;
 }
 
 constexpr GramKernels kGramKernels = {pack_f32, pack_f64, add_gram<true>, add_gram<false>};

@@ -32,7 +32,7 @@ struct Network {
 };
 
 // Batcher's odd-even merge sort (1968) for any number of values.
-consteval Network sorting_network(std::size_t values) {
+constexpr Network sorting_network(std::size_t values) {
   Network network;
   for (std::size_t run = 1; run < values; run *= 2)
     for (std::size_t gap = run; gap > 0; gap /= 2)
@@ -45,7 +45,7 @@ consteval Network sorting_network(std::size_t values) {
 }
 
 // Batcher's bitonic merge: sorts values of which some first rise and then fall, or the other way.
-consteval Network bitonic_network(std::size_t values) {
+constexpr Network bitonic_network(std::size_t values) {
   Network network;
   for (std::size_t gap = values / 2; gap > 0; gap /= 2)
     for (std::size_t begin = 0; begin < values; begin += 2 * gap)
@@ -56,7 +56,7 @@ consteval Network bitonic_network(std::size_t values) {
 }
 
 // What of the network the values of ranks first .. last depend on.
-consteval Network selection_network(std::size_t values, std::size_t first, std::size_t last) {
+constexpr Network selection_network(std::size_t values, std::size_t first, std::size_t last) {
   const Network all = sorting_network(values);
   bool live[kMaxNetwork] = {};
   for (std::size_t rank = first; rank <= last; ++rank) live[rank] = true;

@@ -3,7 +3,6 @@
 #include <array>
 #include <bit>
 #include <cmath>
-#include <numeric>
 #include <vector>
 
 #include "base/parallel.h"
@@ -41,7 +40,8 @@ Entries entries_of(const CodedTile& tile) {
   const TopKSections sections = topk_sections(tile.chunk);
   const WireHalf* counts = sections.tile_counts;
   const std::size_t number = tile.begin / kTopKTile;
-  const std::size_t before = std::accumulate(counts, counts + number, std::size_t{0});
+  std::size_t before = 0;  // not by std::accumulate, to which the counts would be aligned
+  for (std::size_t i = 0; i < number; ++i) before += counts[i];
   const std::size_t first = std::min(before, sections.kept);
   return {sections, first, std::min<std::size_t>(counts[number], sections.kept - first),
           tile.count};
