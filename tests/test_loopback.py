@@ -124,10 +124,11 @@ def test_a_site_killed_in_any_phase_costs_the_round_that_site_only(
         assert max(record.seconds.values()) < DEADLINES.keys_s / 2
     # After all that, everybody is back for a round without a loss.
     federation.start_site(VICTIM)
-    for generator in get_args(MaskGenerator):
-        run = federation.run(replace(SPEC, mask_generator=generator))
+    specs = [replace(SPEC, mask_generator=generator) for generator in get_args(MaskGenerator)]
+    for spec in (*specs, replace(SPEC, hadamard=4096)):
+        run = federation.run(spec)
         assert (run.state, run.rounds[0].sites, run.rounds[0].dropped) == ("completed", SITES, {})
-        assert run.spec.mask_generator == generator
+        assert run.spec == spec
         assert_mean_of(federation.model_after(run), SITES)
     for process in federation.sites.values():
         process.send_signal(signal.SIGINT)

@@ -187,6 +187,7 @@ CHANGES = [
     {"metrics": ("auc",)},
     {"metric_limit": 5},
     {"chunk_coordinates": 4096 * 4},
+    {"hadamard": 4096},
     {"cohort": NAMES[1:5]},
 ]
 

@@ -60,6 +60,13 @@ def test_the_context_is_the_golden_one():
     assert package_context() == reference_context() == CONTEXT
 
 
+def test_the_key_of_the_rotation_is_the_golden_one():
+    mine = keys.digest(Label.ROTATION, CONTEXT)[:8]
+
+    assert mine == reference.rotation_key(CONTEXT)
+    assert mine.hex() == VECTORS["rotation_key"]
+
+
 @pytest.mark.parametrize("site", [A, B])
 def test_the_public_mask_key_follows_from_the_mask_seed(site):
     seed = INPUTS["mask_seed"][site]

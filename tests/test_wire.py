@@ -77,6 +77,7 @@ SPEC = RunSpec(
     colluders=0,
     share_profile="available",
     mask_generator="aes256ctr",
+    hadamard=4096,
     overrange="clip",
     metrics=("auc",),
     task=TASK,
@@ -394,6 +395,7 @@ def _spec(**change: object) -> bytes:
         (_spec(share_profile="lax"), "share_profile must be"),
         (_spec(overrange="wrap"), "overrange must be"),
         (_spec(mask_generator="rc4"), "mask_generator must be 'chacha20' or 'aes256ctr'"),
+        (_spec(hadamard=512), "hadamard must be 0, 1024 or 4096, got 512"),
         (_spec(cohort=[f"s{i}" for i in range(256)]), "number of sites"),
         (_spec(cohort=["a"]), "names a site twice"),
         (operator_pb2.SubmitRunRequest().SerializeToString(), "has no spec"),
@@ -415,7 +417,7 @@ def test_the_initial_model_stays_out_of_logs() -> None:
 
 
 def test_a_plain_run_keeps_its_compression_and_its_feedback() -> None:
-    spec = replace(SPEC, masked=False, compression="zstd", error_feedback=True)
+    spec = replace(SPEC, masked=False, hadamard=0, compression="zstd", error_feedback=True)
 
     assert wire_runs.decode_spec(wire_runs.encode_spec(spec)) == spec
 

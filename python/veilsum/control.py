@@ -21,6 +21,9 @@ Compression = Literal["none", "zstd"]
 ShareProfile = Literal["strict", "available"]
 MaskGenerator = Literal["chacha20", "aes256ctr"]
 
+HADAMARD_BLOCKS = (0, 1024, 4096)
+"""Coordinates that the rotation of a masked run may mix; 0 for no rotation."""
+
 
 @dataclass(frozen=True, slots=True)
 class OptimizerSpec:
@@ -76,12 +79,15 @@ class RunSpec:
         mask_generator: what masks are made with: "chacha20" or "aes256ctr". Equally safe; the
             latter is faster on CPUs with AES instructions and much slower on all others.
         value_bits: bits of one site's step, sign included, at full weight.
-        clip: largest |update value| that can be encoded, in model units.
+        clip: largest |update value| that can be encoded, in model units; with a rotation the
+            largest |rotated value|.
         overrange: what a site does with a larger one: "refuse" or "clip".
         compression: of the chunks of a plain run on their way: "none" or "zstd".
         error_feedback: whether sites of a plain run keep what the codec loses of an update and add
             it to their next one. Outside every claim of differential privacy.
         weight_cap: largest weight (number of examples) a site may claim.
+        hadamard: coordinates of floating-point tensors that a public rotation mixes in a masked
+            run before they are rounded: 0 (none), 1024 or 4096.
         metrics: names of the metrics that ride in the sum, at most 16.
         server_learning_rate: new model = model + this * mean update; with another optimizer than
             fedavg, what it calls its learning rate.
@@ -103,6 +109,7 @@ class RunSpec:
     compression: Compression = "none"
     error_feedback: bool = False
     weight_cap: int = 65_536
+    hadamard: int = 0
     metrics: tuple[str, ...] = ()
     server_learning_rate: float = 1.0
     server_optimizer: OptimizerSpec = field(default_factory=OptimizerSpec)
@@ -131,6 +138,11 @@ class RunSpec:
             not self.masked or not self.error_feedback,
             "error_feedback is for plain runs: a masked round encodes with the same steps for all",
         )
+        require_hadamard(self.hadamard)
+        require(
+            self.masked or not self.hadamard,
+            "hadamard is for masked runs: updates of a plain run are not rotated",
+        )
         require(len(set(self.cohort)) == len(self.cohort), "cohort names a site twice")
         require(2 <= self.value_bits <= 32, f"value_bits must be 2 to 32, got {self.value_bits}")
         require(0.0 < self.clip < 1e30, f"clip must be positive and finite, got {self.clip}")
@@ -151,6 +163,16 @@ class RunSpec:
         )
         self.server_optimizer.settings(self.server_learning_rate)
         require(self.colluders is None or self.colluders >= 0, "colluders must be 0 or more")
+
+
+def require_hadamard(block: int) -> None:
+    """Raises:
+    ConfigError: no such rotation.
+    """
+    require(
+        type(block) is int and block in HADAMARD_BLOCKS,
+        f"hadamard must be 0, 1024 or 4096, got {block!r}",
+    )
 
 
 @dataclass(frozen=True, slots=True)

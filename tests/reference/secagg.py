@@ -160,6 +160,10 @@ def self_commitment(ctx: bytes, site: str, seed: bytes) -> bytes:
     return tagged_hash("com/b", ctx, prefixed(site), seed)
 
 
+def rotation_key(ctx: bytes) -> bytes:
+    return tagged_hash("rotation", ctx)[:8]
+
+
 def share_commitment(kind: str, t1: bytes, dealer: str, receiver: str, share: bytes) -> bytes:
     return tagged_hash("com/" + kind, t1, prefixed(dealer), prefixed(receiver), share)
 

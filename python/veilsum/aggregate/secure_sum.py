@@ -6,6 +6,9 @@ comparison of two digests. Three vectors are summed, one per group of chunks:
     0  scalars, 64 bits: [weight, 1, then per metric (weight * steps, weight)]
     1  floating-point tensors, `ring_bits` bits: value * scale * weight / weight_cap
     2  integer tensors, 64 bits: value * weight
+
+With a rotation the words of group 1 are steps of the rotated update, and the sum is rotated
+back once.
 """
 
 from __future__ import annotations
@@ -20,6 +23,8 @@ from numpy.typing import NDArray
 from typing_extensions import Buffer
 
 from veilsum import _native
+from veilsum.aggregate.step_sums import StepSums, check_range, trip
+from veilsum.codecs.form import CHUNK_ROTATED
 from veilsum.errors import ConfigError, RoundAborted
 from veilsum.model import NUMPY_DTYPES, ModelLayout
 
@@ -32,16 +37,23 @@ _BLOCK = 2**20  # coordinates decoded at a time: bounds what decoding needs besi
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """One summed vector: its group in chunks, its length, and the bits of a word."""
+    """One summed vector: its group in chunks, its length, the bits of a word, and whether the
+    words are steps of rotated values."""
 
     group: int
     elements: int
     bits: int
+    rotated: bool = False
 
     @property
     def codec(self) -> int:
         """Codec number of its chunks."""
         return _native.codec_number(f"ring{self.bits}")
+
+    @property
+    def transforms(self) -> int:
+        """Flags of a transform in the headers of its chunks."""
+        return CHUNK_ROTATED if self.rotated else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +70,8 @@ class RingSpec:
         metrics, metric_limit: names in order; largest |metric|.
         chunk_coordinates: of every chunk but the last of a group.
         mask_generator: of the masks that are added.
+        hadamard: coordinates that a rotation of group 1 mixes; 0 for none.
+        rotation_key: of the rotation, 8 public bytes.
     """
 
     layout: ModelLayout
@@ -70,6 +84,8 @@ class RingSpec:
     metric_limit: int
     chunk_coordinates: int
     mask_generator: str
+    hadamard: int = 0
+    rotation_key: bytes = bytes(8)
 
     @cached_property
     def streams(self) -> tuple[Stream, ...]:
@@ -77,7 +93,7 @@ class RingSpec:
         native = self.layout.native
         candidates = (
             Stream(0, 2 + 2 * len(self.metrics), WORD_BITS),
-            Stream(1, native.group_size(1), self.ring_bits),
+            Stream(1, native.group_size(1), self.ring_bits, rotated=self.hadamard != 0),
             Stream(2, native.group_size(2), WORD_BITS),
         )
         return tuple(stream for stream in candidates if stream.elements)
@@ -175,21 +191,25 @@ class SecureSum:
         scalars = [int(word) for word in _native.center_ring(self._words[0], WORD_BITS)]
         total_weight = self._total_weight(scalars, contributors)
         metrics = self._metrics(scalars[2:], total_weight)
+        floats = self._float_sums(contributors, total_weight)
         arrays: dict[int, NDArray[Any]] = {}
         for stream in self._spec.streams[1:]:
-            self._check_gaps(stream)
-            decode = self._float_mean if stream.group == 1 else self._integer_mean
+            if not stream.rotated:
+                self._check_gaps(stream)
             for number, first, count in self._spec.layout.native.offsets(stream.group):
-                words = self._words[stream.group][first : first + count]
-                arrays[number] = decode(number, words, contributors, total_weight)
+                if stream.group == 1:
+                    arrays[number] = self._float_mean(number, floats, first, count)
+                else:
+                    words = self._words[stream.group][first : first + count]
+                    arrays[number] = self._integer_mean(number, words, total_weight)
         return RingMean(tuple(arrays[number] for number in sorted(arrays)), total_weight, metrics)
 
     def _total_weight(self, scalars: list[int], contributors: int) -> int:
         weight, count = scalars[:2]
         if count != contributors:
-            _trip(f"it counts {count} updates instead of {contributors}")
+            trip(f"it counts {count} updates instead of {contributors}")
         if not 0 <= weight <= contributors * self._spec.weight_cap:
-            _trip("the sum of the weights is out of range")
+            trip("the sum of the weights is out of range")
         if weight == 0:
             raise RoundAborted("all weights are 0, so there is no mean")
         return weight
@@ -199,7 +219,7 @@ class SecureSum:
         for name, steps, weight in zip(self._spec.metrics, words[0::2], words[1::2], strict=True):
             bound = weight * self._spec.metric_limit * METRIC_STEPS
             if not 0 <= weight <= total_weight or abs(steps) > bound:
-                _trip(f"metric {name!r} is out of range")
+                trip(f"metric {name!r} is out of range")
             if weight:
                 means[name] = steps / (weight * METRIC_STEPS)
         return means
@@ -213,42 +233,44 @@ class SecureSum:
         ):
             gap = self._words[stream.group][position:first]
             if gap.size and _native.center_ring(gap, stream.bits).any():
-                _trip("a gap between tensors is not zero")
+                trip("a gap between tensors is not zero")
             position = first + count
 
     def _tensor(self, number: int) -> tuple[str, str, tuple[int, ...]]:
         return self._spec.layout.native.tensors[number]
 
-    def _float_mean(
-        self, number: int, words: NDArray[Any], contributors: int, total_weight: int
-    ) -> NDArray[Any]:
+    def _float_sums(self, contributors: int, total_weight: int) -> StepSums:
+        spec = self._spec
+        return StepSums(
+            words=self._words.get(1, np.zeros(0, np.uint32)),
+            bits=spec.ring_bits,
+            limit=contributors * spec.step_limit,
+            factor=spec.weight_cap / (spec.scale * total_weight),
+            rotation_block=spec.hadamard,
+            rotation_key=spec.rotation_key,
+            threads=self._threads,
+        )
+
+    def _float_mean(self, number: int, sums: StepSums, first: int, count: int) -> NDArray[Any]:
         name, dtype, shape = self._tensor(number)
-        limit = contributors * self._spec.step_limit
-        factor = self._spec.weight_cap / (self._spec.scale * total_weight)
-        mean = np.empty(words.size, NUMPY_DTYPES[dtype])
-        for block in _blocks(words.size):
-            steps = _native.center_ring(words[block], self._spec.ring_bits)
-            _check_range(steps, limit, name)
-            values = _native.decode_ring_sum(steps, factor=factor, count=steps.size)
+        mean = np.empty(count, NUMPY_DTYPES[dtype])
+        for place, values in sums.values(name, first, count):
             with np.errstate(over="ignore"):  # an overflow is looked for right below
-                mean[block] = round_to_bfloat16(values) if dtype == "bf16" else values
+                mean[place] = round_to_bfloat16(values) if dtype == "bf16" else values
         if dtype != "bf16" and not np.isfinite(mean).all():
-            _trip(f"the mean of {name!r} does not fit {dtype}")
+            trip(f"the mean of {name!r} does not fit {dtype}")
         return mean.reshape(shape)
 
-    def _integer_mean(
-        self, number: int, words: NDArray[Any], contributors: int, total_weight: int
-    ) -> NDArray[Any]:
-        del contributors  # the bound follows from the weights alone
+    def _integer_mean(self, number: int, words: NDArray[Any], total_weight: int) -> NDArray[Any]:
         name, dtype, shape = self._tensor(number)
         limits = np.iinfo(NUMPY_DTYPES[dtype])
         mean = np.empty(words.size, NUMPY_DTYPES[dtype])
         for block in _blocks(words.size):
             sums = _native.center_ring(words[block], WORD_BITS)
-            _check_range(sums, self._spec.integer_limit * total_weight, name)
+            check_range(sums, self._spec.integer_limit * total_weight, f"tensor {name!r}")
             values = divide_half_even(sums, total_weight)
             if values.size and not limits.min <= values.min() <= values.max() <= limits.max:
-                _trip(f"the mean of {name!r} does not fit {dtype}")
+                trip(f"the mean of {name!r} does not fit {dtype}")
             mean[block] = values
         return mean.reshape(shape)
 
@@ -278,15 +300,3 @@ def round_to_bfloat16(values: NDArray[np.float64]) -> NDArray[np.uint16]:
 def _blocks(size: int) -> Iterator[slice]:
     for first in range(0, size, _BLOCK):
         yield slice(first, min(first + _BLOCK, size))
-
-
-def _check_range(sums: NDArray[np.int64], limit: int, name: str) -> None:
-    if sums.size and not -limit <= int(sums.min()) <= int(sums.max()) <= limit:
-        _trip(f"tensor {name!r} is out of range")
-
-
-def _trip(what: str) -> None:
-    raise RoundAborted(
-        f"the sum is not one that honest updates can have: {what}",
-        hint="a mask did not cancel or a site sent words outside its range; nothing was published",
-    )

@@ -22,6 +22,9 @@ _RING = 0x100  # the bit of ring codecs' numbers
 _CHUNK_STEP = 4096
 _CHUNK_LIMIT = 2**20
 
+CHUNK_ROTATED = 2
+"""Flag of a chunk whose values were rotated (docs/format.md)."""
+
 
 def plan_digest(layout: ModelLayout, codec: int, scale: float, options: bytes = b"") -> bytes:
     """What the chunks of an update outside any round are bound to, 32 bytes."""
@@ -31,12 +34,14 @@ def plan_digest(layout: ModelLayout, codec: int, scale: float, options: bytes = 
 
 @dataclass(frozen=True, slots=True)
 class ChunkGroup:
-    """The chunks of one tensor group: group number, codec number, coordinates, step."""
+    """The chunks of one tensor group: group number, codec number, coordinates, step, and the
+    flags of a transform in their headers."""
 
     number: int
     codec: int
     coordinates: int
     chunk_coordinates: int
+    transforms: int = 0
 
     @property
     def count(self) -> int:

@@ -134,4 +134,5 @@ class ChunkReceiver:
             plan_digest=self._plan_digest,
             update_id=self._update_id,
             chunk_coordinates=group.chunk_coordinates,
+            transforms=group.transforms,
         )

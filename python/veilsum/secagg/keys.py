@@ -68,6 +68,7 @@ class Label(Enum):
     SELF_MASK = b"mask/self"
     PAIR_MASK = b"mask/pair"
     UPDATE_ID = b"update-id"
+    ROTATION = b"rotation"
 
 
 def length_prefixed(value: bytes | str) -> bytes:

@@ -34,6 +34,7 @@ _MAX_LAYOUT_BYTES = 2**24
 _MAX_METRICS = 16
 _OVERRANGE: tuple[control.Overrange, ...] = ("refuse", "clip")
 _MASK_GENERATORS: tuple[control.MaskGenerator, ...] = ("chacha20", "aes256ctr")
+_ROTATION_KEY_BYTES = 8
 _CHUNK_STEP = 4096  # chunks cover whole mask tiles of 512 and whole tiles of the mean
 _CHUNK_LIMIT = 2**20
 
@@ -60,13 +61,15 @@ class Plan:
         value_bits: bits of one site's step, sign included.
         ring_bits: b, width of a masked word of stream 1.
         headroom: h, bits of the ring left free for the range check of the sum.
-        clip: largest |update value|, model units.
+        clip: largest |update value|, model units; with a rotation the largest |rotated value|.
         overrange: what a site does with a larger one.
         weight_cap: largest weight a site may claim.
         integer_limit: largest |update value| of integer tensors.
         metrics: names of the metrics in the sum, in order.
         metric_limit: largest |metric|.
         chunk_coordinates: of every chunk but the last of a group.
+        hadamard: coordinates that a rotation of floating-point tensors mixes before they are
+            rounded: 1024 or 4096; 0 for none.
 
     Raises:
         ConfigError: any field is out of bounds, the thresholds do not protect, or a sum
@@ -99,6 +102,7 @@ class Plan:
     metrics: tuple[str, ...] = ()
     metric_limit: int = 2**16
     chunk_coordinates: int = 65_536
+    hadamard: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cohort", tuple(sorted(self.cohort, key=str.encode)))
@@ -164,6 +168,7 @@ class Plan:
             overrange=spec.overrange,
             weight_cap=spec.weight_cap,
             metrics=spec.metrics,
+            hadamard=spec.hadamard,
         )
 
     @property
@@ -195,6 +200,8 @@ class Plan:
             metric_limit=self.metric_limit,
             chunk_coordinates=self.chunk_coordinates,
             mask_generator=self.mask_generator,
+            hadamard=self.hadamard,
+            rotation_key=self.rotation_key,
         )
 
     @cached_property
@@ -213,6 +220,11 @@ class Plan:
             struct.pack("<QI", self.round_number, self.attempt),
             self.hash,
         )
+
+    @cached_property
+    def rotation_key(self) -> bytes:
+        """Of the attempt's rotation: public, and fixed before anyone has trained. 8 bytes."""
+        return digest(Label.ROTATION, self.context)[:_ROTATION_KEY_BYTES]
 
     def to_bytes(self) -> bytes:
         """The manifest: all fields in a fixed encoding, the roster by its hash."""
@@ -235,7 +247,8 @@ class Plan:
         writer.real(self.clip).integer(_OVERRANGE.index(self.overrange), 1)
         writer.integer(self.weight_cap, 4).integer(self.integer_limit, 8)
         writer.sequence(self.metrics, Writer.text).integer(self.metric_limit, 8)
-        return writer.integer(self.chunk_coordinates, 4).bytes()
+        writer.integer(self.chunk_coordinates, 4)
+        return writer.integer(control.HADAMARD_BLOCKS.index(self.hadamard), 1).bytes()
 
     @classmethod
     def from_bytes(cls, data: bytes, *, roster: Roster) -> Plan:
@@ -275,6 +288,7 @@ def _read_manifest(reader: Reader, roster: Roster) -> Plan:
     )
     metric_limit = reader.integer(8, "metric_limit")
     chunk_coordinates = reader.integer(4, "chunk_coordinates")
+    hadamard = _choice(reader, control.HADAMARD_BLOCKS, "rotation")
     reader.expect_end("the manifest")
     min_sites, colluders, quorum, threshold, value_bits, ring_bits, headroom = small
     return Plan(
@@ -304,6 +318,7 @@ def _read_manifest(reader: Reader, roster: Roster) -> Plan:
         metrics=metrics,
         metric_limit=metric_limit,
         chunk_coordinates=chunk_coordinates,
+        hadamard=hadamard,
     )
 
 
@@ -356,6 +371,7 @@ def _check_float_ring(plan: Plan) -> None:
         0 < size <= _CHUNK_LIMIT and size % _CHUNK_STEP == 0,
         f"chunk_coordinates must be a multiple of {_CHUNK_STEP} up to {_CHUNK_LIMIT}, got {size}",
     )
+    control.require_hadamard(plan.hadamard)
 
 
 def _check_word_sums(plan: Plan) -> None:

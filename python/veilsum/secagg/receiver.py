@@ -35,7 +35,13 @@ class InputReceiver(ChunkReceiver):
         super().__init__(
             site,
             [
-                ChunkGroup(stream.group, stream.codec, stream.elements, plan.chunk_coordinates)
+                ChunkGroup(
+                    stream.group,
+                    stream.codec,
+                    stream.elements,
+                    plan.chunk_coordinates,
+                    stream.transforms,
+                )
                 for stream in plan.ring.streams
             ],
             masked=True,

@@ -83,6 +83,7 @@ def _float_chunks(
     tensors = len(plan.layout.native.offsets(1))
     if not tensors:
         return [], 0
+    rotated = plan.hadamard != 0
     gain = _gain(plan, contribution.weight)
     if not contribution.weight:
         # The core wants a gain above 0. Zeros at any gain are the zeros that are meant, and
@@ -93,7 +94,7 @@ def _float_chunks(
         arrays,
         bits=plan.ring_bits,
         gains=np.full(tensors, gain),
-        limits=np.full(tensors, plan.clip),
+        limits=np.full(0 if rotated else tensors, plan.clip),
         clip=plan.overrange == "clip",
         rounding=contribution.rounding,
         keys=masks.keys,
@@ -103,6 +104,9 @@ def _float_chunks(
         update_id=update_id,
         chunk_coordinates=plan.chunk_coordinates,
         threads=threads,
+        rotation_block=plan.hadamard,
+        rotation_key=plan.rotation_key,
+        rotated_limit=plan.clip * gain if rotated else 0.0,
     )
 
 

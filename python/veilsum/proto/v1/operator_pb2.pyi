@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class RunSpec(_message.Message):
-    __slots__ = ("task_id", "rounds", "masked", "codec", "cohort", "min_sites", "colluders", "share_profile", "value_bits", "clip", "overrange", "weight_cap", "metrics", "server_learning_rate", "task", "deadlines", "server_optimizer", "mask_generator", "compression", "error_feedback")
+    __slots__ = ("task_id", "rounds", "masked", "codec", "cohort", "min_sites", "colluders", "share_profile", "value_bits", "clip", "overrange", "weight_cap", "metrics", "server_learning_rate", "task", "deadlines", "server_optimizer", "mask_generator", "compression", "error_feedback", "hadamard")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     ROUNDS_FIELD_NUMBER: _ClassVar[int]
     MASKED_FIELD_NUMBER: _ClassVar[int]
@@ -29,6 +29,7 @@ class RunSpec(_message.Message):
     MASK_GENERATOR_FIELD_NUMBER: _ClassVar[int]
     COMPRESSION_FIELD_NUMBER: _ClassVar[int]
     ERROR_FEEDBACK_FIELD_NUMBER: _ClassVar[int]
+    HADAMARD_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     rounds: int
     masked: bool
@@ -49,7 +50,8 @@ class RunSpec(_message.Message):
     mask_generator: str
     compression: str
     error_feedback: bool
-    def __init__(self, task_id: _Optional[str] = ..., rounds: _Optional[int] = ..., masked: bool = ..., codec: _Optional[str] = ..., cohort: _Optional[_Iterable[str]] = ..., min_sites: _Optional[int] = ..., colluders: _Optional[int] = ..., share_profile: _Optional[str] = ..., value_bits: _Optional[int] = ..., clip: _Optional[float] = ..., overrange: _Optional[str] = ..., weight_cap: _Optional[int] = ..., metrics: _Optional[_Iterable[str]] = ..., server_learning_rate: _Optional[float] = ..., task: _Optional[_Union[_federation_pb2.TaskSettings, _Mapping]] = ..., deadlines: _Optional[_Union[Deadlines, _Mapping]] = ..., server_optimizer: _Optional[_Union[ServerOptimizer, _Mapping]] = ..., mask_generator: _Optional[str] = ..., compression: _Optional[str] = ..., error_feedback: bool = ...) -> None: ...
+    hadamard: int
+    def __init__(self, task_id: _Optional[str] = ..., rounds: _Optional[int] = ..., masked: bool = ..., codec: _Optional[str] = ..., cohort: _Optional[_Iterable[str]] = ..., min_sites: _Optional[int] = ..., colluders: _Optional[int] = ..., share_profile: _Optional[str] = ..., value_bits: _Optional[int] = ..., clip: _Optional[float] = ..., overrange: _Optional[str] = ..., weight_cap: _Optional[int] = ..., metrics: _Optional[_Iterable[str]] = ..., server_learning_rate: _Optional[float] = ..., task: _Optional[_Union[_federation_pb2.TaskSettings, _Mapping]] = ..., deadlines: _Optional[_Union[Deadlines, _Mapping]] = ..., server_optimizer: _Optional[_Union[ServerOptimizer, _Mapping]] = ..., mask_generator: _Optional[str] = ..., compression: _Optional[str] = ..., error_feedback: bool = ..., hadamard: _Optional[int] = ...) -> None: ...
 
 class ServerOptimizer(_message.Message):
     __slots__ = ("name", "momentum", "beta1", "beta2", "tau", "state_file")
