@@ -336,7 +336,7 @@ def test_options_that_are_not_canonical_are_refused(options: bytes, reason: str)
     [
         ("ring8", STEPS, "a rotation or a table of clips, or both"),
         ("ring8", STEPS + CLIPS, "needs 4 entries, got 1"),
-        ("int8", STEPS + ROTATION, "codec int8 has no options"),
+        ("int8", STEPS + ROTATION, "codec int8 has no rotation"),
     ],
 )
 def test_options_that_do_not_fit_the_update_are_refused(

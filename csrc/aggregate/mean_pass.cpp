@@ -47,7 +47,10 @@ void sum_codes(const TileSum& sum) {
   const ValueCodec* codec = nullptr;
   for (std::size_t i = 0; i < sum.set.updates.size(); ++i) {
     const std::optional<CodedTile> coded = sum.update(i).values->coded(sum.tile);
-    if (!coded || sum.largest(i) == 0) continue;
+    if (sum.largest(i) == 0) continue;
+    if (sum.update(i).values->adds_whole_tiles())
+      sum.update(i).values->add(sum.tile, sum.factor(i), sum.sums);
+    if (!coded) continue;
     const ValueCodec* own = &value_codec(coded->form.codec);
     if (own != codec && !tiles.empty()) {
       codec->add_all(tiles, sum.sums);
@@ -83,7 +86,7 @@ void sum_part(const TileSum& sum, const TensorPart& part) {
   streams.reserve(sum.set.updates.size());
   for (std::size_t i = 0; i < sum.set.updates.size(); ++i) {
     const UpdateReader& reader = *sum.update(i).values;
-    if (reader.coded(sum.tile)) continue;
+    if (reader.adds_whole_tiles() || reader.coded(sum.tile)) continue;
     if (const WireFloat* values = reader.floats(sum.tile, part))
       streams.push_back({values, sum.factor(i), float_limit(sum.largest(i))});
     else

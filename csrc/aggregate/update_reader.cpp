@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "aggregate/spool.h"
+#include "aggregate/subsampled_reader.h"
 #include "base/error.h"
 #include "codec/codecs.h"
 #include "kernels/dispatch.h"
@@ -235,20 +236,6 @@ class KeptReader final : public UpdateReader {
 
 // --- chunks -------------------------------------------------------------------------
 
-// Largest magnitude a float tensor may be sent with. Half-way between the dtype's largest
-// number and where rounding turns infinite: coded values may pass the former by a rounding,
-// and their mean must stay below the latter.
-double dtype_limit(DType dtype) {
-  switch (dtype) {
-    case DType::f16:
-      return 65512;
-    case DType::bf16:
-      return 0x1.fe8p127;
-    default:
-      return 0x1.ffffff8p127;
-  }
-}
-
 static_assert(kTile == kCodedTile);
 
 class ChunkReader final : public UpdateReader {
@@ -266,7 +253,7 @@ class ChunkReader final : public UpdateReader {
     if (!std::isfinite(largest))
       throw PeerError(
           site, "sent codes beyond every f32 value near coordinate " + std::to_string(tile.first));
-    if (largest > dtype_limit(DType::f16) || has_gap(tile)) screen_parts(tile, site);
+    if (largest > sent_limit(DType::f16) || has_gap(tile)) screen_parts(tile, site);
     return {largest, screening == Screening::squares ? squares(tile) : kNotAsked};
   }
 
@@ -341,7 +328,7 @@ class ChunkReader final : public UpdateReader {
     if (!codec_.fills_gaps() && !is_rotated(form_)) check_gaps(layout_, values, tile.first);
     for_each_part(layout_, kFloatGroup, tile.first, tile.count, [&](const TensorPart& part) {
       const Tensor& tensor = layout_.tensors()[part.tensor];
-      if (max_abs(values.data() + part.offset, part.count) > dtype_limit(tensor.dtype))
+      if (max_abs(values.data() + part.offset, part.count) > sent_limit(tensor.dtype))
         throw PeerError(site, "sent values of tensor '" + tensor.name + "' that do not fit " +
                                   std::string(dtype_name(tensor.dtype)));
     });
@@ -409,6 +396,10 @@ std::unique_ptr<UpdateReader> read_kept(const Layout& layout, std::span<const st
 
 std::unique_ptr<UpdateReader> read_chunks(const Layout& layout, std::vector<ChunkView> chunks,
                                           const UpdateForm& form) {
+  if (is_subsampled(form)) {
+    auto integers = std::make_unique<ChunkReader>(layout, chunks, form);
+    return read_subsampled(layout, std::move(chunks), form, std::move(integers));
+  }
   return std::make_unique<ChunkReader>(layout, std::move(chunks), form);
 }
 

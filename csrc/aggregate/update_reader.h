@@ -56,6 +56,9 @@ class UpdateReader {
   // The values of a part of the tile where they lie, if they lie there as floats; else null.
   virtual const WireFloat* floats(const Tile& tile, const TensorPart& part) const = 0;
 
+  // Whether add() has to be given whole tiles, because a part costs as much.
+  virtual bool adds_whole_tiles() const { return false; }
+
   // The tile's codes, if it is kept encoded and not as floats; else nothing.
   virtual std::optional<CodedTile> coded(const Tile&) const { return std::nullopt; }
 

@@ -64,6 +64,17 @@ Transform make_transform(py::object layout, py::object rotation_block, py::objec
   return transform;
 }
 
+Transform make_subsample(py::object codec, py::object keep, py::object key, py::object rescale) {
+  const BufferView bytes = fixed_bytes("subsample key", key, sizeof(PhiloxKey));
+  Subsample subsample{to_integer<unsigned>("keep", keep), {}, to_bool("rescale", rescale)};
+  std::memcpy(&subsample.key, bytes.bytes().data(), sizeof subsample.key);
+  require_keep(subsample.keep);
+  require_subsample_codec(to_integer<std::uint16_t>("codec", codec));
+  Transform transform;
+  transform.subsample = subsample;
+  return transform;
+}
+
 }  // namespace
 
 void register_rotation(py::module_& module) {
@@ -71,6 +82,8 @@ void register_rotation(py::module_& module) {
       .def(py::init(&make_transform), py::arg("layout"), py::kw_only(), py::arg("rotation_block"),
            py::arg("rotation_key"), py::arg("rotated_limit"), py::arg("scale_block"),
            py::arg("scales"), py::arg("limits"))
+      .def_static("subsample", &make_subsample, py::kw_only(), py::arg("codec"), py::arg("keep"),
+                  py::arg("key"), py::arg("rescale"))
       .def_property_readonly("chunk_flags", &Transform::chunk_flags);
   module.def("rotate", &rotate_array, py::arg("values"), py::kw_only(), py::arg("block"),
              py::arg("key"), py::arg("first"), py::arg("inverse"), py::arg("threads"));

@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/float_environment.h"
 #include "kernels/dispatch.h"
+#include "update/subsampled.h"
 #include "update/value_codec.h"
 
 namespace veilsum {
@@ -52,6 +53,22 @@ void scatter_floats(const Layout& layout, const ChunkView& chunk, const UpdateFo
       check_gaps(layout, values, chunk.header.first + begin);
     scatter(layout, values, chunk.header.first + begin, tensors);
   });
+}
+
+void scatter_subsampled(const Layout& layout, std::span<const ChunkView> chunks,
+                        const UpdateForm& form, MutableTensorData tensors) {
+  const SubsampledValues kept(layout, chunks, form);
+  const std::uint64_t size = layout.group_size(kFloatGroup);
+  std::array<float, kPiece> room;
+  for (std::uint64_t first = 0; first < size; first += kPiece) {
+    const std::span values(room.data(), std::min<std::uint64_t>(kPiece, size - first));
+    kept.read(first, values);
+    if (kernels().codec.max_abs32(values.data(), values.size()) >= kInfinity)
+      throw DecodeError("the update has values beyond every f32 value near coordinate " +
+                        std::to_string(first));
+    check_gaps(layout, values, first);
+    scatter(layout, values, first, tensors);
+  }
 }
 
 void scatter_integers(const Layout& layout, const ChunkView& chunk, MutableTensorData tensors) {
@@ -103,7 +120,9 @@ void decode_integers(const ChunkView& chunk, std::size_t begin, std::span<std::i
 void decode_update(const Layout& layout, std::span<const ChunkView> chunks, const UpdateForm& form,
                    MutableTensorData tensors) {
   const FloatEnvironment exact;
+  if (is_subsampled(form)) scatter_subsampled(layout, chunks, form, tensors);
   for (const ChunkView& chunk : chunks) {
+    if (chunk.header.group == kFloatGroup && is_subsampled(form)) continue;
     if (chunk.header.group == kFloatGroup)
       scatter_floats(layout, chunk, form, tensors);
     else

@@ -6,6 +6,7 @@
 #include "base/float_environment.h"
 #include "base/parallel.h"
 #include "codec/codecs.h"
+#include "update/subsampled.h"
 #include "update/value_codec.h"
 
 namespace veilsum {
@@ -50,7 +51,10 @@ void encode_update(const Layout& layout, TensorData tensors, const EncodePlan& p
   const FloatEnvironment exact;
   const ChunkGrid floats = update_grid(layout, plan.form, kFloatGroup);
   const auto first = chunks.first(floats.chunks());
-  value_codec(plan.form.codec).encode(layout, tensors, plan, floats, first);
+  if (is_subsampled(plan.form))
+    encode_subsampled(layout, tensors, plan, floats, first);
+  else
+    value_codec(plan.form.codec).encode(layout, tensors, plan, floats, first);
   encode_integers(layout, tensors, plan, update_grid(layout, plan.form, kIntegerGroup),
                   chunks.subspan(first.size()));
 }

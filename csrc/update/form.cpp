@@ -19,7 +19,9 @@ void require_form(const UpdateForm& form) {
   require_chunk_coordinates(form.chunk_coordinates);
   const bool ring = ring_bits(form.codec) != 0;
   const Transform* transform = form.transform.get();
-  if (transform != nullptr && !ring)
+  if (is_subsampled(form))
+    require_subsample_codec(form.codec);
+  else if (transform != nullptr && !ring)
     throw ConfigError("codec " + codec_name(form.codec) + " has no rotation and no table of scales",
                       "use a ring codec");
   const bool scaled = ring && (transform == nullptr || !transform->grid);
@@ -37,6 +39,10 @@ bool is_rotated(const UpdateForm& form) {
   return form.transform != nullptr && form.transform->rotation.block != 0;
 }
 
+bool is_subsampled(const UpdateForm& form) {
+  return form.transform != nullptr && form.transform->subsample.has_value();
+}
+
 void require_blocks_fit(const Layout& layout, std::uint16_t codec) {
   const unsigned block = codec_block(codec);
   if (block <= kTensorAlignment) return;
@@ -48,9 +54,11 @@ void require_blocks_fit(const Layout& layout, std::uint16_t codec) {
 }
 
 ChunkGrid update_grid(const Layout& layout, const UpdateForm& form, int group) {
+  const std::uint64_t size = layout.group_size(group);
+  const bool coded = group == kFloatGroup && is_subsampled(form);
   return {.codec = group == kFloatGroup ? form.codec : kCodecI64,
           .group = static_cast<std::uint32_t>(group),
-          .group_size = layout.group_size(group),
+          .group_size = coded ? coded_size(*form.transform->subsample, size) : size,
           .masked = false,
           .plan = form.plan,
           .update_id = form.update_id,

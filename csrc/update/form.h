@@ -17,7 +17,7 @@ struct UpdateForm {
   PlanTag plan;
   std::uint64_t update_id;
   std::uint64_t chunk_coordinates;
-  std::shared_ptr<const Transform> transform = nullptr;  // ring codecs only
+  std::shared_ptr<const Transform> transform = nullptr;
 };
 
 // Throws ConfigError if the codec cannot carry an update in the clear, the scale does not
@@ -30,6 +30,9 @@ void require_blocks_fit(const Layout& layout, std::uint16_t codec);
 
 // Whether gaps between tensors hold whatever a rotation leaves there, instead of zeros.
 bool is_rotated(const UpdateForm& form);
+
+// Whether only some blocks of group 1 travel.
+bool is_subsampled(const UpdateForm& form);
 
 // The chunks of one group of a plain update.
 ChunkGrid update_grid(const Layout& layout, const UpdateForm& form, int group);

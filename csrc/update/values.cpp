@@ -44,6 +44,27 @@ double overflow_threshold(DType dtype) {
   }
 }
 
+double sent_limit(DType dtype) {
+  switch (dtype) {
+    case DType::f16:
+      return 65512;
+    case DType::bf16:
+      return 0x1.fe8p127;
+    default:
+      return 0x1.ffffff8p127;
+  }
+}
+
+void refuse_not_finite(const Tensor& tensor, std::uint64_t count) {
+  throw ConfigError(
+      "tensor '" + tensor.name + "' has " + std::to_string(count) + " values that are not finite",
+      "check the training step; NaN and infinity would spoil the mean");
+}
+
+std::uint64_t count_beyond(const Tensor& tensor, const std::byte* values, double most) {
+  return count_from(tensor, values, std::nextafter(most, std::numeric_limits<double>::infinity()));
+}
+
 std::uint64_t count_not_finite(const Tensor& tensor, const std::byte* values) {
   return count_from(tensor, values, std::numeric_limits<double>::infinity());
 }
@@ -52,9 +73,7 @@ void refuse_values(const Layout& layout, TensorData tensors, std::uint16_t codec
   for (const TensorSpan& span : layout.group(kFloatGroup)) {
     const Tensor& tensor = layout.tensors()[span.tensor];
     if (const std::uint64_t bad = count_not_finite(tensor, tensors[span.tensor]))
-      throw ConfigError(
-          "tensor '" + tensor.name + "' has " + std::to_string(bad) + " values that are not finite",
-          "check the training step; NaN and infinity would spoil the mean");
+      refuse_not_finite(tensor, bad);
   }
   for (const TensorSpan& span : layout.group(kFloatGroup)) {
     const Tensor& tensor = layout.tensors()[span.tensor];

@@ -276,8 +276,8 @@ def encode_chunks(
             counter = (coordinate div 4, group): 24-bit uniforms, a function of the
             coordinate alone.
         least_error: eden codecs: scales for the smallest error instead of a right mean.
-        transform, clip: ring codecs only: see Transform, and whether values beyond the limit
-            are clamped instead of refused.
+        transform: see there.
+        clip: ring codecs only: whether values beyond the limit are clamped, not refused.
         plan_digest: 32 bytes; its first 8 go into each header.
 
     Raises:
@@ -662,7 +662,8 @@ def clipping_factors(
 
 @final
 class Transform:
-    """What lies between the values of group 1 and the steps of a ring codec, beyond one scale.
+    """What lies between the values of group 1 and their codes, beyond one scale: for ring codecs
+    what is below, and for others at most a subsample.
 
     step = round(value * scale) with the scale of the value's tensor or block; or, with a
     rotation, step = round(rotate(values * scales)), where value * scale is a double product
@@ -697,7 +698,22 @@ class Transform:
 
     @property
     def chunk_flags(self) -> int:
-        """Flags in the headers of the chunks of group 1: 2 if there is a rotation."""
+        """Flags in the headers of the chunks of group 1: 2 if there is a rotation, 4 for a
+        subsample."""
+
+    @staticmethod
+    def subsample(*, codec: int, keep: int, key: Buffer, rescale: bool) -> Transform:
+        """Only some blocks of 64 coordinates travel.
+
+        Args:
+            codec: of group 1.
+            keep: blocks kept of the 64 of a whole tile.
+            key: 8 public bytes, which decide on the blocks.
+            rescale: whether kept values count for those that are not.
+
+        Raises:
+            ConfigError: the codec cannot be subsampled, or keep is not 1 to 63.
+        """
 
 def rotate(
     values: NDArray[Any],

@@ -13,6 +13,8 @@ from veilsum import _native
 from veilsum.codecs import zstd
 from veilsum.codecs.families import CodecSettings, codec_names, codec_settings, find_family
 from veilsum.codecs.form import UpdateForm, is_chunk_size
+from veilsum.codecs.subsample import OPTIONS as SUBSAMPLE_OPTIONS
+from veilsum.codecs.subsample import Subsample, subsample_of
 from veilsum.codecs.update import EncodedUpdate
 from veilsum.devices import available_threads
 from veilsum.errors import ConfigError
@@ -20,7 +22,14 @@ from veilsum.model import ModelLayout, fit_arrays, zero_not_finite
 
 DEFAULT_CHUNK_COORDINATES = 65_536
 
-_COMMON_OPTIONS = ("chunk_coordinates", "update_id", "nonfinite", "compression", "level")
+_COMMON_OPTIONS = (
+    "chunk_coordinates",
+    "update_id",
+    "nonfinite",
+    "compression",
+    "level",
+    *SUBSAMPLE_OPTIONS,
+)
 
 
 def codecs() -> tuple[str, ...]:
@@ -61,7 +70,8 @@ def encode(
             many as fit), `overrange` ("refuse", "clip") and those of codecs/transform.py. For
             every codec `chunk_coordinates` (65536); `update_id` (0; fresh for eden codecs, whose
             rotation it decides); `nonfinite`: "refuse", or "zero", which counts NaN and
-            infinities in `zeroed`; `compression` ("zstd") and its `level` (1 to 19, 3).
+            infinities in `zeroed`; `compression` ("zstd") and its `level` (1 to 19, 3); and those
+            of codecs/subsample.py, which keep a share (not for sign, topk and eden codecs).
 
     Raises:
         ConfigError: unknown codec or option, arrays that do not fit the layout, tensors that would
@@ -70,14 +80,7 @@ def encode(
     _check_options(codec, options)
     layout = layout or ModelLayout.from_arrays(arrays)
     settings = codec_settings(codec, _with_table(layout, options))
-    form = UpdateForm(
-        layout=layout,
-        number=settings.number,
-        scale=settings.scale,
-        update_id=_update_id(options.get("update_id"), settings),
-        chunk_coordinates=_chunk_coordinates(options),
-        transform=settings.transform,
-    )
+    form = _form(codec, layout, settings, options)
     values, zeroed = _finite(fit_arrays(layout, arrays), layout, options.get("nonfinite", "refuse"))
     chunks = _native.encode_chunks(
         layout.native,
@@ -122,6 +125,20 @@ def decode(update: EncodedUpdate | Buffer) -> dict[str, NDArray[Any]]:
     return dict(zip(form.layout.names, arrays, strict=True))
 
 
+def _form(
+    codec: str, layout: ModelLayout, settings: CodecSettings, options: Mapping[str, Any]
+) -> UpdateForm:
+    return UpdateForm(
+        layout=layout,
+        number=settings.number,
+        scale=settings.scale,
+        update_id=_update_id(options.get("update_id"), settings),
+        chunk_coordinates=_chunk_coordinates(options),
+        transform=settings.transform,
+        subsample=_subsample(codec, settings, options),
+    )
+
+
 def _with_table(layout: ModelLayout, options: Mapping[str, Any]) -> Mapping[str, Any]:
     """Options whose clips, if they are given by name, are in the order of the tensors."""
     clips = options.get("clip")
@@ -134,6 +151,17 @@ def _with_table(layout: ModelLayout, options: Mapping[str, Any]) -> Mapping[str,
             f"tensors {sorted(names)}"
         )
     return {**options, "clip": [clips[name] for name in names]}
+
+
+def _subsample(codec: str, settings: CodecSettings, options: Mapping[str, Any]) -> Subsample | None:
+    subsample = subsample_of(options)
+    if subsample is not None and settings.transform is not None:
+        raise ConfigError(
+            f"codec {codec} cannot be subsampled with a rotation or a table of clips: both go by "
+            "where a coordinate lies in the model",
+            hint="give one clip, and no hadamard",
+        )
+    return subsample
 
 
 def _check_options(codec: str, options: Mapping[str, Any]) -> None:

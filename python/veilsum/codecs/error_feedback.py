@@ -106,9 +106,15 @@ class ErrorFeedback:
         Raises:
             ConfigError: an option that belongs to a single update.
         """
-        for option in ("seed", "update_id", "layout"):
+        for option in ("seed", "update_id", "layout", "subsample_seed"):
             if option in options:
                 raise ConfigError(f"option {option!r} is of one update; give it to encode()")
+        if "subsample" in options and options.get("rescale", True):
+            raise ConfigError(
+                "error feedback makes up for what a subsample leaves out, so it must not be "
+                "rescaled too",
+                hint="give rescale=False",
+            )
         self._codec = codec
         self._options = options
         self._residual: Residual | None = None
@@ -126,7 +132,7 @@ class ErrorFeedback:
 
         Args:
             arrays: as encode() takes them; alike in every round.
-            seed, options: `seed` and `update_id`, as encode() takes them.
+            seed, options: `seed`, `update_id` and `subsample_seed`, as encode() takes them.
 
         Raises:
             ConfigError: as encode(), or the model is another than before. What was lost is then

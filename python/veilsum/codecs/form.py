@@ -14,6 +14,7 @@ from functools import cached_property
 from typing_extensions import Buffer
 
 from veilsum import _native
+from veilsum.codecs.subsample import Subsample
 from veilsum.codecs.transform import RingTransform
 from veilsum.errors import ConfigError, DecodeError
 from veilsum.model import ModelLayout
@@ -81,6 +82,7 @@ class UpdateForm:
         update_id: in the header of every chunk; tells updates apart.
         chunk_coordinates: of every chunk but the last of a group.
         transform: what else lies between values and steps of a ring codec.
+        subsample: which blocks of the floating-point tensors travel; None for all.
     """
 
     layout: ModelLayout
@@ -89,6 +91,7 @@ class UpdateForm:
     update_id: int
     chunk_coordinates: int
     transform: RingTransform | None = None
+    subsample: Subsample | None = None
 
     @cached_property
     def plan_digest(self) -> bytes:
@@ -97,17 +100,21 @@ class UpdateForm:
 
     @cached_property
     def options(self) -> bytes:
-        """What is said about the transform in the head of an update; empty without one."""
+        """What the head of an update says about transform and subsample; empty without."""
+        if self.subsample is not None:
+            return self.subsample.to_bytes()
         return b"" if self.transform is None else self.transform.to_bytes()
 
     @cached_property
     def native_transform(self) -> _native.Transform | None:
-        """The transform as the native core takes it."""
+        """Transform or subsample as the native core takes it."""
+        if self.subsample is not None:
+            return self.subsample.native(self.number)
         return None if self.transform is None else self.transform.native(self.layout)
 
     def groups(self) -> tuple[ChunkGroup, ...]:
         """The groups that are not empty, in order."""
-        return chunk_groups(self.layout, self.number, self.chunk_coordinates)
+        return chunk_groups(self.layout, self.number, self.chunk_coordinates, self.subsample)
 
     @property
     def count(self) -> int:
@@ -161,14 +168,18 @@ class UpdateForm:
             )
 
 
-def chunk_groups(layout: ModelLayout, codec: int, chunk_coordinates: int) -> tuple[ChunkGroup, ...]:
+def chunk_groups(
+    layout: ModelLayout, codec: int, chunk_coordinates: int, subsample: Subsample | None = None
+) -> tuple[ChunkGroup, ...]:
     """The groups of an update without masks, in order; a group without tensors has none."""
-    candidates = ((1, codec), (2, _native.codec_number("i64")))
-    return tuple(
-        ChunkGroup(group, number, layout.native.group_size(group), chunk_coordinates)
-        for group, number in candidates
-        if layout.native.group_size(group)
+    floats, integers = layout.native.group_size(1), layout.native.group_size(2)
+    if subsample is not None:
+        floats = subsample.coded(floats)
+    groups = (
+        ChunkGroup(1, codec, floats, chunk_coordinates),
+        ChunkGroup(2, _native.codec_number("i64"), integers, chunk_coordinates),
     )
+    return tuple(group for group in groups if group.coordinates)
 
 
 def check_form(form: UpdateForm) -> None:
@@ -182,8 +193,9 @@ def check_form(form: UpdateForm) -> None:
     is_ring = form.number & _RING != 0
     if form.number == _native.codec_number("i64"):
         raise DecodeError(f"codec {name} carries integer tensors only")
-    if form.transform is not None:
-        _check_transform(form, name, is_ring)
+    if form.transform is not None and not is_ring:
+        raise DecodeError(f"codec {name} has no rotation and no table of clips")
+    _check_native_transform(form)
     scaled = is_ring and (form.transform is None or form.transform.clips is None)
     if not (sys.float_info.min <= form.scale < math.inf if scaled else form.scale == 0):
         raise DecodeError(f"scale {form.scale} does not go with codec {name}")
@@ -194,9 +206,7 @@ def check_form(form: UpdateForm) -> None:
         )
 
 
-def _check_transform(form: UpdateForm, name: str, is_ring: bool) -> None:
-    if not is_ring:
-        raise DecodeError(f"codec {name} has no options")
+def _check_native_transform(form: UpdateForm) -> None:
     try:
         form.native_transform  # noqa: B018 (makes and so checks it)
     except ConfigError as error:

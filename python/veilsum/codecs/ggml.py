@@ -107,6 +107,11 @@ def export_ggml(update: EncodedUpdate) -> dict[str, GgmlTensor]:
             f"Q8_0 is written from codec {_SAME_AS_Q8_0}, this update is {update.codec}",
             hint=f"encode(decode(update), {_SAME_AS_Q8_0!r})",
         )
+    if update.form.subsample is not None:
+        raise ConfigError(
+            "Q8_0 is written from whole updates, this one is subsampled",
+            hint=f"encode(decode(update), {_SAME_AS_Q8_0!r})",
+        )
     tensors = {name: GgmlTensor(b"", shape) for name, _, shape in update.layout.native.tensors}
     for name, dtype, shape in update.layout.native.tensors:
         if dtype != "f32" or math.prod(shape) % _BLOCK:

@@ -116,7 +116,12 @@ class RingTransform:
 
 
 def rotation_key(seed: Any) -> bytes:
-    """The public key of a rotation, 8 bytes, from a seed that is no secret.
+    """The public key of a rotation; see public_key()."""
+    return public_key("rotation", seed)
+
+
+def public_key(use: str, seed: Any) -> bytes:
+    """A public key of 8 bytes for one use, from a seed that is no secret.
 
     Raises:
         ConfigError: the seed is neither bytes nor an integer from 0.
@@ -127,9 +132,9 @@ def rotation_key(seed: Any) -> bytes:
         seed = b"bytes\0" + seed
     else:
         raise ConfigError(
-            f"rotation_seed must be bytes or an integer from 0, got {type(seed).__name__}"
+            f"{use}_seed must be bytes or an integer from 0, got {type(seed).__name__}"
         )
-    return hashlib.sha256(b"veilsum/rotation\0" + seed).digest()[:KEY_BYTES]
+    return hashlib.sha256(f"veilsum/{use}\0".encode() + seed).digest()[:KEY_BYTES]
 
 
 # --- reading foreign options --------------------------------------------------------

@@ -13,7 +13,7 @@ from typing_extensions import Buffer
 from veilsum import _native
 from veilsum.codecs import zstd
 from veilsum.codecs.form import UpdateForm, check_form
-from veilsum.codecs.transform import RingTransform
+from veilsum.codecs.subsample import parse_options
 from veilsum.errors import DecodeError
 from veilsum.model import ModelLayout
 
@@ -233,19 +233,17 @@ def _parse_head(view: memoryview) -> tuple[UpdateForm, int]:
         )
     if any(view[end:padded]):
         raise DecodeError("padding at the end of the head is not zero")
+    transform, subsample = parse_options(bytes(view[layout_end:end]))
     form = UpdateForm(
         layout=ModelLayout.from_bytes(bytes(view[_HEADER.size : layout_end])),
         number=number,
         scale=scale,
         update_id=update_id,
         chunk_coordinates=coordinates,
-        transform=_parse_options(bytes(view[layout_end:end])),
+        transform=transform,
+        subsample=subsample,
     )
     check_form(form)
     if count != form.count:
         raise DecodeError(f"chunk count is {count}, the layout needs {form.count}")
     return form, padded
-
-
-def _parse_options(options: bytes) -> RingTransform | None:
-    return RingTransform.from_bytes(options) if options else None
