@@ -27,6 +27,8 @@ class BlockScales {
   void read(std::size_t first, std::size_t count, float* scales) const;
 
  private:
+  void fetch_ahead(std::size_t first, std::size_t count) const;
+
   const std::byte* scales_;
   ScaleFormat format_;
   unsigned block_;

@@ -34,6 +34,20 @@ struct TermRule {
   std::uint64_t multiples[16];  // of the unit
 };
 
+// What one of several updates has for the same coordinates: codes of four bits, a scale per block
+// and how much the update counts.
+struct NibbleStream {
+  const unsigned char* packed;
+  const float* scales;
+  double factor;
+};
+
+// The same of bits, with a term per block.
+struct SignStream {
+  const unsigned char* bits;
+  const std::uint64_t* terms;
+};
+
 // One of the two 8-bit floats.
 enum class Fp8 : std::uint8_t { e4m3, e5m2 };
 
@@ -62,9 +76,9 @@ struct BlockKernels {
   // value = table[code] * scale, rounded once.
   void (*decode_nibbles)(const unsigned char* packed, const BlockRange& range, const float* table,
                          const float* scales, float* values);
-  // sums[i] += the term of the code in its block.
-  void (*add_nibbles)(const unsigned char* packed, const BlockRange& range, const TermRule& rule,
-                      const float* scales, double factor, std::uint64_t* sums);
+  // sums[i] += the term of every stream's code in its block. Sums are in registers meanwhile.
+  void (*add_nibble_streams)(const NibbleStream* streams, std::size_t stream_count,
+                             const BlockRange& range, const TermRule& rule, std::uint64_t* sums);
   // Largest rank of the codes of each block, ranks being by code.
   void (*max_ranks)(const unsigned char* packed, const BlockRange& range, const std::uint8_t* rank,
                     std::uint8_t* largest);
@@ -85,9 +99,11 @@ struct BlockKernels {
   // value = scale, or its opposite where the bit is set.
   void (*decode_signs)(const unsigned char* bits, const BlockRange& range, const float* scales,
                        float* values);
-  // sums[i] += terms[block], or its opposite where the bit is set.
-  void (*add_signs)(const unsigned char* bits, const BlockRange& range, const std::uint64_t* terms,
-                    std::uint64_t* sums);
+  // sums[i] += every stream's terms[block], or its opposite where the stream's bit is set.
+  void (*add_sign_streams)(const SignStream* streams, std::size_t stream_count,
+                           const BlockRange& range, std::uint64_t* sums);
+  // terms[block] = round(scales[block] * factor), 0 where that is beyond 2^62.
+  void (*scale_terms)(const float* scales, std::size_t blocks, double factor, std::uint64_t* terms);
 };
 
 }  // namespace veilsum

@@ -188,9 +188,9 @@ void max_patterns(const std::uint8_t* codes, const BlockRange& range, std::uint8
 }
 
 constexpr BlockKernels kBlockKernels = {
-    max_blocks,     sum_blocks,     encode_steps, add_steps,    pack_nibbles,
-    encode_nearest, decode_nibbles, add_nibbles,  max_ranks,    encode_fp8,
-    decode_fp8,     max_patterns,   encode_signs, decode_signs, add_signs,
+    max_blocks,     sum_blocks,         encode_steps,     add_steps,   pack_nibbles, encode_nearest,
+    decode_nibbles, add_nibble_streams, max_ranks,        encode_fp8,  decode_fp8,   max_patterns,
+    encode_signs,   decode_signs,       add_sign_streams, scale_terms,
 };
 
 }  // namespace

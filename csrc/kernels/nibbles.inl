@@ -178,29 +178,96 @@ VS_FN SumLanes bounded_terms(DoubleLanes terms) {
   return to_fixed_point_lanes(terms) & within;
 }
 
-VS_FN void fill_terms(const TermRule& rule, float scale, double factor, std::uint64_t* terms) {
-  const SumLanes unit = bounded_terms(DoubleLanes{} + rule.unit * scale * factor);
-  for (std::size_t code = 0; code < 16; code += kSumLanes) {
-    SumLanes found;
-    if (rule.unit != 0) {
-      __builtin_memcpy(&found, rule.multiples + code, sizeof found);
-      found *= unit;
-    } else {
-      DoubleLanes values;
-      __builtin_memcpy(&values, rule.values + code, sizeof values);
-      found = bounded_terms(values * scale * factor);
-    }
-    __builtin_memcpy(terms + code, &found, sizeof found);
+// The terms of kSumLanes codes of a block, from `code` on. `unit` is that of the block, if
+// the codes have one.
+VS_FN SumLanes terms_from(const TermRule& rule, std::size_t code, SumLanes unit, float scale,
+                          double factor) {
+  if (rule.unit != 0) {
+    SumLanes multiples;
+    __builtin_memcpy(&multiples, rule.multiples + code, sizeof multiples);
+    return multiples * unit;
   }
+  DoubleLanes values;
+  __builtin_memcpy(&values, rule.values + code, sizeof values);
+  return bounded_terms(values * scale * factor);
 }
 
-void add_nibbles(const unsigned char* packed, const BlockRange& range, const TermRule& rule,
-                 const float* scales, double factor, std::uint64_t* sums) {
+VS_FN SumLanes unit_term(const TermRule& rule, float scale, double factor) {
+  return bounded_terms(DoubleLanes{} + rule.unit * scale * factor);
+}
+
+VS_FN void add_nibble_block(const NibbleStream& stream, const TermRule& rule, std::size_t block,
+                            std::size_t begin, std::size_t length, std::uint64_t* sums) {
+  const float scale = stream.scales[block];
+  const SumLanes unit = unit_term(rule, scale, stream.factor);
+  std::uint64_t terms[16];
+  for (std::size_t code = 0; code < 16; code += kSumLanes) {
+    const SumLanes found = terms_from(rule, code, unit, scale, stream.factor);
+    __builtin_memcpy(terms + code, &found, sizeof found);
+  }
+  add_terms(stream.packed + begin / 2, length, terms, sums + begin);
+}
+
+#if defined(__AVX512F__)
+// 8 * kEights sums stay in registers while every stream is added to them.
+template <std::size_t kEights>
+VS_FN void add_nibble_unit(const NibbleStream* streams, std::size_t stream_count,
+                           const TermRule& rule, std::size_t block, std::size_t begin,
+                           std::uint64_t* sums) {
+  const __m512i lower = _mm512_setr_epi64(0, 4, 8, 12, 16, 20, 24, 28);
+  const __m512i upper = _mm512_setr_epi64(32, 36, 40, 44, 48, 52, 56, 60);
+  __m512i held[kEights];
+#pragma GCC unroll 8
+  for (std::size_t v = 0; v < kEights; ++v) held[v] = _mm512_loadu_si512(sums + begin + 8 * v);
+  for (std::size_t k = 0; k < stream_count; ++k) {
+    const auto [packed, scales, factor] = streams[k];
+    const SumLanes unit = unit_term(rule, scales[block], factor);
+    const auto low = (__m512i)terms_from(rule, 0, unit, scales[block], factor);
+    const auto high = (__m512i)terms_from(rule, 8, unit, scales[block], factor);
+#pragma GCC unroll 8
+    for (std::size_t v = 0; v < kEights; ++v) {
+      long long word;
+      __builtin_memcpy(&word, packed + begin / 2 + v / 2 * 8, sizeof word);
+      const __m512i codes = _mm512_srlv_epi64(_mm512_set1_epi64(word), v % 2 == 0 ? lower : upper);
+      held[v] = _mm512_add_epi64(held[v], _mm512_permutex2var_epi64(low, codes, high));
+    }
+  }
+#pragma GCC unroll 8
+  for (std::size_t v = 0; v < kEights; ++v) _mm512_storeu_si512(sums + begin + 8 * v, held[v]);
+}
+
+// How many sums of a block are in registers at a time: as many as a block has, up to 64, which are
+// half of the registers.
+VS_FN std::size_t add_nibble_units(const NibbleStream* streams, std::size_t stream_count,
+                                   const TermRule& rule, const BlockRange& range, std::size_t block,
+                                   std::uint64_t* sums) {
+  const std::size_t begin = block * range.block;
+  const std::size_t left = range.count - begin;
+  const std::size_t end = begin + (left < range.block ? left : range.block);
+  std::size_t i = begin;
+  for (; i + 64 <= end; i += 64) add_nibble_unit<8>(streams, stream_count, rule, block, i, sums);
+  for (; i + 32 <= end; i += 32) add_nibble_unit<4>(streams, stream_count, rule, block, i, sums);
+  return i;
+}
+#else
+VS_FN std::size_t add_nibble_units(const NibbleStream*, std::size_t, const TermRule&,
+                                   const BlockRange& range, std::size_t block, std::uint64_t*) {
+  return block * range.block;
+}
+#endif
+
+void add_nibble_streams(const NibbleStream* streams, std::size_t stream_count,
+                        const BlockRange& range, const TermRule& rule, std::uint64_t* sums) {
   const TermRule held = rule;  // a copy that no store to `sums` can change
   for_each_block(range, [&](std::size_t block, std::size_t begin, std::size_t length) {
-    std::uint64_t terms[16];
-    fill_terms(held, scales[block], factor, terms);
-    add_terms(packed + begin / 2, length, terms, sums + begin);
+    // As many coordinates further on is what will be asked for next.
+    for (std::size_t k = 0; k < stream_count; ++k)
+      prefetch(reinterpret_cast<const char*>(streams[k].packed) + (begin + range.count) / 2,
+               length / 2);
+    const std::size_t done = add_nibble_units(streams, stream_count, held, range, block, sums);
+    if (done == begin + length) return;
+    for (std::size_t k = 0; k < stream_count; ++k)
+      add_nibble_block(streams[k], held, block, done, begin + length - done, sums);
   });
 }
 

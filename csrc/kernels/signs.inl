@@ -4,6 +4,7 @@
 #include "element/half.h"
 #include "kernels/blocks.inl"
 #include "kernels/lanes.inl"
+#include "kernels/nibbles.inl"
 #include "kernels/screen.inl"
 
 namespace veilsum {
@@ -60,35 +61,74 @@ void decode_signs(const unsigned char* bits, const BlockRange& range, const floa
   });
 }
 
-// Adds `plus`, or its opposite `minus` where the bit is set, to eight sums.
-VS_FN void add_byte(unsigned bits, SumLanes plus, SumLanes minus, std::uint64_t* sums) {
+// Four vectors of sums stay in registers while every stream is added to them.
+constexpr std::size_t kSignVectors = 4;
+constexpr std::size_t kSignUnit = kSignVectors * kSumLanes;
+
+// Takes `twice` from the sums whose bit is set, the first of them in the lowest bit.
+VS_FN SumLanes take_where_set(SumLanes sums, std::uint32_t bits, SumLanes twice) {
 #if defined(__AVX512F__)
-  const auto chosen =
-      _mm512_mask_blend_epi64(static_cast<__mmask8>(bits), (__m512i)plus, (__m512i)minus);
-  _mm512_storeu_si512(sums, _mm512_add_epi64(_mm512_loadu_si512(sums), chosen));
+  return (SumLanes)_mm512_mask_sub_epi64((__m512i)sums, static_cast<__mmask8>(bits), (__m512i)sums,
+                                         (__m512i)twice);
 #else
   SumLanes place;
   for (std::size_t lane = 0; lane < kSumLanes; ++lane) place[lane] = std::uint64_t{1} << lane;
-  for (std::size_t i = 0; i < 8; i += kSumLanes) {
-    const SumLanes here = (SumLanes{} + (bits >> i)) & place;
-    const auto set = (SumLanes)(here == place);
-    SumLanes sum;
-    __builtin_memcpy(&sum, sums + i, sizeof sum);
-    sum += (minus & set) | (plus & ~set);
-    __builtin_memcpy(sums + i, &sum, sizeof sum);
-  }
+  const auto set = (SumLanes)(((SumLanes{} + bits) & place) == place);
+  return sums - (twice & set);
 #endif
 }
 
-void add_signs(const unsigned char* bits, const BlockRange& range, const std::uint64_t* terms,
-               std::uint64_t* sums) {
+// `total`: what all streams' terms add up to. A set bit takes its term away twice.
+VS_FN void add_sign_unit(const SignStream* streams, std::size_t stream_count, std::size_t block,
+                         std::size_t begin, std::uint64_t total, std::uint64_t* sums) {
+  SumLanes held[kSignVectors];
+  __builtin_memcpy(held, sums + begin, sizeof held);
+  for (std::size_t v = 0; v < kSignVectors; ++v) held[v] += total;
+  for (std::size_t k = 0; k < stream_count; ++k) {
+    std::uint32_t bits = 0;
+    __builtin_memcpy(&bits, streams[k].bits + begin / 8, kSignUnit / 8);
+    const SumLanes twice = SumLanes{} + 2 * streams[k].terms[block];
+    for (std::size_t v = 0; v < kSignVectors; ++v)
+      held[v] = take_where_set(held[v], bits >> (v * kSumLanes), twice);
+  }
+  __builtin_memcpy(sums + begin, held, sizeof held);
+}
+
+VS_FN void add_sign(const SignStream* streams, std::size_t stream_count, std::size_t block,
+                    std::size_t i, std::uint64_t& sum) {
+  for (std::size_t k = 0; k < stream_count; ++k) {
+    const std::uint64_t term = streams[k].terms[block];
+    sum += bit_at(streams[k].bits, i) != 0 ? 0 - term : term;
+  }
+}
+
+void add_sign_streams(const SignStream* streams, std::size_t stream_count, const BlockRange& range,
+                      std::uint64_t* sums) {
+  // As many coordinates further on is what will be asked for next.
+  for (std::size_t k = 0; k < stream_count; ++k)
+    prefetch(reinterpret_cast<const char*>(streams[k].bits) + range.count / 8, range.count / 8);
   for_each_block(range, [&](std::size_t block, std::size_t begin, std::size_t length) {
-    const std::uint64_t term = terms[block];
-    const SumLanes plus = SumLanes{} + term;
+    std::uint64_t total = 0;
+    for (std::size_t k = 0; k < stream_count; ++k) total += streams[k].terms[block];
     std::size_t i = begin;
-    for (; i + 8 <= begin + length; i += 8) add_byte(bits[i / 8], plus, -plus, sums + i);
-    for (; i < begin + length; ++i) sums[i] += bit_at(bits, i) != 0 ? 0 - term : term;
+    for (; i + kSignUnit <= begin + length; i += kSignUnit)
+      add_sign_unit(streams, stream_count, block, i, total, sums);
+    for (; i < begin + length; ++i) add_sign(streams, stream_count, block, i, sums[i]);
   });
+}
+
+void scale_terms(const float* scales, std::size_t blocks, double factor, std::uint64_t* terms) {
+  std::size_t i = 0;
+  for (; i + kSumLanes <= blocks; i += kSumLanes) {
+    FloatLanes wide;
+    __builtin_memcpy(&wide, scales + i, sizeof wide);
+    const SumLanes found = bounded_terms(to_double_lanes(wide) * factor);
+    __builtin_memcpy(terms + i, &found, sizeof found);
+  }
+  for (; i < blocks; ++i) {
+    const SumLanes found = bounded_terms(DoubleLanes{} + scales[i] * factor);
+    terms[i] = found[0];
+  }
 }
 
 }  // namespace

@@ -24,7 +24,11 @@ namespace {
 constexpr std::size_t kPageBytes = 4096;
 constexpr std::size_t kPagesAhead = 5;
 
-typedef std::int32_t PatternLanes __attribute__((vector_size(4 * kSumLanes)));
+typedef std::int32_t PatternLanes __attribute__((vector_size(4 * VS_LANES)));
+
+// Four vectors at a time: enough that one addition need not wait for another.
+constexpr std::size_t kSumVectors = 4;
+constexpr std::size_t kSumBlock = kSumVectors * kSumLanes;
 
 // to_fixed_point() of every lane.
 VS_FN SumLanes to_fixed_point_lanes(DoubleLanes value) {
@@ -62,11 +66,15 @@ struct FloatValues {
     return lanes;
   }
   VS_FN float load_one(const Source& stream, std::size_t i) { return stream.values[i]; }
-  // Sets the sign of lanes of `beyond` whose value is beyond the stream's limit, or NaN:
-  // patterns order like magnitudes.
-  VS_FN void check(const Source& stream, FloatLanes lanes, PatternLanes& beyond) {
+  // Sets the sign of lanes of `beyond` where one of kSumBlock values is beyond the stream's limit,
+  // or NaN: patterns order like magnitudes.
+  VS_FN void check(const Source& stream, std::size_t i, PatternLanes& beyond) {
     const auto limit = static_cast<std::int32_t>(bits_of_float(stream.limit));
-    beyond |= limit - ((PatternLanes)lanes & 0x7FFFFFFF);
+    for (std::size_t at = 0; at < kSumBlock; at += VS_LANES) {
+      PatternLanes patterns;
+      __builtin_memcpy(&patterns, stream.values + i + at, sizeof patterns);
+      beyond |= limit - (patterns & 0x7FFFFFFF);
+    }
   }
   VS_FN bool is_beyond(const Source& stream, float value) {
     return (bits_of_float(value) & 0x7FFFFFFFu) > bits_of_float(stream.limit);
@@ -86,7 +94,7 @@ VS_FN HalfLanes load_halves(const WireHalf* values) {
 struct HalfValues {
   typedef HalfStream Source;
   static constexpr std::size_t kBytes = 2;
-  VS_FN void check(const Source&, FloatLanes, PatternLanes&) {}
+  VS_FN void check(const Source&, std::size_t, PatternLanes&) {}
   VS_FN bool is_beyond(const Source&, float) { return false; }
 };
 
@@ -124,10 +132,6 @@ struct Brain16Lanes : HalfValues {
 
 // --- pages ---------------------------------------------------------------------------
 
-// Four vectors at a time: enough that one addition need not wait for another.
-constexpr std::size_t kSumVectors = 4;
-constexpr std::size_t kSumBlock = kSumVectors * kSumLanes;
-
 VS_FN void prefetch(const char* from, std::size_t size) {
   for (std::size_t at = 0; at < size; at += 64) __builtin_prefetch(from + at);
 }
@@ -139,30 +143,45 @@ VS_FN void add_lanes(std::uint64_t* sums, SumLanes terms) {
   __builtin_memcpy(sums, &held, sizeof held);
 }
 
-// Adds coordinates [begin, end) of one stream and fetches as many from `ahead` on. True if a
-// value is beyond the stream's limit.
+// Streams that are added at once: a sum is loaded and stored once for all of them. With more than
+// two, pages of large arrays, which begin at the same cache set, drive each other out.
+constexpr std::size_t kTogether = 2;
+
 template <class Values>
-VS_FN bool add_page(typename Values::Source stream, std::size_t begin, std::size_t end,
-                    const void* ahead, std::uint64_t* sums) {
+VS_FN SumLanes terms_of(const typename Values::Source& stream, std::size_t i) {
+  return to_fixed_point_lanes(to_double_lanes(Values::load(stream, i)) * stream.factor);
+}
+
+// Adds coordinates [begin, end) of kCount streams and fetches as many from each `ahead` on. True
+// if a value is beyond its stream's limit.
+template <class Values, std::size_t kCount>
+VS_FN bool add_pages(const typename Values::Source* streams, std::size_t begin, std::size_t end,
+                     const char* const* ahead, std::uint64_t* sums) {
+  typename Values::Source held[kCount];  // copies that no store to `sums` can change
+  for (std::size_t k = 0; k < kCount; ++k) held[k] = streams[k];
   PatternLanes beyond = {};
   std::size_t i = begin;
   for (; i + kSumBlock <= end; i += kSumBlock) {
-    prefetch(static_cast<const char*>(ahead) + (i - begin) * Values::kBytes,
-             kSumBlock * Values::kBytes);
+#pragma GCC unroll 2
+    for (std::size_t k = 0; k < kCount; ++k) {
+      prefetch(ahead[k] + (i - begin) * Values::kBytes, kSumBlock * Values::kBytes);
+      Values::check(held[k], i, beyond);
+    }
 #pragma GCC unroll 4
-    for (std::size_t v = 0; v < kSumBlock; v += kSumLanes) {
-      const FloatLanes lanes = Values::load(stream, i + v);
-      Values::check(stream, lanes, beyond);
-      add_lanes(sums + i + v, to_fixed_point_lanes(to_double_lanes(lanes) * stream.factor));
+    for (std::size_t v = i; v < i + kSumBlock; v += kSumLanes) {
+      SumLanes terms = terms_of<Values>(held[0], v);
+      if constexpr (kCount == 2) terms += terms_of<Values>(held[1], v);
+      add_lanes(sums + v, terms);
     }
   }
   bool any_beyond = false;
-  for (; i < end; ++i) {
-    const float value = Values::load_one(stream, i);
-    sums[i] += to_fixed_point(static_cast<double>(value) * stream.factor);
-    any_beyond |= Values::is_beyond(stream, value);
-  }
-  for (std::size_t lane = 0; lane < kSumLanes; ++lane) any_beyond |= beyond[lane] < 0;
+  for (; i < end; ++i)
+    for (const auto& stream : held) {
+      const float value = Values::load_one(stream, i);
+      sums[i] += to_fixed_point(static_cast<double>(value) * stream.factor);
+      any_beyond |= Values::is_beyond(stream, value);
+    }
+  for (std::size_t lane = 0; lane < VS_LANES; ++lane) any_beyond |= beyond[lane] < 0;
   return any_beyond;
 }
 
@@ -172,14 +191,20 @@ VS_FN bool add_streams(const typename Values::Source* streams, std::size_t strea
                        std::size_t count, std::uint64_t* sums) {
   constexpr std::size_t kPage = kPageBytes / Values::kBytes;
   bool any_beyond = false;
-  for (std::size_t begin = 0; begin < count; begin += kPage)
-    for (std::size_t k = 0; k < stream_count; ++k) {
-      const std::size_t later = k + kPagesAhead;
-      const auto* ahead =
-          streams[later % stream_count].values + (begin + later / stream_count * kPage);
-      const std::size_t end = count - begin < kPage ? count : begin + kPage;
-      any_beyond |= add_page<Values>(streams[k], begin, end, ahead, sums);
+  for (std::size_t begin = 0; begin < count; begin += kPage) {
+    const std::size_t end = count - begin < kPage ? count : begin + kPage;
+    for (std::size_t k = 0; k < stream_count; k += kTogether) {
+      const char* ahead[kTogether];
+      for (std::size_t j = 0; j < kTogether; ++j) {
+        const std::size_t later = k + j + kPagesAhead;
+        ahead[j] = reinterpret_cast<const char*>(streams[later % stream_count].values +
+                                                 (begin + later / stream_count * kPage));
+      }
+      any_beyond |= k + 1 < stream_count
+                        ? add_pages<Values, 2>(streams + k, begin, end, ahead, sums)
+                        : add_pages<Values, 1>(streams + k, begin, end, ahead, sums);
     }
+  }
   return !any_beyond;
 }
 
@@ -338,6 +363,7 @@ VS_FN double round_quotient_exactly(std::uint64_t sum, const QuotientRule& rule,
 }
 
 constexpr std::size_t kMeanBlock = 64;
+constexpr std::size_t kMeansAhead = 4096 * sizeof(float);
 
 VS_FN std::uint64_t round_block(const std::uint64_t* sums, std::size_t count,
                                 const QuotientRule& rule, WireFloat* rounded) {
@@ -356,8 +382,11 @@ bool round_quotients(const std::uint64_t* sums, std::size_t count, const Quotien
   const QuotientRule held = rule;  // a copy that no store to `rounded` can change
   std::uint64_t undecided = 0;
   std::size_t i = 0;
-  for (; i + kMeanBlock <= count; i += kMeanBlock)
+  for (; i + kMeanBlock <= count; i += kMeanBlock) {
+    // Where the means of the next tile will be written.
+    prefetch(reinterpret_cast<const char*>(rounded + i) + kMeansAhead, kMeanBlock * sizeof(float));
     undecided |= round_block(sums + i, kMeanBlock, held, rounded + i);
+  }
   undecided |= round_block(sums + i, count - i, held, rounded + i);
   return undecided >> 63 == 0;
 }

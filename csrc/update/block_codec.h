@@ -26,6 +26,30 @@ struct TileScales {
 
 TileScales read_scales(const CodedTile& tile);
 
+// Coordinates that share a scale.
+inline unsigned block_of(const CodedTile& tile) { return scale_block(tile.chunk.header.codec); }
+
+// Tiles that are added in one pass: what belongs to them stays in the first-level cache.
+inline constexpr std::size_t kStreams = 16;
+
+// Calls `body(tiles, scales)`, with the scales of each, for every run of up to kStreams tiles
+// whose blocks are of one size.
+template <class Body>
+void for_each_batch(std::span<const WeightedTile> tiles, const Body& body) {
+  std::array<TileScales, kStreams> scales;
+  std::size_t begin = 0, held = 0;
+  const auto flush = [&] {
+    if (held > 0) body(tiles.subspan(begin, held), scales.data());
+    begin += held;
+    held = 0;
+  };
+  for (const WeightedTile& tile : tiles) {
+    if (held == kStreams || (held > 0 && block_of(tile.tile) != scales[0].range.block)) flush();
+    scales[held++] = read_scales(tile.tile);
+  }
+  flush();
+}
+
 // Rounds scales to the codec's wire format and writes them to their place; false if one does not
 // fit it. `scales` are then what a reader will find: 0 for those that no reader would accept.
 bool write_scales(const CodePiece& piece, const CodeRange& range, TileScales& scales);

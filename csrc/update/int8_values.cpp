@@ -3,7 +3,6 @@
 #include <array>
 #include <cstdint>
 
-#include "element/fixed_point.h"
 #include "kernels/dispatch.h"
 #include "update/block_codec.h"
 
@@ -32,21 +31,17 @@ void for_each_run(const TileScales& scales, const Body& body) {
   body(0, count, repeated.data());
 }
 
-// Tiles that are added in one pass: their multipliers stay in the first-level cache.
-constexpr std::size_t kStreams = 16;
-
-// How far a scale's code counts in a sum. Beyond the tile's bound only where every code is zero:
-// the multiplier does not matter.
-std::uint64_t multiplier(float scale, double factor) {
-  const double product = double{scale} * factor;
-  return product < 0x1p62 ? to_fixed_point(product) : 0;
-}
-
-// One per kInt8Block codes.
+// How far a scale's code counts in a sum; one per kInt8Block codes. Beyond the tile's bound only
+// where every code is zero: the multiplier does not matter.
 void write_multipliers(const TileScales& scales, double factor, std::uint64_t* multipliers) {
   const auto [count, block] = scales.range;
-  for (std::size_t begin = 0; begin < count; begin += kInt8Block)
-    multipliers[begin / kInt8Block] = multiplier(scales.scale[begin / block], factor);
+  const std::size_t runs = (count + kInt8Block - 1) / kInt8Block;
+  if (block == kInt8Block)
+    return kernels().block.scale_terms(scales.data(), runs, factor, multipliers);
+  std::array<float, kTileBlocks> repeated;
+  for (std::size_t run = 0; run < runs; ++run)
+    repeated[run] = scales.scale[run * kInt8Block / block];
+  kernels().block.scale_terms(repeated.data(), runs, factor, multipliers);
 }
 
 class Int8Values final : public BlockCodec {
@@ -85,32 +80,26 @@ class Int8Values final : public BlockCodec {
   void add(const CodedTile& tile, double factor, std::uint64_t* sums) const override {
     const TileScales scales = read_scales(tile);
     std::array<std::uint64_t, kTileBlocks> multipliers;
-    for (std::size_t block = 0; block < scales.blocks; ++block)
-      multipliers[block] = multiplier(scales.scale[block], factor);
+    kernels().block.scale_terms(scales.data(), scales.blocks, factor, multipliers.data());
     kernels().block.add_steps(codes_of(tile), scales.range, multipliers.data(), sums);
   }
 
   // Tiles of blocks that the kernels know are added in one pass.
   void add_all(std::span<const WeightedTile> tiles, std::uint64_t* sums) const override {
-    std::array<std::uint64_t, kStreams * kCodedTile / kInt8Block> multipliers;
+    std::array<std::uint64_t, kStreams * kTileBlocks> multipliers;
     std::array<CodeStream, kStreams> streams;
-    std::size_t held = 0;
-    const auto add_held = [&](std::size_t count) {
-      kernels().codec.add_int8_streams(streams.data(), held, count, sums);
-      held = 0;
-    };
-    for (const auto& [tile, factor] : tiles) {
-      const TileScales scales = read_scales(tile);
-      if (scales.range.block < kInt8Block) {
-        add(tile, factor, sums);
-        continue;
+    for_each_batch(tiles, [&](std::span<const WeightedTile> some, const TileScales* scales) {
+      if (scales->range.block < kInt8Block) {
+        for (const auto& [tile, factor] : some) add(tile, factor, sums);
+        return;
       }
-      std::uint64_t* own = multipliers.data() + held * (kCodedTile / kInt8Block);
-      write_multipliers(scales, factor, own);
-      streams[held++] = {codes_of(tile), own};
-      if (held == kStreams) add_held(tile.count);
-    }
-    if (held > 0) add_held(tiles.front().tile.count);
+      for (std::size_t k = 0; k < some.size(); ++k) {
+        std::uint64_t* own = multipliers.data() + k * kTileBlocks;
+        write_multipliers(scales[k], some[k].factor, own);
+        streams[k] = {codes_of(some[k].tile), own};
+      }
+      kernels().codec.add_int8_streams(streams.data(), some.size(), scales->range.count, sums);
+    });
   }
 
  private:

@@ -42,7 +42,17 @@ class NibbleValues : public BlockCodec {
 
   void add(const CodedTile& tile, double factor, std::uint64_t* sums) const override {
     const TileScales scales = read_scales(tile);
-    kernels().block.add_nibbles(packed(tile), scales.range, terms_, scales.data(), factor, sums);
+    const NibbleStream stream = {packed(tile), scales.data(), factor};
+    kernels().block.add_nibble_streams(&stream, 1, scales.range, terms_, sums);
+  }
+
+  void add_all(std::span<const WeightedTile> tiles, std::uint64_t* sums) const override {
+    std::array<NibbleStream, kStreams> streams;
+    for_each_batch(tiles, [&](std::span<const WeightedTile> some, const TileScales* scales) {
+      for (std::size_t k = 0; k < some.size(); ++k)
+        streams[k] = {packed(some[k].tile), scales[k].data(), some[k].factor};
+      kernels().block.add_nibble_streams(streams.data(), some.size(), scales->range, terms_, sums);
+    });
   }
 
  protected:

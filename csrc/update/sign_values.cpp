@@ -3,7 +3,6 @@
 #include <array>
 #include <cstdint>
 
-#include "element/fixed_point.h"
 #include "kernels/dispatch.h"
 #include "update/block_codec.h"
 
@@ -53,11 +52,21 @@ class SignValues final : public PieceCodec {
   }
 
   void add(const CodedTile& tile, double factor, std::uint64_t* sums) const override {
-    const TileScales scales = read_scales(tile);
-    std::array<std::uint64_t, kTileBlocks> terms;
-    for (std::size_t block = 0; block < scales.blocks; ++block)
-      terms[block] = to_fixed_point(scales.scale[block] * factor);
-    kernels().block.add_signs(bits_of(tile), scales.range, terms.data(), sums);
+    const WeightedTile only[] = {{tile, factor}};
+    add_all(only, sums);
+  }
+
+  void add_all(std::span<const WeightedTile> tiles, std::uint64_t* sums) const override {
+    std::array<std::uint64_t, kStreams * kTileBlocks> terms;
+    std::array<SignStream, kStreams> streams;
+    for_each_batch(tiles, [&](std::span<const WeightedTile> some, const TileScales* scales) {
+      for (std::size_t k = 0; k < some.size(); ++k) {
+        std::uint64_t* own = terms.data() + k * kTileBlocks;
+        kernels().block.scale_terms(scales[k].data(), scales[k].blocks, some[k].factor, own);
+        streams[k] = {bits_of(some[k].tile), own};
+      }
+      kernels().block.add_sign_streams(streams.data(), some.size(), scales->range, sums);
+    });
   }
 
   double overflow_threshold(std::uint16_t codec) const override {
