@@ -225,19 +225,20 @@ def term_of(family: str, code: int, scale: float, weight: int, s: int) -> int:
 def expected_mean(
     updates: list[tuple[int, EncodedUpdate]], count: int, bound: tuple[float, int] | None
 ) -> list[float]:
-    name = updates[0][1].codec
-    family, block = blocks.parse(name).family, blocks.parse(name).block or 4096
-    columns = [(weight, *codes_and_scales(update)) for weight, update in updates]
-    columns = [
-        (weight, codes, scales if blocks.parse(name).block else scales * 100)
-        for weight, codes, scales in columns
-    ]
+    family = blocks.parse(updates[0][1].codec).family
+    columns: list[tuple[int, Any, list[float]]] = []
+    for weight, update in updates:
+        codes, scales = codes_and_scales(update)
+        block = blocks.parse(update.codec).block
+        # A scale per coordinate.
+        spread = [scale for scale in scales for _ in range(block)] if block else scales * count
+        columns.append((weight, codes, spread))
     weights = [weight for weight, _, _ in columns]
     out: list[float] = []
     for begin in range(0, count, 4096):
         places = range(begin, min(begin + 4096, len(columns[0][1])))
         largest = [
-            max(abs(blocks.code_value(family, codes[k]) * scales[k // block]) for k in places)
+            max(abs(blocks.code_value(family, codes[k]) * scales[k]) for k in places)
             for _, codes, scales in columns
         ]
         s = tile_exponent(largest, weights)
@@ -245,11 +246,39 @@ def expected_mean(
             s = scale_exponent(math.frexp(bound[0])[1] + bound[1].bit_length(), 1)
         for k in range(begin, min(begin + 4096, count)):
             total = sum(
-                term_of(family, codes[k], scales[k // block], weight, s)
-                for weight, codes, scales in columns
+                term_of(family, codes[k], scales[k], weight, s) for weight, codes, scales in columns
             )
             out.append(mean_of_sum(total, s, sum(weights), "f32"))
     return out
+
+
+@pytest.mark.parametrize(
+    ("name", "others"),
+    [
+        ("int8", ["int8/b32", "int8/b256"]),
+        ("int4", ["int4/b32", "int4"]),
+        ("nf4", ["nf4/b32", "nf4"]),
+        ("fp4", ["fp4/b32/f32", "fp4"]),
+        ("sign", ["sign/b512", "sign/b128"]),
+    ],
+)
+def test_many_updates_with_blocks_of_several_sizes_have_the_mean_of_the_page(
+    name: str, others: list[str]
+) -> None:
+    # More than are added in one batch, in runs of one size and alternating; the last block and
+    # the last byte are not full.
+    pairs = [
+        (3 * number + 1, encode({"w": layered(4197, number)}, codec, seed=number))
+        for number, codec in enumerate([name] * 18 + others * 2)
+    ]
+    expected = expected_mean(pairs, 4197, None)
+    layout = pairs[0][1].layout
+
+    for _isa in on_every_isa():
+        mean = Aggregator(layout, threads=1)
+        for number, (weight, update) in enumerate(pairs):
+            mean.add(update, weight=weight, site=f"{number:02}")
+        assert mean.finish().arrays["w"].tolist() == expected
 
 
 @pytest.mark.parametrize("name", [*FAMILY_NAMES, "int8/b32/f16", "int8/b256", "nf4/b32/f32",
