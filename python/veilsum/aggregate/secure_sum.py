@@ -4,7 +4,7 @@ The same code sums masked chunks and chunks without masks, so "masked equals pla
 comparison of two digests. Three vectors are summed, one per group of chunks:
 
     0  scalars, 64 bits: [weight, 1, then per metric (weight * steps, weight)]
-    1  floating-point tensors, `ring_bits` bits: value * scale * weight / weight_cap
+    1  floating-point tensors, `ring_bits` bits: value * scale of the tensor * weight / weight_cap
     2  integer tensors, 64 bits: value * weight
 
 With a rotation the words of group 1 are steps of the rotated update, and the sum is rotated
@@ -13,7 +13,7 @@ back once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -64,7 +64,8 @@ class RingSpec:
         layout: tensors of the model.
         ring_bits: width of a word of group 1.
         step_limit: largest |step| of one site.
-        scale: steps per model unit at the full weight.
+        scales: steps per model unit at the full weight, one per floating-point tensor in
+            layout order.
         weight_cap: the full weight.
         integer_limit: largest |value| of integer tensors.
         metrics, metric_limit: names in order; largest |metric|.
@@ -77,7 +78,7 @@ class RingSpec:
     layout: ModelLayout
     ring_bits: int
     step_limit: int
-    scale: float
+    scales: tuple[float, ...]
     weight_cap: int
     integer_limit: int
     metrics: tuple[str, ...]
@@ -191,14 +192,16 @@ class SecureSum:
         scalars = [int(word) for word in _native.center_ring(self._words[0], WORD_BITS)]
         total_weight = self._total_weight(scalars, contributors)
         metrics = self._metrics(scalars[2:], total_weight)
-        floats = self._float_sums(contributors, total_weight)
+        floats, scales = self._float_sums(contributors), iter(self._spec.scales)
         arrays: dict[int, NDArray[Any]] = {}
         for stream in self._spec.streams[1:]:
             if not stream.rotated:
                 self._check_gaps(stream)
             for number, first, count in self._spec.layout.native.offsets(stream.group):
                 if stream.group == 1:
-                    arrays[number] = self._float_mean(number, floats, first, count)
+                    factor = self._spec.weight_cap / (next(scales) * total_weight)
+                    values = floats.values(self._tensor(number)[0], first, count, factor=factor)
+                    arrays[number] = self._float_mean(number, count, values)
                 else:
                     words = self._words[stream.group][first : first + count]
                     arrays[number] = self._integer_mean(number, words, total_weight)
@@ -239,22 +242,23 @@ class SecureSum:
     def _tensor(self, number: int) -> tuple[str, str, tuple[int, ...]]:
         return self._spec.layout.native.tensors[number]
 
-    def _float_sums(self, contributors: int, total_weight: int) -> StepSums:
+    def _float_sums(self, contributors: int) -> StepSums:
         spec = self._spec
         return StepSums(
             words=self._words.get(1, np.zeros(0, np.uint32)),
             bits=spec.ring_bits,
             limit=contributors * spec.step_limit,
-            factor=spec.weight_cap / (spec.scale * total_weight),
             rotation_block=spec.hadamard,
             rotation_key=spec.rotation_key,
             threads=self._threads,
         )
 
-    def _float_mean(self, number: int, sums: StepSums, first: int, count: int) -> NDArray[Any]:
+    def _float_mean(
+        self, number: int, count: int, pieces: Iterable[tuple[slice, NDArray[np.float64]]]
+    ) -> NDArray[Any]:
         name, dtype, shape = self._tensor(number)
         mean = np.empty(count, NUMPY_DTYPES[dtype])
-        for place, values in sums.values(name, first, count):
+        for place, values in pieces:
             with np.errstate(over="ignore"):  # an overflow is looked for right below
                 mean[place] = round_to_bfloat16(values) if dtype == "bf16" else values
         if dtype != "bf16" and not np.isfinite(mean).all():

@@ -23,7 +23,6 @@ class StepSums:
         words: of the whole group.
         bits: of a word.
         limit: largest |sum| that honest updates can have.
-        factor: model units per step of the sum.
         rotation_block: coordinates that the steps' rotation mixes; 0 for none.
         rotation_key: 8 public bytes.
         threads: to rotate with.
@@ -32,16 +31,16 @@ class StepSums:
     words: NDArray[Any] = field(repr=False)
     bits: int
     limit: int
-    factor: float
     rotation_block: int
     rotation_key: bytes
     threads: int
     _unrotated: tuple[int, NDArray[np.float64]] | None = field(default=None, repr=False)
 
     def values(
-        self, name: str, first: int, count: int
+        self, name: str, first: int, count: int, *, factor: float
     ) -> Iterator[tuple[slice, NDArray[np.float64]]]:
-        """One tensor, piece by piece: places in it, and the double values there.
+        """One tensor, piece by piece: places in it, and the double values there, which are
+        `factor` model units per step of the sum.
 
         Tensors are best read in order: a rotated block is kept until another one is needed.
 
@@ -56,15 +55,16 @@ class StepSums:
             end = min(block + _BLOCK, first + count)
             values = self._rotated_back(block) if self.rotation_block else None
             if values is None:
-                yield slice(done, end - first), self._straight(name, slice(start, end))
+                values = self._straight(name, slice(start, end), factor)
+                yield slice(done, end - first), values
             else:
-                yield slice(done, end - first), values[start - block : end - block]
+                yield slice(done, end - first), values[start - block : end - block] * factor
             done = end - first
 
-    def _straight(self, name: str, place: slice) -> NDArray[np.float64]:
+    def _straight(self, name: str, place: slice, factor: float) -> NDArray[np.float64]:
         steps = _native.center_ring(self.words[place], self.bits)
         check_range(steps, self.limit, f"tensor {name!r}")
-        return _native.decode_ring_sum(steps, factor=self.factor, count=steps.size)
+        return _native.decode_ring_sum(steps, factor=factor, count=steps.size)
 
     def _rotated_back(self, block: int) -> NDArray[np.float64]:
         """Gaps included: in the ring they hold rotated values like any other coordinate."""
@@ -80,7 +80,6 @@ class StepSums:
                 inverse=True,
                 threads=self.threads,
             )
-            values *= self.factor
             self._unrotated = (block, values)
         return self._unrotated[1]
 

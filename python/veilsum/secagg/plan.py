@@ -7,7 +7,6 @@ received and so repeats every check; nothing in a round is taken from anywhere e
 from __future__ import annotations
 
 import hashlib
-import math
 import struct
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +19,8 @@ from veilsum.model import ModelLayout
 from veilsum.roster import Roster
 from veilsum.secagg.keys import Label, digest, length_prefixed
 from veilsum.secagg.thresholds import (
+    MAX_CLIPS,
+    check_clips,
     check_thresholds,
     require,
     share_threshold,
@@ -34,7 +35,6 @@ _MAX_LAYOUT_BYTES = 2**24
 _MAX_METRICS = 16
 _OVERRANGE: tuple[control.Overrange, ...] = ("refuse", "clip")
 _MASK_GENERATORS: tuple[control.MaskGenerator, ...] = ("chacha20", "aes256ctr")
-_ROTATION_KEY_BYTES = 8
 _CHUNK_STEP = 4096  # chunks cover whole mask tiles of 512 and whole tiles of the mean
 _CHUNK_LIMIT = 2**20
 
@@ -62,6 +62,7 @@ class Plan:
         ring_bits: b, width of a masked word of stream 1.
         headroom: h, bits of the ring left free for the range check of the sum.
         clip: largest |update value|, model units; with a rotation the largest |rotated value|.
+        clips: one per floating-point tensor in layout order, `clip` being the largest; or none.
         overrange: what a site does with a larger one.
         weight_cap: largest weight a site may claim.
         integer_limit: largest |update value| of integer tensors.
@@ -96,6 +97,7 @@ class Plan:
     ring_bits: int
     headroom: int = 2
     clip: float
+    clips: tuple[float, ...] = ()
     overrange: control.Overrange = "refuse"
     weight_cap: int
     integer_limit: int = 2**20
@@ -181,6 +183,11 @@ class Plan:
         """s: steps per model unit at the full weight."""
         return self.step_limit / self.clip
 
+    @cached_property
+    def tensor_clips(self) -> tuple[float, ...]:
+        """The clip of each floating-point tensor, in layout order."""
+        return self.clips or (self.clip,) * len(self.layout.native.offsets(1))
+
     @property
     def fewest_survivors(self) -> int:
         """A smaller survivor set is neither proposed nor voted for."""
@@ -193,7 +200,7 @@ class Plan:
             layout=self.layout,
             ring_bits=self.ring_bits,
             step_limit=self.step_limit,
-            scale=self.scale,
+            scales=tuple(self.step_limit / clip for clip in self.tensor_clips),
             weight_cap=self.weight_cap,
             integer_limit=self.integer_limit,
             metrics=self.metrics,
@@ -224,7 +231,7 @@ class Plan:
     @cached_property
     def rotation_key(self) -> bytes:
         """Of the attempt's rotation: public, and fixed before anyone has trained. 8 bytes."""
-        return digest(Label.ROTATION, self.context)[:_ROTATION_KEY_BYTES]
+        return digest(Label.ROTATION, self.context)[:8]
 
     def to_bytes(self) -> bytes:
         """The manifest: all fields in a fixed encoding, the roster by its hash."""
@@ -247,7 +254,7 @@ class Plan:
         writer.real(self.clip).integer(_OVERRANGE.index(self.overrange), 1)
         writer.integer(self.weight_cap, 4).integer(self.integer_limit, 8)
         writer.sequence(self.metrics, Writer.text).integer(self.metric_limit, 8)
-        writer.integer(self.chunk_coordinates, 4)
+        writer.integer(self.chunk_coordinates, 4).sequence(self.clips, Writer.real)
         return writer.integer(control.HADAMARD_BLOCKS.index(self.hadamard), 1).bytes()
 
     @classmethod
@@ -288,6 +295,7 @@ def _read_manifest(reader: Reader, roster: Roster) -> Plan:
     )
     metric_limit = reader.integer(8, "metric_limit")
     chunk_coordinates = reader.integer(4, "chunk_coordinates")
+    clips = reader.sequence(MAX_CLIPS, "clips", lambda at: at.real("a tensor's clip"))
     hadamard = _choice(reader, control.HADAMARD_BLOCKS, "rotation")
     reader.expect_end("the manifest")
     min_sites, colluders, quorum, threshold, value_bits, ring_bits, headroom = small
@@ -312,6 +320,7 @@ def _read_manifest(reader: Reader, roster: Roster) -> Plan:
         ring_bits=ring_bits,
         headroom=headroom,
         clip=clip,
+        clips=clips,
         overrange=overrange,
         weight_cap=weight_cap,
         integer_limit=integer_limit,
@@ -353,10 +362,7 @@ def _check_names(plan: Plan) -> None:
 
 def _check_float_ring(plan: Plan) -> None:
     require(2 <= plan.value_bits <= 32, f"value_bits must be 2 to 32, got {plan.value_bits}")
-    require(
-        math.isfinite(plan.clip) and 1e-30 < plan.clip < 1e30,
-        f"clip must be positive and finite, got {plan.clip}",
-    )
+    check_clips(plan.clip, plan.clips, len(plan.layout.native.offsets(1)))
     require(plan.overrange in _OVERRANGE, f"overrange must be one of {_OVERRANGE}")
     require(2 <= plan.headroom <= 32, f"headroom must be 2 to 32 bits, got {plan.headroom}")
     needed = smallest_ring(len(plan.cohort), plan.step_limit, plan.headroom)

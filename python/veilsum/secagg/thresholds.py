@@ -1,11 +1,16 @@
-"""How many votes, shares and bits a round needs; numbers only."""
+"""How many votes, shares and bits a round needs, and its clips; numbers only."""
 
 from __future__ import annotations
+
+import math
 
 from veilsum.control import ShareProfile
 from veilsum.errors import ConfigError
 
 _MIN_SUMMED_SITES = 3
+
+MAX_CLIPS = 2**16 - 1
+"""As many clips as a manifest can hold."""
 
 
 def require(condition: bool, message: str, *, hint: str | None = None) -> None:
@@ -90,3 +95,23 @@ def check_thresholds(
         "update in it",
         hint="raise min_sites or invite more sites",
     )
+
+
+def check_clips(clip: float, clips: tuple[float, ...], tensors: int) -> None:
+    """Holds the clip, and the table of clips if there is one, against the model.
+
+    Raises:
+        ConfigError: a clip is no clip, or the table is not one of this many tensors.
+    """
+    for one in (clip, *clips):
+        require(
+            math.isfinite(one) and 1e-30 < one < 1e30,
+            f"clip must be positive and finite, got {one}",
+        )
+    if not clips:
+        return
+    require(
+        len(clips) == tensors <= MAX_CLIPS,
+        f"clips needs one entry for each of the {tensors} floating-point tensors, got {len(clips)}",
+    )
+    require(clip == max(clips), f"clip must be {max(clips)}, the largest of clips, got {clip}")

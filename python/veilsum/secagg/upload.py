@@ -80,21 +80,20 @@ def _float_chunks(
     update_id: int,
     threads: int,
 ) -> tuple[list[bytes], int]:
-    tensors = len(plan.layout.native.offsets(1))
-    if not tensors:
+    if not plan.tensor_clips:
         return [], 0
-    rotated = plan.hadamard != 0
-    gain = _gain(plan, contribution.weight)
+    clips = np.array(plan.tensor_clips)
+    gains = _gains(plan, contribution.weight)
     if not contribution.weight:
         # The core wants a gain above 0. Zeros at any gain are the zeros that are meant, and
         # dither never moves a zero.
-        gain, arrays = plan.scale, [np.zeros_like(array) for array in arrays]
+        gains, arrays = np.array(plan.ring.scales), [np.zeros_like(array) for array in arrays]
     return _native.encode_ring_chunks(
         plan.layout.native,
         arrays,
         bits=plan.ring_bits,
-        gains=np.full(tensors, gain),
-        limits=np.full(0 if rotated else tensors, plan.clip),
+        gains=gains,
+        limits=clips[:0] if plan.hadamard else clips,
         clip=plan.overrange == "clip",
         rounding=contribution.rounding,
         keys=masks.keys,
@@ -106,16 +105,16 @@ def _float_chunks(
         threads=threads,
         rotation_block=plan.hadamard,
         rotation_key=plan.rotation_key,
-        rotated_limit=plan.clip * gain if rotated else 0.0,
+        rotated_limit=float((clips * gains).min()),
     )
 
 
-def _gain(plan: Plan, weight: int) -> float:
-    """Steps per model unit for a site of this weight."""
+def _gains(plan: Plan, weight: int) -> NDArray[np.float64]:
+    """Steps per model unit for a site of this weight, one per floating-point tensor."""
     # A little below step_limit at the clip: there, adding a dither just under 1 can round up
     # to the next integer in double (from 31 value bits on), and with it to a step too many.
-    largest = plan.step_limit * (1 - 2**-50) / plan.clip
-    return min(plan.scale * weight / plan.weight_cap, largest)
+    largest = plan.step_limit * (1 - 2**-50) / np.array(plan.tensor_clips)
+    return np.minimum(np.array(plan.ring.scales) * weight / plan.weight_cap, largest)
 
 
 def _word_chunks(
