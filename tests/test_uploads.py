@@ -40,6 +40,9 @@ class FakeReceiver:
     def next_index(self) -> int:
         return len(self.hashes)
 
+    def position(self, chunk: memoryview) -> int:
+        return chunk[0]
+
     def add(self, chunk: memoryview) -> memoryview:
         index = chunk[0]
         found = hashlib.sha256(chunk).digest()
@@ -133,6 +136,15 @@ async def test_an_upload_that_broke_off_goes_on_where_it_stopped(desk: Desk) -> 
 async def test_chunks_that_are_held_may_come_again(desk: Desk) -> None:
     await desk.push("a", CHUNKS[:4])
     assert await desk.push("a", CHUNKS[1:], first=1) == (6, True)
+    assert [bytes(chunk) for chunk in desk.arrived[0].chunks] == CHUNKS
+
+
+@scenario
+async def test_a_repeated_chunk_does_not_take_the_place_of_the_next(desk: Desk) -> None:
+    with pytest.raises(DecodeError, match="chunk 0 came in the place of chunk 1"):
+        await desk.push("a", [CHUNKS[0], CHUNKS[0]])
+
+    assert await desk.push("a", CHUNKS[1:], first=1) == (len(CHUNKS), True)
     assert [bytes(chunk) for chunk in desk.arrived[0].chunks] == CHUNKS
 
 

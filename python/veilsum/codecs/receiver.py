@@ -79,7 +79,7 @@ class ChunkReceiver:
             DecodeError: the chunk breaks the format, or is not one of this upload's.
             PeerError: out of order, or different from what was received in its place.
         """
-        position = self._position(chunk)
+        position = self.position(chunk)
         if position > self.next_index:
             raise PeerError(
                 self._site, f"sent chunk {position} where chunk {self.next_index} is next"
@@ -101,7 +101,12 @@ class ChunkReceiver:
         if self.next_index != self.chunk_count:
             raise PeerError(self._site, f"sent {self.next_index} of {self.chunk_count} chunks")
 
-    def _position(self, chunk: Buffer) -> int:
+    def position(self, chunk: Buffer) -> int:
+        """Where in the upload a chunk belongs, by its header; nothing else of it is looked at.
+
+        Raises:
+            DecodeError: it is no chunk of this upload.
+        """
         view = memoryview(chunk)
         if view.nbytes < _CHUNK_HEADER_BYTES:
             raise DecodeError(f"a chunk has {view.nbytes} bytes, fewer than its header")

@@ -29,6 +29,13 @@ class Receiver(Protocol):
     @property
     def next_index(self) -> int: ...
 
+    def position(self, chunk: Buffer) -> int:
+        """Where in the upload the chunk belongs, by its header.
+
+        Raises:
+            DecodeError: it is no chunk of this upload.
+        """
+
     def add(self, chunk: Buffer) -> Buffer:
         """Accepts the chunk at `next_index`; one that was accepted before changes nothing.
 

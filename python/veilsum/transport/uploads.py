@@ -296,6 +296,9 @@ def _take(upload: _Upload, chunks: Sequence[memoryview], position: int) -> int:
                     f"chunk {index} has {chunk.nbytes} bytes, the largest of this update has "
                     f"{upload.receiver.max_chunk_bytes}"
                 )
+            # A repeated chunk in the place of the next one would be in the file twice.
+            if (found := upload.receiver.position(chunk)) != index:
+                raise DecodeError(f"chunk {found} came in the place of chunk {index}")
             kept = upload.receiver.add(chunk)
             if index == held:
                 accepted.append(memoryview(kept))
