@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from support.codec_options import required_options
-from veilsum import Aggregator, ModelLayout, Streaming, _native, encode
+from veilsum import Aggregator, ModelLayout, Streaming, _native, encode, rules
 from veilsum.codecs.families import FAMILIES
 
 LARGEST = 64.0
@@ -85,6 +85,43 @@ def expected(discipline: str) -> str:
 
 def check(count: int, isa: str, threads: int, discipline: str, folder: Path) -> None:
     assert digests(isa, count, discipline, folder, threads) == {expected(discipline)}
+
+
+RULES: dict[str, Any] = {"median": "median", "krum": rules.Krum(byzantine=1)}
+
+
+def digest_of_rule(order: list[str], rule: str, threads: int) -> str:
+    aggregator = Aggregator(LAYOUT, threads=threads)
+    for site in order:
+        aggregator.add(UPDATES[site], weight=1, site=site)
+    return aggregator.finish(rule=RULES[rule]).digest
+
+
+def check_rule(count: int, isa: str, rule: str, threads: int) -> None:
+    _native.use_isa("base")
+    first = digest_of_rule(SITES, rule, 1)
+    _native.use_isa(isa)
+    shuffle = random.Random(20_27)
+    orders = [shuffle.sample(SITES, len(SITES)) for _ in range(count)]
+    assert {digest_of_rule(order, rule, threads) for order in orders} == {first}
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("isa", ISAS)
+def test_twenty_orders_of_arrival_have_one_median_and_one_choice_of_krum(
+    isa: str, threads: int, rule: str
+) -> None:
+    check_rule(20, isa, rule, threads)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_thousand_orders_of_arrival_have_one_median_and_one_choice_of_krum(
+    isa: str, rule: str
+) -> None:
+    check_rule(1000, isa, rule, 2)
 
 
 DISCIPLINES = ("memory", "spool", "streaming")

@@ -42,6 +42,15 @@ def test_the_embedding_example_runs_and_says_what_it_computes() -> None:
     assert re.fullmatch("[0-9a-f]{8}", digest)
 
 
+def test_the_example_of_robust_rules_keeps_one_site_from_moving_the_result() -> None:
+    (code,) = blocks("python", "Bound what one site can do")
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    median, krum, *selected = done.stdout.split()
+    assert (float(median), float(krum), selected) == (2.5, 2.5, ["turin"])
+
+
 def test_every_file_that_the_readme_names_is_there() -> None:
     linked = set(re.findall(r"\]\(([^)#]+)\)", README))
     quoted = set(re.findall(r"`((?:examples|tests|csrc|python|docs|bench)/[\w./-]+)`", README))

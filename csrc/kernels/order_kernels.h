@@ -10,15 +10,27 @@
 
 namespace veilsum {
 
-// Columns that are ordered at once.
+// Columns whose sums share an exponent: a piece.
 inline constexpr std::size_t kOrderPiece = 256;
 
-// Scratch of an order kernel for values of `width` bytes, 64-byte aligned: a piece of all rows,
-// and of as many more as it takes to reach a power of two.
+// Room for sorted rows: as many as it takes to reach a power of two, and two at least.
+constexpr std::size_t order_room(std::size_t rows) {
+  std::size_t room = 2;
+  while (room < rows) room *= 2;
+  return room;
+}
+
+// Columns of which medians are taken at once. Long runs of each row are read ahead best, but the
+// sorted rows of all columns must stay in the second-level cache.
+constexpr std::size_t median_piece(std::size_t rows, std::size_t width) {
+  std::size_t columns = 1024;
+  while (columns > kOrderPiece && order_room(rows) * columns * width > 512 * 1024) columns /= 2;
+  return columns;
+}
+
+// Scratch of an order kernel for values of `width` bytes, 64-byte aligned.
 constexpr std::size_t order_scratch_bytes(std::size_t rows, std::size_t width) {
-  std::size_t filled = 1;
-  while (filled < rows) filled *= 2;
-  return filled * kOrderPiece * width;
+  return order_room(rows) * median_piece(rows, width) * width;
 }
 
 // Which of a column's values are summed.
@@ -34,7 +46,8 @@ using Row = const unsigned char*;
 
 template <class Value>
 struct ColumnKernels {
-  // The middle value, or the exact mean of the middle two rounded once.
+  // The middle value, or the exact mean of the middle two rounded once. Up to median_piece()
+  // columns; the sums below up to kOrderPiece.
   void (*median)(const Row* rows, std::size_t row_count, std::size_t count, void* scratch,
                  Value* medians);
   // sums[i] = sum of round(value * 2^s) over the values of ranks first .. first + count - 1, where

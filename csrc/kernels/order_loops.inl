@@ -44,20 +44,29 @@ struct Part {
 template <class Value, std::size_t kRows>
 void sort_rows(const Part& part, LanesOf<Value>* block) {
   LanesOf<Value> values[kRows];
+#pragma GCC unroll 32
   for (std::size_t r = 0; r < kRows; ++r)
     values[r] = load_lanes<Value>(part.rows[r], part.begin, part.count);
   run_network<kSorting<kRows>>(values);
+#pragma GCC unroll 32
   for (std::size_t r = 0; r < kRows; ++r) block[r] = values[r];
 }
 
 template <class Value>
 using SortRows = void (*)(const Part& part, LanesOf<Value>* block);
 
+// A table in memory: one that is local to a function would be written at every call.
+template <class Value>
+struct SorterTable {
+  SortRows<Value> of[kMaxNetwork];  // one row, two rows ...
+};
 template <class Value, std::size_t... kRows>
-VS_FN SortRows<Value> sorter_of(std::size_t rows, std::index_sequence<kRows...>) {
-  constexpr SortRows<Value> kSorters[] = {sort_rows<Value, kRows + 1>...};
-  return kSorters[rows - 1];
+consteval SorterTable<Value> make_sorters(std::index_sequence<kRows...>) {
+  return {{sort_rows<Value, kRows + 1>...}};
 }
+template <class Value>
+constexpr SorterTable<Value> kSorters =
+    make_sorters<Value>(std::make_index_sequence<kMaxNetwork>());
 
 // One step of a bitonic merge over more rows than there are registers.
 template <class Lanes>
@@ -85,54 +94,67 @@ void merge_two(Lanes* block, std::size_t run) {
       compare_rows(block + begin, block + begin + gap, gap);
   for (std::size_t begin = 0; begin < 2 * run; begin += kMaxNetwork) {
     Lanes values[kMaxNetwork];
+#pragma GCC unroll 32
     for (std::size_t r = 0; r < kMaxNetwork; ++r) values[r] = block[begin + r];
     run_network<kBitonic>(values);
+#pragma GCC unroll 32
     for (std::size_t r = 0; r < kMaxNetwork; ++r) block[begin + r] = values[r];
   }
 }
 
-constexpr std::size_t power_of_two_from(std::size_t rows) {
-  std::size_t power = 1;
-  while (power < rows) power *= 2;
-  return power;
-}
-
-// Loads and sorts a part of all rows. What is behind them in the block, up to a power of two, is
-// filled with what sorts behind everything.
+// Sorts the columns of a piece: block after block of them, `stride` rows apart. What is behind the
+// rows of a block, up to a power of two, is filled with what sorts behind everything.
+//
+// Not more rows are read side by side than a CPU reads ahead by itself.
 template <class Value>
-void sort_part(const Part& part, std::size_t rows, LanesOf<Value>* block) {
-  for (std::size_t r = 0; r < rows; r += kMaxNetwork)
-    sorter_of<Value>(rows - r < kMaxNetwork ? rows - r : kMaxNetwork,
-                     std::make_index_sequence<kMaxNetwork>())(
-        {part.rows + r, part.begin, part.count}, block + r);
-  const std::size_t filled = power_of_two_from(rows);
-  for (std::size_t r = rows; r < filled; ++r) block[r] = LanesOf<Value>{} + __builtin_inff();
-  for (std::size_t run = kMaxNetwork; run < rows; run *= 2)
-    for (std::size_t begin = 0; begin + run < rows; begin += 2 * run) merge_two(block + begin, run);
+void sort_piece(const Row* rows, std::size_t row_count, std::size_t count, std::size_t stride,
+                LanesOf<Value>* blocks) {
+  for (std::size_t r = 0; r < row_count; r += kMaxNetwork) {
+    const std::size_t some = row_count - r < kMaxNetwork ? row_count - r : kMaxNetwork;
+    const SortRows<Value> sort = kSorters<Value>.of[some - 1];
+    LanesOf<Value>* block = blocks + r;
+    for (std::size_t begin = 0; begin < count; begin += kBlock<Value>, block += stride)
+      sort({rows + r, begin, count - begin}, block);
+  }
+  if (row_count <= kMaxNetwork) return;
+  const std::size_t filled = order_room(row_count);
+  LanesOf<Value>* block = blocks;
+  for (std::size_t at = 0; at < count; at += kBlock<Value>, block += stride) {
+    for (std::size_t r = row_count; r < filled; ++r) block[r] = LanesOf<Value>{} + __builtin_inff();
+    for (std::size_t run = kMaxNetwork; run < row_count; run *= 2)
+      for (std::size_t begin = 0; begin + run < row_count; begin += 2 * run)
+        merge_two(block + begin, run);
+  }
 }
 
 // --- medians ----------------------------------------------------------------------
 
-// Adding zero takes the sign off -0.
+// Whole vectors are stored as such: a copy of unknown length is a loop over words.
+template <class Lanes>
+VS_FN void store_lanes(const Lanes& lanes, std::size_t count, void* out) {
+  constexpr std::size_t kWidth = sizeof(lanes) / sizeof(lanes[0]);
+  if (count >= kWidth)
+    __builtin_memcpy(out, &lanes, sizeof lanes);
+  else
+    __builtin_memcpy(out, &lanes, count * sizeof(lanes[0]));
+}
+
+// The sum of two floats may overflow one, and doubles hold it so exactly that halving and
+// rounding it is rounding the exact mean. Adding zero takes the sign off -0.
 VS_FN void store_middle(LanesOf<float> low, LanesOf<float> high, std::size_t count, float* out) {
-  // The sum of two floats may overflow one, and doubles hold it so exactly that halving and
-  // rounding it is rounding the exact mean.
-  typedef float Half __attribute__((vector_size(2 * VS_LANES)));
-  float lows[VS_LANES];
-  float highs[VS_LANES];
+  FloatLanes lows[2];
+  FloatLanes highs[2];
   __builtin_memcpy(lows, &low, sizeof low);
   __builtin_memcpy(highs, &high, sizeof high);
-  float middle[VS_LANES];
-  for (std::size_t i = 0; i < VS_LANES; i += VS_LANES / 2) {
-    Half a, b;
-    __builtin_memcpy(&a, lows + i, sizeof a);
-    __builtin_memcpy(&b, highs + i, sizeof b);
-    const DoubleLanes sum =
-        __builtin_convertvector(a, DoubleLanes) + __builtin_convertvector(b, DoubleLanes);
-    const Half mean = __builtin_convertvector(sum * 0.5, Half) + 0.0f;
-    __builtin_memcpy(middle + i, &mean, sizeof mean);
+  FloatLanes means[2];
+#pragma GCC unroll 2
+  for (std::size_t half = 0; half < 2; ++half) {
+    const DoubleLanes sum = to_double_lanes(lows[half]) + to_double_lanes(highs[half]);
+    means[half] = __builtin_convertvector(sum * 0.5, FloatLanes) + 0.0f;
   }
-  __builtin_memcpy(out, middle, (count < VS_LANES ? count : VS_LANES) * sizeof(float));
+  LanesOf<float> middle;
+  __builtin_memcpy(&middle, means, sizeof middle);
+  store_lanes(middle, count, out);
 }
 
 // Halved first where the sum could overflow, and last where halves could be lost.
@@ -151,6 +173,7 @@ template <std::size_t kRows>
 void median_of_rows(const Row* rows, std::size_t count, float* medians) {
   for (std::size_t begin = 0; begin < count; begin += VS_LANES) {
     LanesOf<float> values[kRows];
+#pragma GCC unroll 32
     for (std::size_t r = 0; r < kRows; ++r)
       values[r] = load_lanes<float>(rows[r], begin, count - begin);
     run_network<kMedian<kRows>>(values);
@@ -190,16 +213,17 @@ VS_FN Middle<Lanes> middle_of_halves(const Lanes* first, const Lanes* second, st
 
 // If the number of rows is odd, the second half gets what sorts behind everything.
 template <class Value>
-void median(const Row* rows, std::size_t row_count, std::size_t count, void* scratch,
-            Value* medians) {
+void median_of_piece(const Row* rows, std::size_t row_count, std::size_t count, void* scratch,
+                     Value* medians) {
   using Lanes = LanesOf<Value>;
   const std::size_t half = (row_count + 1) / 2;
   const bool odd = row_count % 2 == 1;
+  const std::size_t room = order_room(half);
   auto* first = static_cast<Lanes*>(scratch);
-  auto* second = first + power_of_two_from(half);
-  for (std::size_t begin = 0; begin < count; begin += kBlock<Value>) {
-    sort_part<Value>({rows, begin, count - begin}, half, first);
-    sort_part<Value>({rows + half, begin, count - begin}, row_count - half, second);
+  sort_piece<Value>(rows, half, count, 2 * room, first);
+  sort_piece<Value>(rows + half, row_count - half, count, 2 * room, first + room);
+  for (std::size_t begin = 0; begin < count; begin += kBlock<Value>, first += 2 * room) {
+    Lanes* second = first + room;
     if (odd) second[half - 1] = Lanes{} + __builtin_inff();
     const Middle<Lanes> middle = middle_of_halves(first, second, half);
     store_middle(middle.low, odd ? middle.low : middle.high, count - begin, medians + begin);
@@ -209,7 +233,8 @@ void median(const Row* rows, std::size_t row_count, std::size_t count, void* scr
 // Up to kMaxNetwork rows of floats: only what the median depends on is computed.
 void median_f32(const Row* rows, std::size_t row_count, std::size_t count, void* scratch,
                 float* medians) {
-  if (row_count > kMaxNetwork) return median<float>(rows, row_count, count, scratch, medians);
+  if (row_count > kMaxNetwork)
+    return median_of_piece<float>(rows, row_count, count, scratch, medians);
   median_network(row_count, std::make_index_sequence<kMaxNetwork>())(rows, count, medians);
 }
 
@@ -224,7 +249,7 @@ VS_FN DoubleLanes widen_part(const LanesOf<float>& row, std::size_t part) {
   FloatLanes narrow;
   __builtin_memcpy(&narrow, reinterpret_cast<const char*>(&row) + part * sizeof narrow,
                    sizeof narrow);
-  return __builtin_convertvector(narrow, DoubleLanes);
+  return to_double_lanes(narrow);
 }
 VS_FN DoubleLanes widen_part(const LanesOf<double>& row, std::size_t) { return row; }
 
@@ -292,15 +317,22 @@ VS_FN double power_of_two(int exponent) {
   return double_of_bits(static_cast<std::uint64_t>(exponent + 1023) << 52);
 }
 
+// The sorted columns of a piece, block after block.
+template <class Value>
+struct SortedPiece {
+  const LanesOf<Value>* blocks;
+  std::size_t stride;
+  std::size_t count;
+};
+
+// The largest magnitude that is kept. Finds where the windows start.
 template <class Value, bool kWindows>
-VS_FN int sum_kept(const Row* rows, const KeptRanks& kept, std::size_t count, void* scratch,
-                   std::uint64_t* sums) {
-  const std::size_t stride = power_of_two_from(kept.rows);
-  PieceStarts starts;
+VS_FN double largest_kept(const SortedPiece<Value>& sorted, const KeptRanks& kept,
+                          PieceStarts& starts) {
   DoubleLanes largest = {};
-  auto* block = static_cast<LanesOf<Value>*>(scratch);
-  for (std::size_t begin = 0, at = 0; begin < count; begin += kBlock<Value>, block += stride) {
-    sort_part<Value>({rows, begin, count - begin}, kept.rows, block);
+  const LanesOf<Value>* block = sorted.blocks;
+  for (std::size_t begin = 0, at = 0; begin < sorted.count;
+       begin += kBlock<Value>, block += sorted.stride)
     for (std::size_t part = 0; part < kParts<Value>; ++part, ++at) {
       starts.parts[at] = kWindows ? nearest_start<Value>(block, kept, part) : SumLanes{};
       for_kept<Value>(block, kept, part, starts.parts[at], kWindows,
@@ -310,14 +342,18 @@ VS_FN int sum_kept(const Row* rows, const KeptRanks& kept, std::size_t count, vo
                         largest = found > largest ? found : largest;
                       });
     }
-  }
   double most = 0;
   for (std::size_t lane = 0; lane < kSumLanes; ++lane)
     most = largest[lane] > most ? largest[lane] : most;
-  const int exponent = sum_exponent(most, kept.count);
-  const double factor = power_of_two(exponent);
-  block = static_cast<LanesOf<Value>*>(scratch);
-  for (std::size_t begin = 0, at = 0; begin < count; begin += kBlock<Value>, block += stride)
+  return most;
+}
+
+template <class Value, bool kWindows>
+VS_FN void sum_sorted(const SortedPiece<Value>& sorted, const KeptRanks& kept,
+                      const PieceStarts& starts, double factor, std::uint64_t* sums) {
+  const LanesOf<Value>* block = sorted.blocks;
+  for (std::size_t begin = 0, at = 0; begin < sorted.count;
+       begin += kBlock<Value>, block += sorted.stride)
     for (std::size_t part = 0; part < kParts<Value>; ++part, ++at) {
       SumLanes held = {};
       for_kept<Value>(block, kept, part, starts.parts[at], kWindows,
@@ -327,10 +363,21 @@ VS_FN int sum_kept(const Row* rows, const KeptRanks& kept, std::size_t count, vo
                         held += to_fixed_point_lanes(term);
                       });
       const std::size_t first = begin + part * kSumLanes;
-      if (first >= count) break;
-      const std::size_t width = count - first < kSumLanes ? count - first : kSumLanes;
-      __builtin_memcpy(sums + first, &held, width * sizeof(std::uint64_t));
+      if (first >= sorted.count) break;
+      store_lanes(held, sorted.count - first, sums + first);
     }
+}
+
+template <class Value, bool kWindows>
+VS_FN int sum_kept(const Row* rows, const KeptRanks& kept, std::size_t count, void* scratch,
+                   std::uint64_t* sums) {
+  auto* blocks = static_cast<LanesOf<Value>*>(scratch);
+  const SortedPiece<Value> sorted{blocks, order_room(kept.rows), count};
+  sort_piece<Value>(rows, kept.rows, count, sorted.stride, blocks);
+  PieceStarts starts;
+  const double largest = largest_kept<Value, kWindows>(sorted, kept, starts);
+  const int exponent = sum_exponent(largest, kept.count);
+  sum_sorted<Value, kWindows>(sorted, kept, starts, power_of_two(exponent), sums);
   return exponent;
 }
 
@@ -347,7 +394,7 @@ int sum_nearest(const Row* rows, const KeptRanks& kept, std::size_t count, void*
 }
 
 constexpr ColumnKernels<float> kFloatColumns = {median_f32, sum_middle<float>, sum_nearest<float>};
-constexpr ColumnKernels<double> kDoubleColumns = {median<double>, sum_middle<double>,
+constexpr ColumnKernels<double> kDoubleColumns = {median_of_piece<double>, sum_middle<double>,
                                                   sum_nearest<double>};
 
 }  // namespace

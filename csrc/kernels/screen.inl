@@ -4,14 +4,10 @@
 #include "element/fixed_point.h"
 #include "element/half.h"
 #include "kernels/codec_kernels.h"
+#include "kernels/sum_lanes.inl"
 
 namespace veilsum {
 namespace {
-
-constexpr std::size_t kSumLanes = VS_LANES / 2;
-typedef std::uint64_t SumLanes __attribute__((vector_size(8 * kSumLanes)));
-typedef double DoubleLanes __attribute__((vector_size(8 * kSumLanes)));
-typedef float FloatLanes __attribute__((vector_size(4 * kSumLanes)));
 
 typedef std::int32_t MagnitudeLanes __attribute__((vector_size(4 * VS_LANES)));
 constexpr std::size_t kScreenVectors = 4;
@@ -77,7 +73,7 @@ struct SquareSum {
     for (std::size_t v = 0; v < kSquareLanes / kSumLanes; ++v) {
       FloatLanes narrow;
       __builtin_memcpy(&narrow, values + v * kSumLanes, sizeof narrow);
-      const DoubleLanes wide = __builtin_convertvector(narrow, DoubleLanes);
+      const DoubleLanes wide = to_double_lanes(narrow);
       sum.lanes[v] += wide * wide;
     }
   }

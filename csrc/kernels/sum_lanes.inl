@@ -25,8 +25,19 @@ VS_FN SumLanes to_fixed_point_lanes(DoubleLanes value) {
 #else
   const DoubleLanes high = value + 0x1.8p84;
   const DoubleLanes low = (value - (high - 0x1.8p84)) + 0x1.8p52;
-  return (((SumLanes)high - bits_of_double(0x1.8p84)) << 32) +
-         ((SumLanes)low - bits_of_double(0x1.8p52));
+  // The pattern of 1.5 * 2^84 ends in 32 zeros, so it need not be taken off the upper part.
+  return ((SumLanes)high << 32) + ((SumLanes)low - bits_of_double(0x1.8p52));
+#endif
+}
+
+// Compilers take the detour over halves of a vector here.
+VS_FN DoubleLanes to_double_lanes(FloatLanes value) {
+#if defined(__AVX512F__)
+  return (DoubleLanes)_mm512_cvtps_pd((__m256)value);
+#elif defined(__AVX2__)
+  return (DoubleLanes)_mm256_cvtps_pd((__m128)value);
+#else
+  return __builtin_convertvector(value, DoubleLanes);
 #endif
 }
 

@@ -16,7 +16,7 @@
 #include "element/half.h"
 #include "kernels/codec_kernels.h"
 #include "kernels/lanes.inl"
-#include "kernels/screen.inl"
+#include "kernels/sum_lanes.inl"
 
 namespace veilsum {
 namespace {
@@ -29,29 +29,6 @@ typedef std::int32_t PatternLanes __attribute__((vector_size(4 * VS_LANES)));
 // Four vectors at a time: enough that one addition need not wait for another.
 constexpr std::size_t kSumVectors = 4;
 constexpr std::size_t kSumBlock = kSumVectors * kSumLanes;
-
-// to_fixed_point() of every lane.
-VS_FN SumLanes to_fixed_point_lanes(DoubleLanes value) {
-#if defined(__AVX512DQ__)
-  return (SumLanes)_mm512_cvtpd_epi64((__m512d)value);  // rounds like the adder
-#else
-  const DoubleLanes high = value + 0x1.8p84;
-  const DoubleLanes low = (value - (high - 0x1.8p84)) + 0x1.8p52;
-  // The pattern of 1.5 * 2^84 ends in 32 zeros, so it need not be taken off the upper part.
-  return ((SumLanes)high << 32) + ((SumLanes)low - bits_of_double(0x1.8p52));
-#endif
-}
-
-// Compilers take the detour over halves of a vector here.
-VS_FN DoubleLanes to_double_lanes(FloatLanes value) {
-#if defined(__AVX512F__)
-  return (DoubleLanes)_mm512_cvtps_pd((__m256)value);
-#elif defined(__AVX2__)
-  return (DoubleLanes)_mm256_cvtps_pd((__m128)value);
-#else
-  return __builtin_convertvector(value, DoubleLanes);
-#endif
-}
 
 // --- what is added -----------------------------------------------------------------
 

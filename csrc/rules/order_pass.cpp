@@ -22,9 +22,6 @@ namespace {
 // Tiles that one thread works through with the same memory.
 constexpr std::size_t kRangeTiles = 16;
 
-// With more rows than this, pieces of them are gathered before they are ordered.
-constexpr std::size_t kFewRows = 32;
-
 template <class Body>
 void for_each_range(const Layout& layout, int group, unsigned threads, const Body& body) {
   parallel_for(layout.group_size(group), kRangeTiles * kTile, threads, body);
@@ -80,45 +77,39 @@ class FloatWorker {
       : layout_(layout),
         rule_(rule),
         rows_(layout, set, mix),
-        scratch_(order_scratch_bytes(mix.rows(), sizeof(Value)) / sizeof(CacheLine) + 1) {
-    if (mix.rows() > kFewRows) gathered_.resize(mix.rows() * kOrderPiece);
-  }
+        scratch_(order_scratch_bytes(mix.rows(), sizeof(Value)) / sizeof(CacheLine) + 1) {}
 
   void work(std::size_t index, const Tile& tile, MutableTensorData tensors) {
     const std::span<const Row> rows = rows_.load(index, tile);
     if (rule_.kind == OrderKind::median) {
       std::array<Value, kTile> medians;
-      over_columns(rows, tile.count, [&](const Row* some, std::size_t first, std::size_t count) {
-        columns(Value{}).median(some, rows.size(), count, scratch_.data(), medians.data() + first);
+      const std::size_t piece = median_piece(rows.size(), sizeof(Value));
+      over_pieces(rows, tile.count, piece, [&](const Row* from, const Tile& part) {
+        columns(Value{}).median(from, rows.size(), part.count, scratch_.data(),
+                                medians.data() + part.first);
       });
       return write_tile(layout_, tile, medians.data(), tensors);
     }
     const KeptRanks kept{rows.size(), rule_.first, rule_.kept};
     const auto sum = rule_.kind == OrderKind::middle ? columns(Value{}).sum_middle
                                                      : columns(Value{}).sum_nearest;
-    over_columns(rows, tile.count, [&](const Row* some, std::size_t first, std::size_t count) {
+    over_pieces(rows, tile.count, kOrderPiece, [&](const Row* from, const Tile& part) {
       std::array<std::uint64_t, kOrderPiece> sums;
-      const int exponent = sum(some, kept, count, scratch_.data(), sums.data());
-      write_float_means(layout_, {tile.first + first, count}, sums.data(), {exponent, rule_.kept},
-                        tensors);
+      const int exponent = sum(from, kept, part.count, scratch_.data(), sums.data());
+      write_float_means(layout_, {tile.first + part.first, part.count}, sums.data(),
+                        {exponent, rule_.kept}, tensors);
     });
   }
 
  private:
-  // Reading a line at a time from many places is slower than gathering a piece of each row first.
+  // Calls use(rows from there on, part of the tile) for each piece of it.
   template <class Use>
-  void over_columns(std::span<const Row> rows, std::size_t count, const Use& use) {
-    std::vector<Row> some(rows.size());
-    for (std::size_t first = 0; first < count; first += kOrderPiece) {
-      const std::size_t width = std::min(kOrderPiece, count - first);
-      for (std::size_t r = 0; r < rows.size(); ++r) {
-        some[r] = rows[r] + first * sizeof(Value);
-        if (gathered_.empty()) continue;
-        Value* const place = gathered_.data() + r * kOrderPiece;
-        std::memcpy(place, some[r], width * sizeof(Value));
-        some[r] = reinterpret_cast<Row>(place);
-      }
-      use(some.data(), first, width);
+  void over_pieces(std::span<const Row> rows, std::size_t count, std::size_t piece,
+                   const Use& use) {
+    from_.resize(rows.size());
+    for (std::size_t first = 0; first < count; first += piece) {
+      for (std::size_t r = 0; r < rows.size(); ++r) from_[r] = rows[r] + first * sizeof(Value);
+      use(from_.data(), Tile{first, std::min(piece, count - first)});
     }
   }
 
@@ -126,7 +117,7 @@ class FloatWorker {
   const OrderRule rule_;
   TileRows<Value> rows_;
   std::vector<CacheLine> scratch_;
-  std::vector<Value> gathered_;
+  std::vector<Row> from_;
 };
 
 // Twice the distance to the median, exactly.
