@@ -88,21 +88,22 @@ class DecodedArrays {
 
 py::list decode_chunks(py::object layout, py::object chunks, py::object codec, double scale,
                        py::object plan_digest, py::object update_id, py::object chunk_coordinates,
-                       py::object transform) {
+                       py::object transform, py::object threads) {
   const Layout& model = instance<Layout>("layout", layout);
   const std::vector<BufferView> views = buffer_views("chunks", chunks);
   const UpdateForm form =
       to_form(codec, scale, plan_digest, update_id, chunk_coordinates, transform);
+  const auto most = to_integer<unsigned>("threads", threads, 1, kMaxThreads);
   std::vector<ChunkView> checked;
   {
     // Before anything is allocated by a layout that may itself be foreign.
     py::gil_scoped_release release;
-    checked = check_update(model, spans_of(views), form);
+    checked = check_update(model, spans_of(views), form, most);
   }
   DecodedArrays arrays(model);
   {
     py::gil_scoped_release release;
-    decode_update(model, checked, form, arrays.places());
+    decode_update(model, checked, form, arrays.places(), most);
   }
   return arrays.take();
 }
@@ -136,7 +137,8 @@ void register_codec(py::module_& module) {
              py::arg("update_id"), py::arg("chunk_coordinates"), py::arg("transforms") = 0);
   module.def("decode_chunks", &decode_chunks, py::arg("layout"), py::arg("chunks"), py::kw_only(),
              py::arg("codec"), py::arg("scale"), py::arg("plan_digest"), py::arg("update_id"),
-             py::arg("chunk_coordinates"), py::arg("transform") = py::none());
+             py::arg("chunk_coordinates"), py::arg("transform") = py::none(),
+             py::arg("threads") = 1);
 }
 
 }  // namespace veilsum

@@ -1,6 +1,7 @@
 #include "codec/gather.h"
 
 #include <cmath>
+#include <cstdint>
 #include <cstring>
 #include <string>
 #include <utility>
@@ -195,6 +196,17 @@ void gather(const Layout& layout, TensorData tensors, std::uint64_t first, Narro
                [&](const Tensor& tensor, const std::byte* from, std::span<float> part) {
                  read_floats(tensor.dtype, from, narrowing, part);
                });
+}
+
+const float* floats_in_place(const Layout& layout, TensorData tensors, std::uint64_t first,
+                             std::size_t count) {
+  const std::byte* found = nullptr;
+  for_each_part(layout, kFloatGroup, first, count, [&](const TensorPart& part) {
+    if (part.count == count && layout.tensors()[part.tensor].dtype == DType::f32)
+      found = tensors[part.tensor] + part.element * sizeof(float);
+  });
+  const bool aligned = reinterpret_cast<std::uintptr_t>(found) % alignof(float) == 0;
+  return aligned ? reinterpret_cast<const float*>(found) : nullptr;
 }
 
 void gather(const Layout& layout, TensorData tensors, std::uint64_t first, std::span<double> out) {

@@ -67,7 +67,12 @@ void gather(const Layout& layout, TensorData tensors, std::uint64_t first, Narro
             std::span<float> out);
 void gather(const Layout& layout, TensorData tensors, std::uint64_t first, std::span<double> out);
 
-// The same for group 2. Throws ConfigError, naming the tensor, if a u64 is above 2^63-1.
+// Values of coordinates [first, first + count) of group 1 where they lie, if all of them are f32
+// values of one tensor, at an address for floats; else null.
+const float* floats_in_place(const Layout& layout, TensorData tensors, std::uint64_t first,
+                             std::size_t count);
+
+// As gather(), for group 2. Throws ConfigError, naming the tensor, if a u64 is above 2^63-1.
 void gather(const Layout& layout, TensorData tensors, std::uint64_t first,
             std::span<std::int64_t> out);
 

@@ -354,12 +354,22 @@ VS_FN std::size_t pack_vectors(const Word* words, std::size_t count, unsigned bi
   return done;
 }
 
+// Fields that are whole integers are cut off the words.
+template <class Field, class Word>
+void pack_integers(const Word* words, std::size_t count, unsigned char* packed) {
+  typedef Field Stored __attribute__((aligned(1), may_alias));
+  auto* const fields = reinterpret_cast<Stored*>(packed);
+  for (std::size_t i = 0; i < count; ++i) fields[i] = static_cast<Field>(words[i]);
+}
+
 template <class Word>
 void pack(const Word* words, std::size_t count, unsigned bits, unsigned char* packed) {
   if (bits == 8 * sizeof(Word)) {
     __builtin_memcpy(packed, words, count * sizeof(Word));
     return;
   }
+  if (bits == 16) return pack_integers<std::uint16_t>(words, count, packed);
+  if (bits == 8) return pack_integers<std::uint8_t>(words, count, packed);
   std::size_t done = 0;
   if constexpr (FieldUnit<Word>::kAvailable)
     if (fields_per_word(bits, 8 * sizeof(Word)) <= kMaxFieldsPerWord)

@@ -100,6 +100,13 @@ struct RingKernels {
   void (*pack64)(const std::uint64_t* words, std::size_t count, unsigned bits,
                  unsigned char* packed);
 
+  // steps[i] = field i, a signed integer, rounded to a double. kReadSlack bytes behind the fields
+  // must be readable.
+  void (*unpack_steps)(const unsigned char* fields, std::size_t count, unsigned bits,
+                       double* steps);
+  // values[i] = steps[i] / scale, rounded to a double and then to a float.
+  void (*divide_steps)(const double* steps, std::size_t count, double scale, float* values);
+
   // words[i] = step of the value at coordinate first + i, two's complement. `values` are
   // floats or doubles at any address. `first` is a multiple of 4: uniforms come in fours.
   StepCount (*steps32_f32)(const void* values, std::size_t count, std::uint64_t first,

@@ -8,6 +8,7 @@
 #include "kernels/lanes.inl"
 #include "kernels/ring_kernels.h"
 #include "kernels/steps.inl"
+#include "kernels/unsteps.inl"
 
 namespace veilsum {
 namespace {
@@ -67,6 +68,8 @@ constexpr RingKernels kRingKernels = {
     .add_packed64 = add_packed<std::uint64_t>,
     .pack32 = pack<std::uint32_t>,
     .pack64 = pack<std::uint64_t>,
+    .unpack_steps = unpack_steps,
+    .divide_steps = divide_steps,
     .steps32_f32 = write_narrow_steps,
     .steps64_f32 = write_steps<float, std::uint64_t>,
     .steps32_f64 = write_steps<double, std::uint32_t>,

@@ -14,15 +14,32 @@ VS_FN std::uint32_t bit_at(const unsigned char* bits, std::size_t i) {
   return bits[i / 8] >> (i % 8) & 1u;
 }
 
+// Which of eight values are below 0.
+VS_FN unsigned signs_of_eight(const float* values) {
+#if defined(__AVX__)
+  const __m256 below = _mm256_cmp_ps(_mm256_loadu_ps(values), _mm256_setzero_ps(), _CMP_LT_OQ);
+  return static_cast<unsigned>(_mm256_movemask_ps(below));
+#elif defined(__SSE2__)
+  const __m128 low = _mm_cmplt_ps(_mm_loadu_ps(values), _mm_setzero_ps());
+  const __m128 high = _mm_cmplt_ps(_mm_loadu_ps(values + 4), _mm_setzero_ps());
+  return static_cast<unsigned>(_mm_movemask_ps(low) | _mm_movemask_ps(high) << 4);
+#else
+  unsigned byte = 0;
+  for (std::size_t i = 0; i < 8; ++i) byte |= static_cast<unsigned>(values[i] < 0) << i;
+  return byte;
+#endif
+}
+
 // Blocks are whole bytes; of the last one, `length` values may end inside a byte.
 VS_FN void write_signs(const float* values, std::size_t length, unsigned char* bits) {
-  for (std::size_t begin = 0; begin < length; begin += 8) {
-    const std::size_t here = length - begin < 8 ? length - begin : 8;
-    unsigned byte = 0;
-    for (std::size_t i = 0; i < here; ++i)
-      byte |= static_cast<unsigned>(values[begin + i] < 0) << i;
-    bits[begin / 8] = static_cast<unsigned char>(byte);
-  }
+  std::size_t begin = 0;
+  for (; begin + 8 <= length; begin += 8)
+    bits[begin / 8] = static_cast<unsigned char>(signs_of_eight(values + begin));
+  if (begin == length) return;
+  unsigned byte = 0;
+  for (std::size_t i = begin; i < length; ++i)
+    byte |= static_cast<unsigned>(values[i] < 0) << (i - begin);
+  bits[begin / 8] = static_cast<unsigned char>(byte);
 }
 
 void encode_signs(const float* values, const BlockRange& range, const float* scales,

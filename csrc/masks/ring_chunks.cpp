@@ -36,14 +36,13 @@ class ChunkWriter {
   explicit ChunkWriter(const RingChunkPlan& plan)
       : plan_(plan), words_(kRunTiles * kTileElements), keystream_(kMaskScratchBytes) {}
 
-  // `fill(first, words)` writes the words of the coordinates from `first` on over zeros.
+  // `fill(first, words)` writes the words of the coordinates from `first` on.
   template <class Fill>
   void write(const ChunkHeader& header, const Fill& fill, std::byte* chunk) {
     std::byte* const codes = chunk + codes_offset(header.codec, header.count);
     const unsigned bits = ring_bits(header.codec);
     for (std::size_t done = 0; done < header.count; done += words_.size()) {
       const auto words = words_.span().first(std::min(words_.size(), header.count - done));
-      std::fill(words.begin(), words.end(), Word{0});
       fill(header.first + done, words);
       add_masks_here(words, plan_.terms, {header.group, bits, header.first + done}, keystream_);
       pack_into(words, bits, codes + packed_size(done, bits));

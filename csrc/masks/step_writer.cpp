@@ -126,6 +126,10 @@ void StepWriter::fill_parts(std::uint64_t first, std::span<Word> words) {
   for_each_part(layout_, kFloatGroup, first, words.size(), [&](const TensorPart& part) {
     fill_part(part, first + part.offset, words.subspan(part.offset, part.count));
   });
+  for_each_gap(layout_, kFloatGroup, first, words.size(),
+               [&](std::size_t offset, std::size_t count) {
+                 std::ranges::fill(words.subspan(offset, count), Word{0});
+               });
 }
 
 template <class Word>
@@ -165,7 +169,10 @@ void StepWriter::fill_rotated(std::uint64_t first, std::span<Word> words) {
   for_each_part(layout_, kFloatGroup, first, words.size(), [&](const TensorPart& part) {
     finite &= all_finite(part, values.subspan(part.offset, part.count));
   });
-  if (!finite) return;  // clamped() will throw
+  if (!finite) {
+    std::ranges::fill(words, Word{0});
+    return;  // clamped() will throw
+  }
   const double bound = steps_.rotated_limit / double{rotation_scale(steps_.rotation.block)};
   std::uint64_t beyond = 0;
   steps_.grid.for_each_stretch(

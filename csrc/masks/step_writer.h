@@ -19,7 +19,7 @@ class StepWriter {
  public:
   StepWriter(const Layout& layout, TensorData tensors, const StepPlan& steps);
 
-  // Fills the words of the coordinates from `first` on. Gaps are left alone, unless there is a
+  // Fills the words of the coordinates from `first` on. Gaps are zero, unless there is a
   // rotation: then `first` is a multiple of 4096, and the words are a whole tile or the last one.
   void fill(std::uint64_t first, std::span<std::uint32_t> words);
   void fill(std::uint64_t first, std::span<std::uint64_t> words);

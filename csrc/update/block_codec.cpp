@@ -74,6 +74,10 @@ double BlockCodec::overflow_threshold(std::uint16_t codec) const {
   return (double{bound} + double{std::nextafter(bound, 0.0F)}) / 2;
 }
 
+bool BlockCodec::refuses_not_finite(std::uint16_t codec) const {
+  return codec_scales(codec) != ScaleFormat::none;  // it shows in a block's largest value
+}
+
 bool BlockCodec::write(std::span<const float> values, const CodePiece& piece) const {
   TileScales scales = scales_for(piece, values.size());
   if (codec_scales(piece.header.codec) == ScaleFormat::none) {
@@ -81,8 +85,10 @@ bool BlockCodec::write(std::span<const float> values, const CodePiece& piece) co
     return write_codes(values, scales, piece);
   }
   kernels().block.max_blocks(values.data(), scales.range, scales.scale.data());
-  for (std::size_t block = 0; block < scales.blocks; ++block)
+  for (std::size_t block = 0; block < scales.blocks; ++block) {
+    if (!std::isfinite(scales.scale[block])) return false;
     scales.scale[block] = float_scale(scales.scale[block], range_.largest);
+  }
   return write_scales(piece, range_, scales) && write_codes(values, scales, piece);
 }
 

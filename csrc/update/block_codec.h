@@ -68,6 +68,7 @@ class BlockCodec : public PieceCodec {
   ~BlockCodec() = default;
 
   bool write(std::span<const float> values, const CodePiece& piece) const final;
+  bool refuses_not_finite(std::uint16_t codec) const final;
   // False if a value does not fit.
   virtual bool write_codes(std::span<const float> values, const TileScales& scales,
                            const CodePiece& piece) const = 0;

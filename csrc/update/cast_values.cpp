@@ -28,12 +28,16 @@ class Float32Values final : public PieceCodec {
 
  private:
   bool write(std::span<const float> values, const CodePiece& piece) const override {
-    std::memcpy(piece.codes.data() + 4 * piece.begin, values.data(), values.size_bytes());
-    return true;
+    auto* const written = reinterpret_cast<WireFloat*>(piece.codes.data()) + piece.begin;
+    std::memcpy(written, values.data(), values.size_bytes());
+    return kernels().codec.max_abs32(written, values.size()) < 0x7F800000;
   }
+
+  bool refuses_not_finite(std::uint16_t) const override { return true; }
 };
 
-// False if a value became infinite: `exponent` is the format's mask of exponent bits.
+// False if a value is or became infinite, or is NaN: `exponent` is the format's mask of exponent
+// bits.
 bool all_finite(const WireHalf* halves, std::size_t count, unsigned exponent) {
   unsigned infinite = 0;
   for (std::size_t i = 0; i < count; ++i) infinite |= (halves[i] & exponent) == exponent;
@@ -87,6 +91,8 @@ class Float16Values final : public PieceCodec {
     kernels().codec.narrow_f16(values.data(), values.size(), halves_at(piece));
     return all_finite(halves_at(piece), values.size(), 0x7C00);
   }
+
+  bool refuses_not_finite(std::uint16_t) const override { return true; }
 };
 
 class Brain16Values final : public PieceCodec {
@@ -119,6 +125,8 @@ class Brain16Values final : public PieceCodec {
     kernels().codec.narrow_bf16(values.data(), values.size(), halves_at(piece));
     return all_finite(halves_at(piece), values.size(), 0x7F80);
   }
+
+  bool refuses_not_finite(std::uint16_t) const override { return true; }
 };
 
 constexpr Float32Values kFloat32;

@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/float_environment.h"
+#include "base/parallel.h"
 #include "kernels/dispatch.h"
 #include "update/subsampled.h"
 #include "update/value_codec.h"
@@ -17,15 +18,16 @@ namespace {
 constexpr std::size_t kPiece = kCodedTile;
 constexpr std::uint32_t kInfinity = 0x7F800000;
 
-void check_group(const ChunkGrid& grid, std::span<const ByteSpan> chunks,
-                 std::vector<ChunkView>& views) {
-  for (std::size_t i = 0; i < chunks.size(); ++i) {
-    views.push_back(check_chunk(chunks[i], grid));
-    if (views.back().header.index != i)
+void check_group(const ChunkGrid& grid, std::span<const ByteSpan> chunks, unsigned threads,
+                 std::span<ChunkView> views) {
+  parallel_for(chunks.size(), 1, threads, [&](const Range& range) {
+    const std::size_t i = range.index;
+    views[i] = check_chunk(chunks[i], grid);
+    if (views[i].header.index != i)
       throw DecodeError("chunk " + std::to_string(i) + " of group " + std::to_string(grid.group) +
                         " is missing or out of order: chunk " +
-                        std::to_string(views.back().header.index) + " is in its place");
-  }
+                        std::to_string(views[i].header.index) + " is in its place");
+  });
 }
 
 // Calls `use(begin, count)` for the pieces of a chunk.
@@ -84,7 +86,7 @@ void scatter_integers(const Layout& layout, const ChunkView& chunk, MutableTenso
 }  // namespace
 
 std::vector<ChunkView> check_update(const Layout& layout, std::span<const ByteSpan> chunks,
-                                    const UpdateForm& form) {
+                                    const UpdateForm& form, unsigned threads) {
   require_form(form);
   try {
     require_blocks_fit(layout, form.codec);
@@ -95,10 +97,11 @@ std::vector<ChunkView> check_update(const Layout& layout, std::span<const ByteSp
     throw DecodeError("the update has " + std::to_string(chunks.size()) + " chunks, its layout " +
                       "needs " + std::to_string(count_chunks(layout, form)));
   const ChunkGrid floats = update_grid(layout, form, kFloatGroup);
-  std::vector<ChunkView> views;
-  views.reserve(chunks.size());
-  check_group(floats, chunks.first(floats.chunks()), views);
-  check_group(update_grid(layout, form, kIntegerGroup), chunks.subspan(floats.chunks()), views);
+  std::vector<ChunkView> views(chunks.size());
+  const std::size_t first = floats.chunks();
+  check_group(floats, chunks.first(first), threads, std::span(views).first(first));
+  check_group(update_grid(layout, form, kIntegerGroup), chunks.subspan(first), threads,
+              std::span(views).subspan(first));
   return views;
 }
 
@@ -118,16 +121,17 @@ void decode_integers(const ChunkView& chunk, std::size_t begin, std::span<std::i
 }
 
 void decode_update(const Layout& layout, std::span<const ChunkView> chunks, const UpdateForm& form,
-                   MutableTensorData tensors) {
+                   MutableTensorData tensors, unsigned threads) {
   const FloatEnvironment exact;
-  if (is_subsampled(form)) scatter_subsampled(layout, chunks, form, tensors);
-  for (const ChunkView& chunk : chunks) {
-    if (chunk.header.group == kFloatGroup && is_subsampled(form)) continue;
-    if (chunk.header.group == kFloatGroup)
-      scatter_floats(layout, chunk, form, tensors);
-    else
+  const bool subsampled = is_subsampled(form);
+  if (subsampled) scatter_subsampled(layout, chunks, form, tensors);
+  parallel_for(chunks.size(), 1, threads, [&](const Range& range) {
+    const ChunkView& chunk = chunks[range.index];
+    if (chunk.header.group == kIntegerGroup)
       scatter_integers(layout, chunk, tensors);
-  }
+    else if (!subsampled)
+      scatter_floats(layout, chunk, form, tensors);
+  });
 }
 
 }  // namespace veilsum

@@ -15,7 +15,7 @@ using ByteSpan = std::span<const std::byte>;
 // Checks the chunks of a whole update: each one, and that all are there in (group, index)
 // order. The views point into `chunks`. Throws DecodeError; ConfigError as require_form.
 std::vector<ChunkView> check_update(const Layout& layout, std::span<const ByteSpan> chunks,
-                                    const UpdateForm& form);
+                                    const UpdateForm& form, unsigned threads = 1);
 
 // Throws DecodeError unless there is one chunk of each size: a cheap check before anything is
 // kept.
@@ -28,6 +28,6 @@ void decode_integers(const ChunkView& chunk, std::size_t begin, std::span<std::i
 // tensors as floats. Throws DecodeError if a gap between tensors is not zero, or a value does
 // not fit its tensor.
 void decode_update(const Layout& layout, std::span<const ChunkView> chunks, const UpdateForm& form,
-                   MutableTensorData tensors);
+                   MutableTensorData tensors, unsigned threads = 1);
 
 }  // namespace veilsum

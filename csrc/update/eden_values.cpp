@@ -108,13 +108,13 @@ class EdenValues final : public PieceCodec {
   }
 
   bool write(std::span<const float> values, const CodePiece& piece) const override {
-    const std::uint32_t largest = kernels().codec.max_abs32(values.data(), values.size());
-    if (largest >= std::bit_cast<std::uint32_t>(0x1p120f)) return false;
     const unsigned bits = eden_bits(piece.header.codec);
     auto* scales = reinterpret_cast<WireFloat*>(piece.scales.data()) + piece.begin / kRotationTile;
     auto* codes = reinterpret_cast<unsigned char*>(piece.codes.data()) + piece.begin / 8 * bits;
     std::array<float, kRotationTile> rotated;
     std::copy(values.begin(), values.end(), rotated.begin());
+    const std::uint32_t largest = kernels().codec.max_abs32(rotated.data(), values.size());
+    if (largest >= std::bit_cast<std::uint32_t>(0x1p120f)) return false;  // a NaN too
     rotate(own_rotation(piece.header), piece.header.first + piece.begin,
            {rotated.data(), values.size()});
     for_each_eden_block(values.size(), [&](std::size_t number, std::size_t begin,
@@ -123,6 +123,8 @@ class EdenValues final : public PieceCodec {
     });
     return true;
   }
+
+  bool refuses_not_finite(std::uint16_t) const override { return true; }
 };
 
 constexpr EdenValues kEden;

@@ -1,32 +1,46 @@
 // ring1 to ring64: value = step / scale, with the plan's scale; or by way of a rotation.
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstdint>
 #include <vector>
 
 #include "codec/codecs.h"
 #include "element/bits.h"
+#include "kernels/dispatch.h"
 #include "masks/ring_chunks.h"
-#include "masks/ring_words.h"
 #include "update/value_codec.h"
 
 namespace veilsum {
 namespace {
 
+void unpack(const std::byte* fields, unsigned bits, std::span<double> steps) {
+  kernels().ring.unpack_steps(reinterpret_cast<const unsigned char*>(fields), steps.size(), bits,
+                              steps.data());
+}
+
+// The chunk's last fields, from a copy with slack behind them.
+void unpack_last(std::span<const std::byte> fields, unsigned bits, std::span<double> steps) {
+  std::array<std::byte, kCodedTile * kMaxRingBits / 8 + kReadSlack> copy;
+  std::fill(std::copy(fields.begin(), fields.end(), copy.begin()), copy.end(), std::byte{0});
+  unpack(copy.data(), bits, steps);
+}
+
 // Steps of a tile as doubles.
 std::span<double> read_steps(const CodedTile& tile, std::span<double, kCodedTile> room) {
   const unsigned bits = ring_bits(tile.chunk.header.codec);
-  std::array<std::uint64_t, kCodedTile> words;
-  const auto fields =
-      tile.chunk.codes.subspan(tile.begin / 8 * bits, packed_size(tile.count, bits));
-  unpack_words(fields, bits, {words.data(), tile.count});
-  for (std::size_t i = 0; i < tile.count; ++i)
-    room[i] = static_cast<double>(sign_extend(words[i], bits));
-  return room.first(tile.count);
+  const std::span<double> steps = room.first(tile.count);
+  const auto rest = tile.chunk.codes.subspan(tile.begin / 8 * bits);
+  const std::size_t size = packed_size(tile.count, bits);
+  if (rest.size() < size + kReadSlack)
+    unpack_last(rest.first(size), bits, steps);
+  else
+    unpack(rest.data(), bits, steps);
+  return steps;
 }
 
 void divide(std::span<const double> steps, double scale, float* values) {
-  for (std::size_t i = 0; i < steps.size(); ++i) values[i] = static_cast<float>(steps[i] / scale);
+  kernels().ring.divide_steps(steps.data(), steps.size(), scale, values);
 }
 
 // A rotation leaves noise between tensors, which nobody sent and no norm should count.
@@ -77,6 +91,15 @@ class RingValues final : public ValueCodec {
     unrotate(transform->rotation, first, steps);
     divide_by_table(tile, steps, values);
     if (transform->rotation.block != 0) clear_gaps(tile.layout, first, values);
+  }
+
+  // Division and rounding keep the order, so the largest step has the largest value.
+  double largest(const CodedTile& tile) const override {
+    if (tile.form.transform != nullptr) return ValueCodec::largest(tile);
+    std::array<double, kCodedTile> room;
+    const std::span<double> steps = read_steps(tile, room);
+    const std::uint64_t bits = kernels().codec.max_abs64(steps.data(), steps.size());
+    return static_cast<float>(std::bit_cast<double>(bits) / tile.form.scale);
   }
 
   void divide_by_table(const CodedTile& tile, std::span<const double> steps,

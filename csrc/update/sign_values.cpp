@@ -23,9 +23,10 @@ std::array<std::uint32_t, kTileBlocks> count_members(const CodePiece& piece,
   for_each_part(piece.layout, kFloatGroup, piece.header.first + piece.begin, range.count,
                 [&](const TensorPart& part) {
                   const std::size_t end = part.offset + part.count;
-                  for (std::size_t at = part.offset; at < end;) {
-                    const std::size_t next = std::min(end, (at / range.block + 1) * range.block);
-                    members[at / range.block] += static_cast<std::uint32_t>(next - at);
+                  std::size_t block = part.offset / range.block;
+                  for (std::size_t at = part.offset; at < end; ++block) {
+                    const std::size_t next = std::min(end, (block + 1) * range.block);
+                    members[block] += static_cast<std::uint32_t>(next - at);
                     at = next;
                   }
                 });
@@ -89,6 +90,9 @@ class SignValues final : public PieceCodec {
         reinterpret_cast<unsigned char*>(piece.codes.data()) + piece.begin / 8);
     return true;
   }
+
+  // A sum with such a value is no scale.
+  bool refuses_not_finite(std::uint16_t) const override { return true; }
 };
 
 constexpr SignValues kSign;

@@ -50,6 +50,7 @@ Entries entries_of(const CodedTile& tile) {
 // --- choosing ---------------------------------------------------------------------
 
 std::uint32_t magnitude(float value) { return std::bit_cast<std::uint32_t>(value) & 0x7FFFFFFFu; }
+std::uint32_t magnitude(std::uint32_t bits) { return bits; }
 
 // What is kept: every magnitude above `bits`, and the first `ties` that are equal to it.
 struct Cut {
@@ -57,20 +58,35 @@ struct Cut {
   std::size_t ties;
 };
 
+// The digit at `shift` of the cut, which is one of the values; those that share it.
+template <class Value>
+std::vector<std::uint32_t> take_digit(std::span<const Value> values, unsigned shift, Cut& cut) {
+  constexpr std::uint32_t kDigit = 2047;
+  // Two tables in turns: neighbours are often alike, and a count would wait for the one before.
+  std::array<std::array<std::uint32_t, kDigit + 1>, 2> counts{};
+  for (std::size_t i = 0; i < values.size(); ++i)
+    ++counts[i & 1][magnitude(values[i]) >> shift & kDigit];
+  const auto count = [&](std::uint32_t digit) { return counts[0][digit] + counts[1][digit]; };
+  std::uint32_t found = kDigit;
+  while (count(found) < cut.ties) cut.ties -= count(found--);
+  cut.bits |= found << shift;
+  std::vector<std::uint32_t> alike(count(found) + 1);  // and room for one that is none
+  std::size_t taken = 0;
+  for (const Value value : values) {
+    alike[taken] = magnitude(value);
+    taken += (magnitude(value) >> shift & kDigit) == found;
+  }
+  alike.resize(taken);
+  return alike;
+}
+
 // Radix selection from the highest bits down. Patterns order like magnitudes.
 Cut find_cut(std::span<const float> values, std::size_t kept) {
   Cut cut = {0, kept};
-  std::uint32_t known = 0;  // the bits of the cut found so far
-  for (const unsigned shift : {20u, 10u, 0u}) {
-    const std::uint32_t digit = 0x7FFFFFFFu >> shift & (shift == 20 ? 2047u : 1023u);
-    std::array<std::uint32_t, 2048> counts{};
-    for (const float value : values)
-      if ((magnitude(value) & known) == cut.bits) ++counts[magnitude(value) >> shift & digit];
-    std::uint32_t found = digit;
-    while (counts[found] < cut.ties) cut.ties -= counts[found--];
-    cut.bits |= found << shift;
-    known |= digit << shift;
-  }
+  const auto first = take_digit(values, 20, cut);
+  const auto second = take_digit(std::span<const std::uint32_t>(first), 9, cut);
+  // Nine bits are left. The one between digits was part of the second one too.
+  take_digit(std::span<const std::uint32_t>(second), 0, cut);
   return cut;
 }
 

@@ -16,17 +16,21 @@ namespace {
 
 constexpr std::uint32_t kInfinity = 0x7F800000;
 
-// Works through pieces that stay in the first-level cache. False if a value is not finite or
-// does not fit.
+bool all_finite(std::span<const float> values) {
+  return kernels().codec.max_abs32(values.data(), values.size()) < kInfinity;
+}
+
+// Works through pieces that stay in the first-level cache. False if `write` says so of one.
 template <class Write>
 bool write_pieces(const Layout& layout, TensorData tensors, Narrowing narrowing,
                   const ChunkHeader& header, const Write& write) {
   std::array<float, kCodedTile> room;
   for (std::size_t begin = 0; begin < header.count; begin += kCodedTile) {
     const std::span values(room.data(), std::min<std::size_t>(kCodedTile, header.count - begin));
-    gather(layout, tensors, header.first + begin, narrowing, values);
-    if (kernels().codec.max_abs32(values.data(), values.size()) >= kInfinity) return false;
-    if (!write(values, begin)) return false;
+    const std::uint64_t first = header.first + begin;
+    const float* const place = floats_in_place(layout, tensors, first, values.size());
+    if (place == nullptr) gather(layout, tensors, first, narrowing, values);
+    if (!write(place == nullptr ? values : std::span(place, values.size()), begin)) return false;
   }
   return true;
 }
@@ -110,7 +114,8 @@ void PieceCodec::encode(const Layout& layout, TensorData tensors, const EncodePl
     const std::span scales(chunk + scales_offset(), sizes.scales);
     const std::span codes(chunk + codes_offset(header.codec, header.count), sizes.codes);
     const auto write_piece = [&](std::span<const float> values, std::size_t begin) {
-      return write(values, {layout, header, begin, scales, codes, rule});
+      return (refuses_not_finite(header.codec) || all_finite(values)) &&
+             write(values, {layout, header, begin, scales, codes, rule});
     };
     if (!write_pieces(layout, tensors, narrowing(header.codec), header, write_piece))
       refuse_values(layout, tensors, header.codec);

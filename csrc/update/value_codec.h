@@ -110,8 +110,12 @@ class PieceCodec : public ValueCodec {
 
  protected:
   ~PieceCodec() = default;
-  // Finite values to codes; false if one does not fit. Pieces are tiles (see CodedTile).
+  // Values to codes; false if one does not fit. Pieces are tiles (see CodedTile). They may lie in
+  // the caller's arrays, which somebody may change meanwhile: codes are then those of no values,
+  // but codes.
   virtual bool write(std::span<const float> values, const CodePiece& piece) const = 0;
+  // Whether write() says false of values that are not finite; else it gets only finite ones.
+  virtual bool refuses_not_finite(std::uint16_t) const { return false; }
   // How a wider value becomes a float on the way.
   virtual Narrowing narrowing(std::uint16_t) const { return Narrowing::nearest; }
 };

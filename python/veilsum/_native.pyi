@@ -391,6 +391,7 @@ def decode_chunks(
     update_id: int,
     chunk_coordinates: int,
     transform: Transform | None = None,
+    threads: int = 1,
 ) -> list[NDArray[Any]]:
     """Decodes a complete plain update (all chunks in (group, index) order, as encode_chunks made).
 

@@ -50,6 +50,7 @@ def encode(
     *,
     layout: ModelLayout | None = None,
     seed: int | bytes | None = None,
+    threads: int | None = None,
     **options: Any,
 ) -> EncodedUpdate:
     """Encodes a model's arrays.
@@ -58,20 +59,18 @@ def encode(
         arrays: name -> anything with __dlpack__ or __array_interface__.
         codec: one of codecs(), or the full name of a variant such as "int8/b32/f16".
         layout: what the update must look like; by default what the arrays look like.
-        seed: of stochastic rounding, for int8, int4 and ring codecs. The same seed rounds the
-            same values alike, so use one for a single update only. Without a seed int8 and int4
-            round to nearest, and ring codecs take one from the operating system. Other codecs
-            always round to nearest.
-        **options: for codecs with a scale per block `block`, how many coordinates share one, and
-            `scales`, "f32" or "f16"; for 8-bit floats also `raw=True`, no scales at all. For
-            topk `density`, the share kept (0.01), and `values` ("f32", "f16"). For eden codecs
-            `variant`: "unbiased", for a right mean of many, or "biased", for the smallest error
-            of one. For ring codecs `clip`, the largest |value| (required), `steps` up to it (as
-            many as fit), `overrange` ("refuse", "clip") and those of codecs/transform.py. For
-            every codec `chunk_coordinates` (65536); `update_id` (0; fresh for eden codecs, whose
-            rotation it decides); `nonfinite`: "refuse", or "zero", which counts NaN and
-            infinities in `zeroed`; `compression` ("zstd") and its `level` (1 to 19, 3); and those
-            of codecs/subsample.py, which keep a share (not for sign, topk and eden codecs).
+        seed: of stochastic rounding, in int8, int4 and ring codecs, for one update only: it rounds
+            the same values alike. Without it ring codecs take a fresh one, others round to nearest.
+        threads: most threads to use; by default what devices.available_threads() says.
+        **options: for codecs with a scale per block `block`, coordinates that share one, and
+            `scales`, "f32" or "f16"; for 8-bit floats also `raw=True`, no scales. For topk
+            `density`, the share kept (0.01), and `values` ("f32", "f16"). For eden codecs
+            `variant`: "unbiased", for a right mean of many, or "biased", for the smallest error of
+            one. For ring codecs `clip`, the largest |value| (required), `steps` up to it (as many
+            as fit), `overrange` ("refuse", "clip") and those of codecs/transform.py. For every
+            codec `chunk_coordinates` (65536); `update_id` (0; fresh for eden codecs, whose rotation
+            it decides); `nonfinite`: "refuse", or "zero", which counts NaN and infinities in
+            `zeroed`; `compression` ("zstd") and its `level` (1 to 19, 3); and codecs/subsample.py's.
 
     Raises:
         ConfigError: unknown codec or option, arrays that do not fit the layout, tensors that would
@@ -93,21 +92,28 @@ def encode(
         plan_digest=form.plan_digest,
         update_id=form.update_id,
         chunk_coordinates=form.chunk_coordinates,
-        threads=available_threads(),
+        threads=available_threads() if threads is None else threads,
         transform=form.native_transform,
         clip=settings.clamps,
     )
     return EncodedUpdate(form, chunks, compression_level=_compression_level(options), zeroed=zeroed)
 
 
-def decode(update: EncodedUpdate | Buffer) -> dict[str, NDArray[Any]]:
+def decode(
+    update: EncodedUpdate | Buffer, *, threads: int | None = None
+) -> dict[str, NDArray[Any]]:
     """Decodes an update, or the bytes of one.
+
+    Args:
+        update: what encode() made, or its bytes.
+        threads: as encode() takes it.
 
     Returns:
         Name -> array, shapes and dtypes of the layout; bfloat16 tensors as float32.
 
     Raises:
         DecodeError: the bytes are not an update, or a value does not fit its tensor.
+        ConfigError: `threads` is not 1 to 1024.
     """
     if not isinstance(update, EncodedUpdate):
         update = EncodedUpdate.from_bytes(update)
@@ -121,6 +127,7 @@ def decode(update: EncodedUpdate | Buffer) -> dict[str, NDArray[Any]]:
         update_id=form.update_id,
         chunk_coordinates=form.chunk_coordinates,
         transform=form.native_transform,
+        threads=available_threads() if threads is None else threads,
     )
     return dict(zip(form.layout.names, arrays, strict=True))
 
