@@ -178,26 +178,30 @@ def encoding_vectors() -> Iterator[bytes]:
 # --- means --------------------------------------------------------------------------------
 
 
+def site_fields(number: int, site: str, weight: int, codec: str | None) -> tuple[Any, list[bytes]]:
+    """A site's update, and the fields that say it."""
+    arrays = model(200 + number)
+    fields = [site.encode(), struct.pack("<q", weight), bytes([codec is not None])]
+    if codec is None:
+        return arrays, [*fields, raw(list(arrays.values()))]
+    update = encoded(arrays, codec)
+    return update, [*fields, *form_fields(update), b"".join(update.body)]
+
+
+def bf16_bits(array: np.ndarray) -> np.ndarray:
+    return (array.view(np.uint32) >> 16).astype(np.uint16)
+
+
 def mean_vector(codec_of: dict[str, str | None], streaming: Streaming | None, orders: int) -> bytes:
     mean = Aggregator(LAYOUT, threads=1, streaming=streaming)
     fields = [struct.pack("<I", len(codec_of))]
     for number, (site, codec) in enumerate(codec_of.items()):
-        arrays = model(200 + number)
-        weight = WEIGHTS[site]
-        fields += [site.encode(), struct.pack("<q", weight), bytes([codec is not None])]
-        if codec is None:
-            fields.append(raw(list(arrays.values())))
-            mean.add(arrays, weight=weight, site=site)
-        else:
-            update = encoded(arrays, codec)
-            fields += [*form_fields(update), b"".join(update.body)]
-            mean.add(update, weight=weight, site=site)
+        update, said = site_fields(number, site, WEIGHTS[site], codec)
+        fields += said
+        mean.add(update, weight=WEIGHTS[site], site=site)
     bounds = (streaming.max_abs, streaming.max_total_weight) if streaming else (0.0, 0)
     result = mean.finish().arrays
-    bits = [
-        (array.view(np.uint32) >> 16).astype(np.uint16) if name == "b" else array
-        for name, array in result.items()
-    ]
+    bits = [bf16_bits(array) if name == "b" else array for name, array in result.items()]
     return record(
         "mean",
         LAYOUT.to_bytes(),
@@ -218,8 +222,24 @@ def means() -> Iterator[bytes]:
         yield mean_vector(dict.fromkeys(WEIGHTS, codec), None, 10)
 
 
+def rules() -> Iterator[bytes]:
+    codec_of = ["int8", "f32", "bf16", None, "ring16", None, "f16"]
+    mean = Aggregator(LAYOUT, threads=1)
+    fields = [struct.pack("<I", len(codec_of))]
+    for number, codec in enumerate(codec_of):
+        update, said = site_fields(number, f"site-{number}", 1, codec)
+        fields += said
+        mean.add(update, weight=1, site=f"site-{number}")
+    snapshot = _native.UpdateSnapshot(mean._native)
+    rows = np.eye(len(codec_of), dtype=np.int64)
+    median = snapshot.median(rows)
+    trimmed = snapshot.middle(rows, first=1, kept=len(codec_of) - 2)
+    gram, _ = snapshot.gram(center=None)
+    yield record("rules", LAYOUT.to_bytes(), *fields, raw(median), raw(trimmed), raw([gram]))
+
+
 def main() -> None:
-    sources = (masks, packing, decoding_vectors, encoding_vectors, means)
+    sources = (masks, packing, decoding_vectors, encoding_vectors, means, rules)
     with Path(sys.argv[1]).open("wb") as file:
         for source in sources:
             for one in source():

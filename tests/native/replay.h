@@ -13,6 +13,7 @@
 #include <string_view>
 #include <vector>
 
+#include "aggregate/mean.h"
 #include "base/bytes.h"
 #include "base/error.h"
 #include "codec/layout.h"
@@ -80,6 +81,18 @@ void replay_packing(Record& record);
 void replay_encoding(Record& record);
 void replay_decoding(Record& record);
 void replay_mean(Record& record);
+void replay_rules(Record& record);
+
+// One site's update: tensors, or the chunks of a form.
+struct SiteUpdate {
+  std::string site;
+  std::int64_t weight;
+  bool encoded;
+  UpdateForm form;
+  Bytes content;
+};
+std::vector<SiteUpdate> read_updates(Record& record);
+void add_update(MeanAggregator& mean, const SiteUpdate& update);
 
 // Fields that several kinds begin with.
 UpdateForm read_form(Record& record);
