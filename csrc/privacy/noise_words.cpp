@@ -21,8 +21,8 @@ NoiseWords::NoiseWords(std::span<const std::byte> key, std::uint32_t stream)
 
 void NoiseWords::refill() {
   std::ranges::fill(words_.span(), 0);  // the kernel adds
-  add_masks_here(words_.span(), {kernels().ring.chacha20, &key_, 1},
-                 {stream_, kMaxRingBits, made_}, keystream_);
+  add_masks_here(words_.span(), {kernels().ring.chacha20, &key_, 1}, {stream_, kMaxRingBits, made_},
+                 keystream_);
   made_ += kWords;
   used_ = 0;
 }

@@ -70,7 +70,7 @@ def encode(
             as fit), `overrange` ("refuse", "clip") and those of codecs/transform.py. For every
             codec `chunk_coordinates` (65536); `update_id` (0; fresh for eden codecs, whose rotation
             it decides); `nonfinite`: "refuse", or "zero", which counts NaN and infinities in
-            `zeroed`; `compression` ("zstd") and its `level` (1 to 19, 3); and codecs/subsample.py's.
+            `zeroed`; `compression` ("zstd"), its `level` (1 to 19, 3); and codecs/subsample.py's.
 
     Raises:
         ConfigError: unknown codec or option, arrays that do not fit the layout, tensors that would
