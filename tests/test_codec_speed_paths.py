@@ -40,13 +40,18 @@ def test_the_number_of_threads_changes_no_bit(codec: str) -> None:
         assert alone.tobytes() == decode(one, threads=3)[name].tobytes()
 
 
-@pytest.mark.parametrize("threads", [0, -1, 1025, 1.5, "2"])
-def test_a_number_of_threads_that_cannot_be_is_refused(threads: Any) -> None:
+@pytest.mark.parametrize(
+    ("threads", "error"),
+    [(0, ConfigError), (-1, ConfigError), (1025, ConfigError), (1.5, TypeError), ("2", TypeError)],
+)
+def test_a_number_of_threads_that_cannot_be_is_refused(
+    threads: Any, error: type[Exception]
+) -> None:
     update = encode({"w": values_of(64)}, "int8")
 
-    with pytest.raises(ConfigError, match="threads"):
+    with pytest.raises(error, match="threads"):
         encode({"w": values_of(64)}, "int8", threads=threads)
-    with pytest.raises(ConfigError, match="threads"):
+    with pytest.raises(error, match="threads"):
         decode(update, threads=threads)
 
 
