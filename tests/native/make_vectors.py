@@ -234,7 +234,7 @@ def rules() -> Iterator[bytes]:
     rows = np.eye(len(codec_of), dtype=np.int64)
     median = snapshot.median(rows)
     trimmed = snapshot.middle(rows, first=1, kept=len(codec_of) - 2)
-    gram, _ = snapshot.gram(center=None)
+    gram = snapshot.gram(center=None)
     yield record("rules", LAYOUT.to_bytes(), *fields, raw(median), raw(trimmed), raw([gram]))
 
 
