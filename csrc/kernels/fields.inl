@@ -364,6 +364,7 @@ void pack_integers(const Word* words, std::size_t count, unsigned char* packed) 
 
 template <class Word>
 void pack(const Word* words, std::size_t count, unsigned bits, unsigned char* packed) {
+  if (count == 0) return;  // pointers to nothing may be null, also for memcpy
   if (bits == 8 * sizeof(Word)) {
     __builtin_memcpy(packed, words, count * sizeof(Word));
     return;
