@@ -135,9 +135,9 @@ def test_screen_weigh_and_add(report: Report, values: np.ndarray[Any, Any], code
     updates = [encode({"w": few}, codec, layout=layout, **options_of(codec)) for _ in range(SITES)]
 
     def ours() -> Any:
-        mean = Aggregator(layout, threads=1, copy=False)
+        mean = Aggregator(layout, threads=1)
         for site, update in enumerate(updates):
-            mean.add(update, site=str(site), weight=site + 1)
+            mean.add(update, site=str(site), weight=site + 1, copy=False)
         return mean._native.finish()
 
     weighed = sum((site + 1) * decode(update)["w"] for site, update in enumerate(updates)) / 10
@@ -150,7 +150,7 @@ def test_rotate(report: Report, values: np.ndarray[Any, Any], block: int) -> Non
     rotated = values.copy()
 
     def rotate(*, inverse: bool) -> None:
-        _native.rotate(rotated, block=block, key=bytes(32), first=0, inverse=inverse, threads=1)
+        _native.rotate(rotated, block=block, key=bytes(8), first=0, inverse=inverse, threads=1)
 
     rotate(inverse=False)
     assert not np.array_equal(rotated, values)

@@ -60,6 +60,7 @@ def wall_report(
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    machine.keep_pages()
     config.stash[_LINES] = []
 
 

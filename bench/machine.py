@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,21 @@ from veilsum import _native
 
 # Larger than the caches of one core; a round of all three takes some 20 ms.
 PROBE_BYTES = 64 << 20
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's <malloc.h>
+
+
+def keep_pages() -> None:
+    """Has the C library keep memory that is freed, for everybody who is timed.
+
+    A page that the system maps and clears costs about as much as encoding what goes into it, and
+    whether a call meets one depends on what was freed before it.
+    """
+    mallopt = ctypes.CDLL(None).mallopt
+    for option in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
+        if not mallopt(option, 1 << 30):
+            raise OSError("mallopt refuses a threshold of 1 GiB")
 
 
 def probes() -> dict[str, Callable[[], object]]:

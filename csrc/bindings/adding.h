@@ -2,15 +2,14 @@
 #pragma once
 
 #include <memory>
-#include <new>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "aggregate/contributors.h"
 #include "aggregate/update_set.h"
-#include "base/recycled_memory.h"
 #include "bindings/arrays.h"
+#include "bindings/recycled.h"
 #include "bindings/tensors.h"
 #include "bindings/update_form.h"
 
@@ -69,30 +68,12 @@ void add_chunks(Aggregator& aggregator, const std::string& site, py::object weig
   aggregator.add_chunks(site, share, spans, form, borrow ? owner : nullptr);
 }
 
-// Tensors from this size on lie in memory that is used again.
-inline constexpr std::size_t kRecycledBytes = std::size_t{1} << 20;
-
-// An uninitialised array for the values of a tensor.
-inline py::array result_array(const Tensor& tensor) {
-  const py::dtype dtype = array_dtype(tensor.dtype);
-  const std::vector<py::ssize_t> shape(tensor.shape.begin(), tensor.shape.end());
-  const std::size_t size = tensor.elements * dtype_size(tensor.dtype);
-  if (size < kRecycledBytes) return py::array(dtype, shape);
-  auto memory = std::make_unique<RecycledMemory>(size);
-  if (memory->data() == nullptr) throw std::bad_alloc();
-  std::byte* const data = memory->data();
-  const py::capsule owner(memory.get(),
-                          [](void* owned) { delete static_cast<RecycledMemory*>(owned); });
-  static_cast<void>(memory.release());  // the capsule's from here on
-  return py::array(dtype, shape, data, owner);
-}
-
 // New arrays for the tensors of a result.
 class ResultArrays {
  public:
   explicit ResultArrays(const Layout& layout) {
     for (const Tensor& tensor : layout.tensors()) {
-      py::array array = result_array(tensor);
+      py::array array = recycled_array(tensor, tensor.dtype);
       places_.push_back(static_cast<std::byte*>(array.mutable_data()));
       arrays_.append(std::move(array));
     }

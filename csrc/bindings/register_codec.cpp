@@ -3,6 +3,7 @@
 
 #include "bindings/arrays.h"
 #include "bindings/chunks.h"
+#include "bindings/recycled.h"
 #include "bindings/register.h"
 #include "bindings/tensors.h"
 #include "bindings/update_form.h"
@@ -71,9 +72,8 @@ class DecodedArrays {
  public:
   explicit DecodedArrays(const Layout& layout) {
     for (const Tensor& tensor : layout.tensors()) {
-      const py::dtype dtype =
-          tensor.dtype == DType::bf16 ? py::dtype("float32") : array_dtype(tensor.dtype);
-      py::array array(dtype, std::vector<py::ssize_t>(tensor.shape.begin(), tensor.shape.end()));
+      py::array array =
+          recycled_array(tensor, tensor.dtype == DType::bf16 ? DType::f32 : tensor.dtype);
       places_.push_back(static_cast<std::byte*>(array.mutable_data()));
       list_.append(std::move(array));
     }

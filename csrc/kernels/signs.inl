@@ -78,37 +78,46 @@ void decode_signs(const unsigned char* bits, const BlockRange& range, const floa
   });
 }
 
-// Four vectors of sums stay in registers while every stream is added to them.
-constexpr std::size_t kSignVectors = 4;
-constexpr std::size_t kSignUnit = kSignVectors * kSumLanes;
+// Vectors of sums that stay in registers while every stream is added to them.
+constexpr std::size_t kSignVectors = VS_LANES == 16 ? 8 : 4;
 
-// Takes `twice` from the sums whose bit is set, the first of them in the lowest bit.
-VS_FN SumLanes take_where_set(SumLanes sums, std::uint32_t bits, SumLanes twice) {
+// Takes `twice` from the sums whose bit is set: bit `first` of `bits` is that of the first sum.
+VS_FN SumLanes take_where_set(SumLanes sums, const unsigned char* bits, std::size_t first,
+                              SumLanes twice) {
 #if defined(__AVX512F__)
-  return (SumLanes)_mm512_mask_sub_epi64((__m512i)sums, static_cast<__mmask8>(bits), (__m512i)sums,
-                                         (__m512i)twice);
+  // A mask straight from memory: moving one out of a register takes the place of a subtraction.
+  const __mmask8 set = _load_mask8((__mmask8*)(bits + first / 8));
+  return (SumLanes)_mm512_mask_sub_epi64((__m512i)sums, set, (__m512i)sums, (__m512i)twice);
 #else
+  const unsigned byte = bits[first / 8] >> (first % 8);
   SumLanes place;
   for (std::size_t lane = 0; lane < kSumLanes; ++lane) place[lane] = std::uint64_t{1} << lane;
-  const auto set = (SumLanes)(((SumLanes{} + bits) & place) == place);
+  const auto set = (SumLanes)(((SumLanes{} + byte) & place) == place);
   return sums - (twice & set);
 #endif
 }
 
-// `total`: what all streams' terms add up to. A set bit takes its term away twice.
+// Adds every stream to kVectors vectors of sums. `total`: what all streams' terms add up to. A set
+// bit takes its term away twice.
+template <std::size_t kVectors>
 VS_FN void add_sign_unit(const SignStream* streams, std::size_t stream_count, std::size_t block,
                          std::size_t begin, std::uint64_t total, std::uint64_t* sums) {
-  SumLanes held[kSignVectors];
-  __builtin_memcpy(held, sums + begin, sizeof held);
-  for (std::size_t v = 0; v < kSignVectors; ++v) held[v] += total;
-  for (std::size_t k = 0; k < stream_count; ++k) {
-    std::uint32_t bits = 0;
-    __builtin_memcpy(&bits, streams[k].bits + begin / 8, kSignUnit / 8);
-    const SumLanes twice = SumLanes{} + 2 * streams[k].terms[block];
-    for (std::size_t v = 0; v < kSignVectors; ++v)
-      held[v] = take_where_set(held[v], bits >> (v * kSumLanes), twice);
+  SumLanes held[kVectors];
+#pragma GCC unroll 8
+  for (std::size_t v = 0; v < kVectors; ++v) {
+    __builtin_memcpy(&held[v], sums + begin + v * kSumLanes, sizeof held[v]);
+    held[v] += total;
   }
-  __builtin_memcpy(sums + begin, held, sizeof held);
+  for (std::size_t k = 0; k < stream_count; ++k) {
+    const unsigned char* bits = streams[k].bits + begin / 8;
+    const SumLanes twice = SumLanes{} + 2 * streams[k].terms[block];
+#pragma GCC unroll 8
+    for (std::size_t v = 0; v < kVectors; ++v)
+      held[v] = take_where_set(held[v], bits, v * kSumLanes, twice);
+  }
+#pragma GCC unroll 8
+  for (std::size_t v = 0; v < kVectors; ++v)
+    __builtin_memcpy(sums + begin + v * kSumLanes, &held[v], sizeof held[v]);
 }
 
 VS_FN void add_sign(const SignStream* streams, std::size_t stream_count, std::size_t block,
@@ -128,8 +137,10 @@ void add_sign_streams(const SignStream* streams, std::size_t stream_count, const
     std::uint64_t total = 0;
     for (std::size_t k = 0; k < stream_count; ++k) total += streams[k].terms[block];
     std::size_t i = begin;
-    for (; i + kSignUnit <= begin + length; i += kSignUnit)
-      add_sign_unit(streams, stream_count, block, i, total, sums);
+    for (; i + kSignVectors * kSumLanes <= begin + length; i += kSignVectors * kSumLanes)
+      add_sign_unit<kSignVectors>(streams, stream_count, block, i, total, sums);
+    for (; i + 8 <= begin + length; i += 8)
+      add_sign_unit<8 / kSumLanes>(streams, stream_count, block, i, total, sums);
     for (; i < begin + length; ++i) add_sign(streams, stream_count, block, i, sums[i]);
   });
 }

@@ -7,9 +7,10 @@
 //
 // Several updates are added page by page: a page of the first, the same coordinates of the
 // second, and so on, while the sums of these coordinates stay in the first-level cache. That
-// reads one stream at a time. Side by side they would share few cache sets, because large
+// reads few streams at a time. Side by side they would share few cache sets, because large
 // arrays tend to begin at the same place of a page, and the streams that a CPU reads ahead by
-// itself are fewer than the updates. What comes kPagesAhead pages later is fetched meanwhile.
+// itself are fewer than the updates. What comes kPagesAhead pages later is fetched meanwhile, into
+// the second-level cache: in the first it would drive out the sums.
 #pragma once
 
 #include "element/fixed_point.h"
@@ -22,7 +23,7 @@ namespace veilsum {
 namespace {
 
 constexpr std::size_t kPageBytes = 4096;
-constexpr std::size_t kPagesAhead = 5;
+constexpr std::size_t kPagesAhead = 16;
 
 typedef std::int32_t PatternLanes __attribute__((vector_size(4 * VS_LANES)));
 
@@ -113,6 +114,11 @@ VS_FN void prefetch(const char* from, std::size_t size) {
   for (std::size_t at = 0; at < size; at += 64) __builtin_prefetch(from + at);
 }
 
+// To be read much later.
+VS_FN void prefetch_far(const char* from, std::size_t size) {
+  for (std::size_t at = 0; at < size; at += 64) __builtin_prefetch(from + at, 0, 2);
+}
+
 VS_FN void add_lanes(std::uint64_t* sums, SumLanes terms) {
   SumLanes held;
   __builtin_memcpy(&held, sums, sizeof held);
@@ -120,8 +126,8 @@ VS_FN void add_lanes(std::uint64_t* sums, SumLanes terms) {
   __builtin_memcpy(sums, &held, sizeof held);
 }
 
-// Streams that are added at once: a sum is loaded and stored once for all of them. With more than
-// two, pages of large arrays, which begin at the same cache set, drive each other out.
+// Streams that are added at once: a sum is loaded and stored once for all of them. With more,
+// pages of large arrays, which begin at the same cache set, drive each other out.
 constexpr std::size_t kTogether = 2;
 
 template <class Values>
@@ -141,7 +147,7 @@ VS_FN bool add_pages(const typename Values::Source* streams, std::size_t begin, 
   for (; i + kSumBlock <= end; i += kSumBlock) {
 #pragma GCC unroll 2
     for (std::size_t k = 0; k < kCount; ++k) {
-      prefetch(ahead[k] + (i - begin) * Values::kBytes, kSumBlock * Values::kBytes);
+      prefetch_far(ahead[k] + (i - begin) * Values::kBytes, kSumBlock * Values::kBytes);
       Values::check(held[k], i, beyond);
     }
 #pragma GCC unroll 4
@@ -249,31 +255,65 @@ VS_FN SumLanes code_times(const std::int8_t* codes, const Multiplier& multiplier
 }
 #endif
 
-VS_FN void add_code_block(const std::int8_t* codes, std::uint64_t multiplier, std::uint64_t* sums) {
-  const Multiplier factor = Multiplier::of(multiplier);
-  for (std::size_t i = 0; i < kInt8Block; i += kSumLanes)
-    add_lanes(sums + i, code_times(codes + i, factor));
+// Streams whose codes are added at once: as many as there are registers for their multipliers. A
+// page is half as long as those of floats, so that more of them fit beside the sums.
+constexpr std::size_t kCodesTogether = VS_LANES == 16 ? 6 : 2;
+constexpr std::size_t kCodePage = 2048;
+
+template <std::size_t kCount>
+VS_FN void add_code_block(const CodeStream* streams, std::size_t i, std::uint64_t* sums) {
+  Multiplier factors[kCount];
+  for (std::size_t k = 0; k < kCount; ++k)
+    factors[k] = Multiplier::of(streams[k].multipliers[i / kInt8Block]);
+#pragma GCC unroll 16
+  for (std::size_t at = i; at < i + kInt8Block; at += kSumLanes) {
+    SumLanes terms = code_times(streams[0].codes + at, factors[0]);
+#pragma GCC unroll 6
+    for (std::size_t k = 1; k < kCount; ++k) terms += code_times(streams[k].codes + at, factors[k]);
+    add_lanes(sums + at, terms);
+  }
 }
 
-constexpr std::size_t kCodePage = 2048;
+// Adds coordinates [begin, end) of kCount streams and fetches as many from each `ahead` on.
+template <std::size_t kCount>
+VS_FN void add_code_pages(const CodeStream* streams, std::size_t begin, std::size_t end,
+                          const char* const* ahead, std::uint64_t* sums) {
+  CodeStream held[kCount];  // copies that no store to `sums` can change
+  for (std::size_t k = 0; k < kCount; ++k) held[k] = streams[k];
+  std::size_t i = begin;
+  for (; i + kInt8Block <= end; i += kInt8Block) {
+    for (std::size_t k = 0; k < kCount; ++k) prefetch_far(ahead[k] + (i - begin), kInt8Block);
+    add_code_block<kCount>(held, i, sums);
+  }
+  for (; i < end; ++i)
+    for (const CodeStream& stream : held)
+      sums[i] += static_cast<std::uint64_t>(std::int64_t{stream.codes[i]}) *
+                 stream.multipliers[i / kInt8Block];
+}
+
+// add_code_pages() of as many streams as there are, up to kMost.
+template <std::size_t kMost>
+VS_FN void add_some_codes(const CodeStream* streams, std::size_t left, std::size_t begin,
+                          std::size_t end, const char* const* ahead, std::uint64_t* sums) {
+  if constexpr (kMost > 1)
+    if (left < kMost) return add_some_codes<kMost - 1>(streams, left, begin, end, ahead, sums);
+  add_code_pages<kMost>(streams, begin, end, ahead, sums);
+}
 
 void add_int8_streams(const CodeStream* streams, std::size_t stream_count, std::size_t count,
                       std::uint64_t* sums) {
-  for (std::size_t begin = 0; begin < count; begin += kCodePage)
-    for (std::size_t k = 0; k < stream_count; ++k) {
-      const std::size_t later = k + kPagesAhead;
-      const auto* ahead = reinterpret_cast<const char*>(streams[later % stream_count].codes +
-                                                        (begin + later / stream_count * kCodePage));
-      const std::size_t end = count - begin < kCodePage ? count : begin + kCodePage;
-      std::size_t i = begin;
-      for (; i + kInt8Block <= end; i += kInt8Block) {
-        prefetch(ahead + (i - begin), kInt8Block);
-        add_code_block(streams[k].codes + i, streams[k].multipliers[i / kInt8Block], sums + i);
+  for (std::size_t begin = 0; begin < count; begin += kCodePage) {
+    const std::size_t end = count - begin < kCodePage ? count : begin + kCodePage;
+    for (std::size_t k = 0; k < stream_count; k += kCodesTogether) {
+      const char* ahead[kCodesTogether];
+      for (std::size_t j = 0; j < kCodesTogether; ++j) {
+        const std::size_t later = k + j + kPagesAhead;
+        ahead[j] = reinterpret_cast<const char*>(streams[later % stream_count].codes +
+                                                 (begin + later / stream_count * kCodePage));
       }
-      for (; i < end; ++i)
-        sums[i] += static_cast<std::uint64_t>(std::int64_t{streams[k].codes[i]}) *
-                   streams[k].multipliers[i / kInt8Block];
+      add_some_codes<kCodesTogether>(streams + k, stream_count - k, begin, end, ahead, sums);
     }
+  }
 }
 
 void add_int8(const std::int8_t* codes, const std::uint64_t* multipliers, std::size_t count,
