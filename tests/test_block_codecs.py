@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
 import struct
@@ -17,6 +18,7 @@ import veilsum
 from reference import blocks
 from reference import codecs as reference
 from reference.mean import mean_of_sum, scale_exponent, tile_exponent
+from reference.ring import uniform24
 from veilsum import Aggregator, EncodedUpdate, ModelLayout, Streaming, _native, decode, encode
 from veilsum.codecs.families import FAMILIES
 from veilsum.errors import ConfigError, DecodeError
@@ -105,6 +107,43 @@ def test_every_variant_has_the_number_and_the_bytes_of_the_page(name: str) -> No
         for _isa in on_every_isa():
             found = decode(update)["w"][4096 * index : 4096 * (index + 1)]
             assert found.tolist() == decoded[: found.size]
+
+
+# Where rounding turns, and the floats next to it.
+def around_ties(scale: float, limit: int, seed: bytes | None) -> np.ndarray:
+    blocks_of_64 = []
+    for block in range(40):
+        places = np.arange(64, dtype=np.float64) + 64 * block
+        turn = places % (2 * limit) - limit + 0.5
+        if seed is not None:
+            drawn = [uniform24(seed, int(place), 1) for place in places]
+            turn = np.floor(turn) - np.array(drawn) * 2.0**-24
+        values = (turn * scale).astype(np.float32)
+        values = (values.view(np.int32) + (block % 5 - 2)).view(np.float32)
+        values[abs(values) > limit * scale] = 0
+        values[block % 64] = limit * scale  # from which the scale follows
+        blocks_of_64.append(values)
+    return np.concatenate(blocks_of_64)
+
+
+@pytest.mark.parametrize("scale", [2.0**-120, 2.0**-13 * 1.375, 1.0, 1 / 3, 7.7, 2.0**115])
+@pytest.mark.parametrize("name", ["int8", "int8/b32", "int8/f16", "int4", "int4/f32"])
+@pytest.mark.parametrize("seed", [None, 5])
+def test_steps_next_to_where_rounding_turns_are_those_of_the_page(
+    name: str, scale: float, seed: int | None
+) -> None:
+    key = hashlib.sha256(b"veilsum/rounding\0integer\0" + (5).to_bytes(32, "little")).digest()
+    own_key = key if seed is not None else None
+    values = around_ties(float(np.float32(scale)), blocks.LARGEST[name[:4]], own_key)
+    if blocks.parse(name).scales == "f16" and not 2.0**-24 < scale < 2.0**15:
+        pytest.skip("no f16 scale")
+
+    expected = blocks.sections(name, [float(value) for value in values], 0, own_key)
+
+    for isa in on_every_isa():
+        update = encode({"w": values}, name, seed=seed)
+        _, scales, codes = sections_of(update.body[0])
+        assert (scales, codes) == expected, isa
 
 
 def test_numbers_that_are_not_the_shortest_name_no_codec() -> None:

@@ -10,6 +10,7 @@
 #include "kernels/block_kernels.h"
 #include "kernels/doubles.inl"
 #include "kernels/nibbles.inl"
+#include "kernels/quotients.inl"
 #include "kernels/ranks.inl"
 #include "kernels/signs.inl"
 #include "kernels/uniforms.inl"
@@ -64,25 +65,60 @@ VS_FN std::int8_t within(std::int32_t step, int limit) {
   return static_cast<std::int8_t>(step > limit ? limit : step < -limit ? -limit : step);
 }
 
+// The definition, value by value.
+VS_FN void divide_exactly(const float* values, std::size_t count, double divisor, int limit,
+                          std::int8_t* codes) {
+  for (std::size_t i = 0; i < count; ++i)
+    codes[i] = within(round_nearest<std::int32_t>(values[i] / divisor), limit);
+}
+
+VS_FN void divide_exactly(const float* values, std::size_t count, double divisor, int limit,
+                          const std::uint32_t* uniforms, std::int8_t* codes) {
+  for (std::size_t i = 0; i < count; ++i)
+    codes[i] = within(round_stochastic<std::int32_t>(values[i] / divisor, uniforms[i]), limit);
+}
+
+// 0 if it is no normal number, which is not precise enough.
+VS_FN float reciprocal_of(float scale) {
+  const float reciprocal = 1 / scale;
+  return reciprocal >= 0x1p-126f ? reciprocal : 0;
+}
+
+VS_FN void narrow_steps(const std::int32_t* steps, int limit, std::int8_t* codes) {
+  for (std::size_t i = 0; i < kQuotientRun; ++i) codes[i] = within(steps[i], limit);
+}
+
 VS_FN void round_block(const float* values, std::size_t count, float scale, int limit,
                        std::int8_t* codes) {
   const double divisor = scale;
-  for (std::size_t i = 0; i < count; ++i)
-    codes[i] = within(round_nearest<std::int32_t>(values[i] / divisor), limit);
+  const float reciprocal = reciprocal_of(scale);
+  std::int32_t steps[kQuotientRun];
+  std::size_t i = 0;
+  for (; i + kQuotientRun <= count; i += kQuotientRun)
+    if (reciprocal != 0 && divide_by_reciprocal<false>(values + i, reciprocal, nullptr, steps))
+      narrow_steps(steps, limit, codes + i);
+    else
+      divide_exactly(values + i, kQuotientRun, divisor, limit, codes + i);
+  divide_exactly(values + i, count - i, divisor, limit, codes + i);
 }
 
 // Uniforms come kUniformBlock at a time, whatever the block; `first` is a multiple of 4.
 VS_FN void dither_block(const float* values, std::size_t count, std::uint64_t first, float scale,
                         const CodeRule& rule, int limit, std::int8_t* codes) {
   const double divisor = scale;
-  for (std::size_t begin = 0; begin < count; begin += kUniformBlock) {
-    const std::size_t left = count - begin;
-    const std::size_t length = left < kUniformBlock ? left : kUniformBlock;
-    std::uint32_t uniforms[kUniformBlock];
-    write_uniforms(rule.key, rule.group, first + begin, uniforms);
-    for (std::size_t i = 0; i < length; ++i)
-      codes[begin + i] =
-          within(round_stochastic<std::int32_t>(values[begin + i] / divisor, uniforms[i]), limit);
+  const float reciprocal = reciprocal_of(scale);
+  std::uint32_t uniforms[kUniformBlock];
+  std::int32_t steps[kQuotientRun];
+  for (std::size_t i = 0; i < count; i += kQuotientRun) {
+    if (i % kUniformBlock == 0) write_uniforms(rule.key, rule.group, first + i, uniforms);
+    const std::uint32_t* own = uniforms + i % kUniformBlock;
+    const std::size_t left = count - i;
+    if (left < kQuotientRun)
+      divide_exactly(values + i, left, divisor, limit, own, codes + i);
+    else if (reciprocal != 0 && divide_by_reciprocal<true>(values + i, reciprocal, own, steps))
+      narrow_steps(steps, limit, codes + i);
+    else
+      divide_exactly(values + i, kQuotientRun, divisor, limit, own, codes + i);
   }
 }
 

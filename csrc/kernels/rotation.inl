@@ -8,6 +8,7 @@
 
 #include "element/rotation.h"
 #include "kernels/rotation_kernels.h"
+#include "kernels/screen.inl"
 #include "kernels/uniforms.inl"
 
 namespace veilsum {
@@ -145,7 +146,18 @@ void hadamard(Value* values, std::size_t block) {
 
 // --- scales ------------------------------------------------------------------------
 
+// Values inside +-bound, which is nearly all there ever are.
+VS_FN void scale_within(float* values, std::size_t count, double gain) {
+  for (std::size_t i = 0; i < count; ++i)
+    values[i] = static_cast<float>(static_cast<double>(values[i]) * gain);
+}
+
 std::size_t scale_f32(float* values, std::size_t count, double gain, double bound) {
+  // Multiplication keeps the order, so the largest value has the largest product.
+  if (static_cast<double>(float_of_bits(max_abs32(values, count))) * gain <= bound) {
+    scale_within(values, count, gain);
+    return 0;
+  }
   std::uint32_t beyond = 0;
   for (std::size_t i = 0; i < count; ++i) {
     const double scaled = static_cast<double>(values[i]) * gain;

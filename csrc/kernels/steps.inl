@@ -126,33 +126,6 @@ StepCount write_steps(const void* values, std::size_t count, std::uint64_t first
 // What nearly every model needs, in vectors written out: the loops above go through memory
 // between one operation and the next, which takes longer than the operations.
 
-// Lanes of floor_to_step().
-VS_FN HalfSteps floor_to_steps(Doubles y) {
-#if defined(__AVX512F__)
-  return (HalfSteps)_mm512_maskz_cvttpd_epi32(
-      0xFF,
-      _mm512_maskz_roundscale_pd(0xFF, (__m512d)y, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC));
-#elif defined(__AVX__)
-  return (HalfSteps)_mm256_cvttpd_epi32(_mm256_floor_pd((__m256d)y));
-#else
-  const HalfSteps truncated = __builtin_convertvector(y, HalfSteps);
-  // True is -1 in a lane.
-  return truncated + __builtin_convertvector(to_doubles(truncated) > y, HalfSteps);
-#endif
-}
-
-// Lanes of round_nearest().
-VS_FN HalfSteps round_to_steps(Doubles y) {
-  const Doubles whole = (y + 0x1.8p52) - 0x1.8p52;
-#if defined(__AVX512F__)
-  return (HalfSteps)_mm512_maskz_cvttpd_epi32(0xFF, (__m512d)whole);
-#elif defined(__AVX__)
-  return (HalfSteps)_mm256_cvttpd_epi32((__m256d)whole);
-#else
-  return __builtin_convertvector(whole, HalfSteps);
-#endif
-}
-
 VS_FN Doubles scaled_values(const unsigned char* values, double gain) {
   HalfFloats loaded;
   __builtin_memcpy(&loaded, values, sizeof loaded);
@@ -179,7 +152,7 @@ VS_FN void write_step_group(const unsigned char* values, std::uint64_t first, co
     const Doubles y = scaled_values(values + i * sizeof(HalfFloats), rule.gain);
     HalfSteps steps;
     if constexpr (kStochastic)
-      steps = floor_to_steps(y + to_doubles(uniforms[i]) * 0x1p-24);
+      steps = floor_to_steps(add_uniforms(y, uniforms[i]));
     else
       steps = round_to_steps(y);
     __builtin_memcpy(words + i * kWideLanes, &steps, sizeof steps);
