@@ -126,8 +126,15 @@ def around_ties(scale: float, limit: int, seed: bytes | None) -> np.ndarray:
     return np.concatenate(blocks_of_64)
 
 
-@pytest.mark.parametrize("scale", [2.0**-120, 2.0**-13 * 1.375, 1.0, 1 / 3, 7.7, 2.0**115])
-@pytest.mark.parametrize("name", ["int8", "int8/b32", "int8/f16", "int4", "int4/f32"])
+@pytest.mark.parametrize(
+    ("name", "scale"),
+    [
+        (name, scale)
+        for name in ("int8", "int8/b32", "int8/f16", "int4", "int4/f32")
+        for scale in (2.0**-120, 2.0**-13 * 1.375, 1.0, 1 / 3, 7.7, 2.0**115)
+        if blocks.parse(name).scales == "f32" or 2.0**-14 <= scale < 2.0**15
+    ],
+)
 @pytest.mark.parametrize("seed", [None, 5])
 def test_steps_next_to_where_rounding_turns_are_those_of_the_page(
     name: str, scale: float, seed: int | None
@@ -135,9 +142,6 @@ def test_steps_next_to_where_rounding_turns_are_those_of_the_page(
     key = hashlib.sha256(b"veilsum/rounding\0integer\0" + (5).to_bytes(32, "little")).digest()
     own_key = key if seed is not None else None
     values = around_ties(float(np.float32(scale)), blocks.LARGEST[name[:4]], own_key)
-    if blocks.parse(name).scales == "f16" and not 2.0**-24 < scale < 2.0**15:
-        pytest.skip("no f16 scale")
-
     expected = blocks.sections(name, [float(value) for value in values], 0, own_key)
 
     for isa in on_every_isa():

@@ -245,7 +245,7 @@ def test_the_geometric_median_counts_weights_as_its_paper_does():
         aggregator.add({"w": row}, weight=weight, site=site)
 
     result = aggregator.finish()
-    expected = reference.geometric_median(rows.astype(np.float64), [1, 2, 3, 4, 500], 3, 1e-6)
+    expected = reference.geometric_median(rows.astype(np.float64), [1, 2, 3, 4, 500], 128, 1e-6)
     np.testing.assert_allclose(result.arrays["w"], expected, rtol=1e-5, atol=1e-6)
     assert result.weights is not None
     assert abs(sum(result.weights.values()) - 1) < 1e-12
@@ -410,7 +410,7 @@ def test_byzantine_updates_move_the_result_of_distance_rules_by_little(evil):
 
     # A clipped step can be its radius long each time; Weiszfeld needs some steps to leave 1e38.
     for rule, steps in (
-        (rules.GeometricMedian(iterations=60), 3),
+        (rules.GeometricMedian(), 3),
         (rules.CenteredClipping(radius=radius, iterations=3), 3),
         (rules.NormClipping(max_norm=radius), 1),
         (rules.NormFilter(multiplier=2.0), 1),
@@ -418,6 +418,15 @@ def test_byzantine_updates_move_the_result_of_distance_rules_by_little(evil):
     ):
         result = result_of(rows, rule).astype(np.float64)
         assert np.sqrt((result**2).sum()) <= steps * radius
+
+
+def test_the_geometric_median_leaves_one_of_three_updates_behind_whatever_its_size():
+    rows = np.concatenate([values_of(2, 600), np.full((1, 600), 3e38, np.float32)])
+
+    result = result_of(rows, rules.GeometricMedian()).astype(np.float64)
+
+    honest = rows[:2].astype(np.float64)
+    assert np.linalg.norm(result) <= 3 * np.linalg.norm(honest, axis=1).max()
 
 
 # --- refusals -----------------------------------------------------------------------------
