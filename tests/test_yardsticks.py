@@ -14,7 +14,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from veilsum import _native, decode, encode
+from support.secagg import Federation, make_contributions, make_plan
+from veilsum import ModelLayout, _native, decode, encode
+from veilsum.secagg import UploadInput
+from veilsum.secagg.receiver import stream_headers
+from veilsum.secagg.rehearsal import make_consortium
 from veilsum.secagg.thresholds import smallest_ring
 
 COUNT = 2**20
@@ -123,9 +127,33 @@ def traffic_expansion(sites: int, entries: int) -> float:
     return (keys + shares + sites + entries * ring_word(sites)) / (16 * entries)
 
 
-def test_the_published_traffic_expansion_follows_from_its_formula() -> None:
-    assert traffic_expansion(2**10, 2**20) == pytest.approx(1.73, abs=0.005)
-    assert traffic_expansion(2**14, 2**24) == pytest.approx(1.98, abs=0.005)
+def overhead(sites: int) -> int:
+    """Bytes of keys and shares of one client in that protocol, before they are sent on."""
+    return (2 * sites * 256 + (5 * sites - 4) * 256 + sites) // 8
+
+
+PUBLISHED = [(2**10, 2**20, 1.7344), (2**14, 2**24, 1.9844)]  # the paper says 1.73 and 1.98
+
+
+@pytest.mark.parametrize(("sites", "entries", "expansion"), PUBLISHED)
+def test_the_published_traffic_expansion_follows_from_its_formula(
+    sites: int, entries: int, expansion: float
+) -> None:
+    assert traffic_expansion(sites, entries) == pytest.approx(expansion, abs=5e-5)
+
+
+@pytest.mark.parametrize(("sites", "entries", "expansion"), PUBLISHED)
+def test_masked_chunks_in_the_published_ring_travel_in_as_many_bytes(
+    sites: int, entries: int, expansion: float
+) -> None:
+    # Such cohorts are larger than ours; the words and their bytes are the same.
+    assert smallest_ring(sites, 2**15 - 1, 0) == ring_word(sites)
+    number, whole = _native.codec_number(f"ring{ring_word(sites)}"), 65536
+    sent = overhead(sites) + entries // whole * _native.chunk_size(number, whole)
+
+    # The only difference are the headers: 64 bytes per 65,536 entries.
+    headers = 64 / (2 * whole)
+    assert sent / (2 * entries) == pytest.approx(expansion + headers, abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -142,3 +170,39 @@ def test_masked_words_are_as_long_as_the_published_ring_and_the_headroom(
     # What travels: 65,536 coordinates in one chunk, with its header of 64 bytes.
     number = _native.codec_number(f"ring{bits}")
     assert _native.chunk_size(number, 65536) == 64 + 65536 * bits // 8
+
+
+@pytest.mark.parametrize(("sites", "expansion"), [(16, 1.25), (128, 1.4375)])
+def test_a_plans_own_count_of_masked_bytes_is_the_published_one_and_two_bits_per_entry(
+    sites: int, expansion: float
+) -> None:
+    entries = 2**20
+    names = tuple(f"site{number:03}" for number in range(sites))
+    plan = make_plan(
+        sites,
+        roster=make_consortium(names).roster,
+        cohort=names,
+        layout=ModelLayout(_native.Layout([("w", "f32", (entries,))])),
+    )
+
+    scalars, floats = stream_headers(plan)  # what every upload's signed header must say
+
+    chunks = entries // plan.chunk_coordinates
+    assert floats.byte_length - 64 * chunks == (expansion * 16 + plan.headroom) * entries / 8
+    # Weight, count and one metric, and their chunk's header.
+    assert scalars.byte_length == 64 + 4 * 8
+
+
+def test_a_site_sends_as_many_masked_bytes_as_its_plan_counts() -> None:
+    layout = ModelLayout.from_arrays({"w": np.zeros(5000, np.float32)})
+    plan = make_plan(5, layout=layout, chunk_coordinates=4096)
+    values = {"w": np.linspace(-1, 1, 5000, dtype=np.float32)}
+    federation = Federation(plan, contributions=make_contributions(plan, lambda _: values))
+
+    federation.run()
+
+    promised = sum(stream.byte_length for stream in stream_headers(plan))
+    uploads = [message for _, _, message in federation.sent if isinstance(message, UploadInput)]
+    assert [sum(map(len, upload.chunks)) for upload in uploads] == [promised] * 5
+    # 5,056 coordinates with the gap at the end, 21 bits each: ceil(log2(5 (2^16 - 2) + 1)) + 2.
+    assert promised == 3 * 64 + 4 * 8 + -(-5056 * 21 // 128) * 16
