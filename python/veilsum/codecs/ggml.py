@@ -9,6 +9,7 @@ be negative. (Facts: ggml's `block_q8_0`, `block_q4_0`; held to the package gguf
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -29,6 +30,8 @@ _SAME_AS_Q8_0 = "int8/b32/f16"
 _Q8_0 = np.dtype([("scale", "<f2"), ("codes", "i1", _BLOCK)])
 _Q4_0 = np.dtype([("scale", "<f2"), ("codes", "u1", _BLOCK // 2)])
 _ALIGNMENT = 64  # of tensors in the coordinate space
+_MOST_DIMENSIONS = 8
+_MOST_ELEMENTS = 2**40  # of a layout
 _CHUNK_HEADER_BYTES = 64
 _SECTION_ALIGNMENT = 16
 
@@ -56,10 +59,11 @@ def ggml_arrays(tensors: Mapping[str, GgmlTensor]) -> dict[str, NDArray[np.float
     """
     arrays = {}
     for name, tensor in tensors.items():
+        shape = _shape(name, tensor)
         blocks = _blocks(name, tensor)
         codes = _codes(blocks, tensor.kind).astype(np.float32)
         values = codes * blocks["scale"].astype(np.float32)[:, None]
-        arrays[name] = (values + np.float32(0)).reshape(tensor.shape)  # no negative zeros
+        arrays[name] = (values + np.float32(0)).reshape(shape)  # no negative zeros
     return arrays
 
 
@@ -75,18 +79,17 @@ def import_ggml(
             codes under a scale of 0 become 0, which is what they stand for.
 
     Raises:
-        DecodeError: the blocks are not those of the shape; a scale is not finite; or, without a
-            codec, one is negative or there is a code -128, which int8 does not have.
+        DecodeError: the blocks are not those of the shape; a scale is not finite; names or shapes
+            make no layout; or, without a codec, a scale is negative or there is a code -128, which
+            int8 does not have.
         ConfigError: Q4_0 without a codec, or encode() refuses the codec or its options.
     """
     if codec is not None:
-        return encode(ggml_arrays(tensors), codec, **options)
+        return encode(ggml_arrays(tensors), codec, **{"layout": _layout(tensors), **options})
     if options:
         raise ConfigError(f"option {next(iter(options))!r} is of a codec, and there is none")
     blocks = {name: _taken_over(name, tensor) for name, tensor in tensors.items()}
-    layout = ModelLayout(
-        _native.Layout([(name, "f32", tensor.shape) for name, tensor in tensors.items()])
-    )
+    layout = _layout(tensors)
     size = layout.native.group_size(1)
     scales = np.zeros(size // _BLOCK, "<f2")
     codes = np.zeros((size // _BLOCK, _BLOCK), np.int8)
@@ -125,18 +128,41 @@ def export_ggml(update: EncodedUpdate) -> dict[str, GgmlTensor]:
     return tensors
 
 
+def _layout(tensors: Mapping[str, GgmlTensor]) -> ModelLayout:
+    shapes = [(name, "f32", _shape(name, tensor)) for name, tensor in tensors.items()]
+    try:
+        return ModelLayout(_native.Layout(shapes))
+    except ConfigError as error:  # names and shapes are as foreign as the blocks
+        raise DecodeError(f"the tensors make no layout: {error}") from error
+
+
+def _shape(name: str, tensor: GgmlTensor) -> tuple[int, ...]:
+    """In Python's integers: a product of NumPy's, which readers of GGUF files give, could wrap."""
+    if len(tensor.shape) > _MOST_DIMENSIONS:
+        raise DecodeError(f"tensor {name!r} has rank {len(tensor.shape)}, at most 8 is allowed")
+    try:
+        shape = tuple(map(operator.index, tensor.shape))
+    except TypeError as error:
+        raise DecodeError(f"tensor {name!r} has shape {tensor.shape}: {error}") from error
+    # Beside an empty dimension nothing bounds the others, and NumPy multiplies them all.
+    if 0 in shape and math.prod(max(size, 1) for size in shape) > _MOST_ELEMENTS:
+        raise DecodeError(f"tensor {name!r} has shape {shape}, which no layout holds")
+    return shape
+
+
 def _blocks(name: str, tensor: GgmlTensor) -> NDArray[Any]:
     kinds = {"Q8_0": _Q8_0, "Q4_0": _Q4_0}
     if tensor.kind not in kinds:
         raise ConfigError(f"tensor {name!r} is {tensor.kind!r}, known are {', '.join(kinds)}")
     dtype = kinds[tensor.kind]
-    elements = math.prod(tensor.shape)
+    shape = _shape(name, tensor)
+    elements = math.prod(shape)
     view = memoryview(tensor.data)
-    if min(tensor.shape, default=1) < 0 or elements % _BLOCK:
-        raise DecodeError(f"tensor {name!r} has shape {tensor.shape}, not of blocks of {_BLOCK}")
+    if min(shape, default=1) < 0 or elements % _BLOCK:
+        raise DecodeError(f"tensor {name!r} has shape {shape}, not of blocks of {_BLOCK}")
     if view.nbytes != elements // _BLOCK * dtype.itemsize:
         raise DecodeError(
-            f"tensor {name!r} has {view.nbytes} bytes, {tensor.kind} of shape {tensor.shape} has "
+            f"tensor {name!r} has {view.nbytes} bytes, {tensor.kind} of shape {shape} has "
             f"{elements // _BLOCK * dtype.itemsize}"
         )
     blocks = np.frombuffer(view, dtype)

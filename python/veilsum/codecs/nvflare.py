@@ -26,6 +26,7 @@ from veilsum.arrays import as_native, widen_bfloat16
 from veilsum.codecs.encoding import encode
 from veilsum.codecs.update import EncodedUpdate
 from veilsum.errors import ConfigError, DecodeError
+from veilsum.model import ModelLayout
 
 METHODS = ("float16", "blockwise8", "float4", "normfloat4")
 
@@ -80,8 +81,9 @@ def nvflare_arrays(data: Mapping[str, Any], meta: Mapping[str, Any]) -> dict[str
     Raises:
         DecodeError: a field is missing, or is not as bitsandbytes writes it; names the tensor.
     """
-    method = meta.get("PROCESSED_ALGORITHM")
-    if method not in METHODS:
+    _mapping(data, "data")
+    method = _mapping(meta, "meta").get("PROCESSED_ALGORITHM")
+    if not isinstance(method, str) or method not in METHODS:
         raise DecodeError(f"the update was processed by {method!r}, known are {', '.join(METHODS)}")
     states = _mapping(meta.get("quant_state"), "quant_state")
     sources = _mapping(meta.get("source_datatype"), "source_datatype")
@@ -101,13 +103,20 @@ def import_nvflare(
         codec, options: as encode() takes them.
 
     Raises:
-        DecodeError: as nvflare_arrays().
+        DecodeError: as nvflare_arrays(), or names and shapes make no layout.
         ConfigError: as encode().
     """
-    return encode(nvflare_arrays(data, meta), codec, **options)
+    arrays = nvflare_arrays(data, meta)
+    try:
+        layout = ModelLayout.from_arrays(arrays)
+    except ConfigError as error:
+        raise DecodeError(f"the tensors make no layout: {error}") from error
+    return encode(arrays, codec, **{"layout": layout, **options})
 
 
-def _restored(name: str, tensor: Any, method: str, state: Any, source: Any) -> NDArray[Any]:
+def _restored(name: Any, tensor: Any, method: str, state: Any, source: Any) -> NDArray[Any]:
+    if not isinstance(name, str):
+        raise DecodeError(f"a tensor's name is a {type(name).__name__}, expected a string")
     if not isinstance(source, str) or source not in _DTYPES:
         raise DecodeError(f"tensor {name!r} came from {source!r}, known are {', '.join(_DTYPES)}")
     values = _foreign(tensor, name)
