@@ -47,12 +47,18 @@ inline std::optional<double> ieee(std::uint64_t bits, int exponent, int fraction
   return bits >> (exponent + fraction) & 1 ? -magnitude : magnitude;
 }
 
-// One coded section pair. `value` is none for a chunk that a receiver must refuse.
+// One coded section pair, and what else its values depend on. `value` is none for a chunk that a
+// receiver must refuse.
 struct Coded {
   const Octets& scales;
   const Octets& codes;
   std::size_t count;
   double steps_per_unit;
+  std::uint64_t first;
+  const std::uint8_t* plan;
+  std::uint64_t update_id;
+  // Of each coordinate whether it lies between tensors; empty where nobody knows.
+  std::vector<bool> gaps;
 };
 using Values = std::optional<std::vector<double>>;
 
@@ -229,7 +235,9 @@ inline Values in_blocks(const Coded& chunk, const Blocks& plan) {
     const auto stands_for = meaning(plan, code);
     if (!scale || !stands_for) return std::nullopt;
     if (*scale == 0 && code != (plan.family == 7 ? 7u : 0u)) return std::nullopt;
-    values.push_back(*stands_for * *scale);
+    const bool gap = plan.family == 11 && !chunk.gaps.empty() && chunk.gaps[i];
+    if (gap && code != 0) return std::nullopt;
+    values.push_back(gap ? 0 : *stands_for * *scale);
   }
   if (!zero_bits(chunk.codes, chunk.count * plan.bits)) return std::nullopt;
   return values;
@@ -248,18 +256,82 @@ inline std::vector<std::uint64_t> rotation_blocks(std::uint64_t count) {
   return blocks;
 }
 
-// Whether scales and codes are allowed; the values are rotated, and are not computed.
+struct Four {
+  std::uint32_t word[4];
+};
+
+inline Four philox(Four counter, std::uint32_t key0, std::uint32_t key1) {
+  for (int round = 0; round < 10; ++round, key0 += 0x9E3779B9u, key1 += 0xBB67AE85u) {
+    const std::uint64_t a = 0xD2511F53ull * counter.word[0], b = 0xCD9E8D57ull * counter.word[2];
+    counter = {{static_cast<std::uint32_t>(b >> 32) ^ counter.word[1] ^ key0,
+                static_cast<std::uint32_t>(b),
+                static_cast<std::uint32_t>(a >> 32) ^ counter.word[3] ^ key1,
+                static_cast<std::uint32_t>(a)}};
+  }
+  return counter;
+}
+
+inline std::uint32_t low(std::uint64_t value) { return static_cast<std::uint32_t>(value); }
+inline std::uint32_t high(std::uint64_t value) { return static_cast<std::uint32_t>(value >> 32); }
+
+// Walsh-Hadamard, every operation in f32.
+inline void transform(float* values, std::size_t size) {
+  const float norm = 1 / std::sqrt(static_cast<float>(size));
+  for (std::size_t i = 0; i < size; ++i) values[i] *= norm;
+  for (std::size_t apart = 1; apart < size; apart *= 2)
+    for (std::size_t i = 0; i < size; ++i) {
+      if ((i & apart) != 0) continue;
+      const float a = values[i], b = values[i + apart];
+      values[i] = a + b;
+      values[i + apart] = a - b;
+    }
+}
+
+// The inverse rotation ends with the signs.
+inline void change_signs(std::vector<float>& values, const Coded& chunk) {
+  const Four key = philox({{low(chunk.update_id), high(chunk.update_id), low(little(chunk.plan, 4)),
+                            low(little(chunk.plan + 4, 4))}},
+                          0x4E454445, 0);
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    const std::uint64_t at = chunk.first + i;
+    const Four words = philox({{low(at / 128), high(at / 128), 1, 1}}, key.word[0], key.word[1]);
+    if (words.word[at / 32 % 4] >> at % 32 & 1) values[i] = -values[i];
+  }
+}
+
+inline double centroid(unsigned bits, unsigned code) {
+  static const std::vector<double> positive[] = {
+      {0.79788456080286536},
+      {0.45278003463649201, 1.5104176084990954},
+      {0.24509417894422167, 0.75600528120587727, 1.3439092785049999, 2.1519457045369873},
+      {0.12839502985114701, 0.38804829949029019, 0.65675911853246336, 0.94234045648696135,
+       1.2562311973471771, 1.6180463860218826, 2.0690172265313866, 2.732589570995163},
+  };
+  const std::vector<double>& half = positive[bits - 1];
+  return code < half.size() ? -half[half.size() - 1 - code] : half[code - half.size()];
+}
+
 inline Values eden(const Coded& chunk, unsigned bits) {
-  std::size_t begin = 0, number = 0;
+  std::vector<float> turned;
+  std::vector<bool> empty;
+  std::size_t number = 0;
   for (const std::uint64_t size : rotation_blocks(chunk.count)) {
     const auto factor = block_scale(chunk, {33, 4096, 4, bits, 256, 1}, number++);
     if (!factor) return std::nullopt;
-    for (std::uint64_t i = 0; i < size && *factor == 0; ++i)
-      if (field(chunk.codes, (begin + i) * bits, bits) != 0) return std::nullopt;
-    begin += size;
+    const std::size_t begin = turned.size();
+    for (std::size_t i = 0; i < size; ++i) {
+      const auto code = static_cast<unsigned>(field(chunk.codes, (begin + i) * bits, bits));
+      if (*factor == 0 && code != 0) return std::nullopt;
+      turned.push_back(static_cast<float>(centroid(bits, code) * *factor));
+      empty.push_back(*factor == 0);
+    }
+    transform(&turned[begin], size);
   }
-  if (!zero_bits(chunk.codes, begin * bits)) return std::nullopt;
-  return std::vector<double>(chunk.count);
+  if (!zero_bits(chunk.codes, turned.size() * bits)) return std::nullopt;
+  change_signs(turned, chunk);
+  std::vector<double> values;
+  for (std::size_t i = 0; i < chunk.count; ++i) values.push_back(empty[i] ? 0 : turned[i]);
+  return values;
 }
 
 // --- codecs -----------------------------------------------------------------------------
@@ -293,12 +365,8 @@ inline std::optional<Sizes> sizes(unsigned codec, std::uint64_t count) {
   }
 }
 
-// Whether values() says more than that a chunk is allowed: eden's are rotated, those of sign
-// depend on where tensors end.
-inline bool has_values(unsigned codec) {
-  const unsigned family = codec % 512;
-  return family != 5 && family != 11 && (family <= 32 || family > 36);
-}
+// Whether values() says more than that a chunk is allowed.
+inline bool has_values(unsigned codec) { return codec != 5; }
 
 // Values before they are rounded to f32. The codec is one that sizes() knows.
 inline Values values(unsigned codec, const Coded& chunk) {
@@ -374,7 +442,9 @@ inline bool allows(const Octets& chunk, const Place& place, const Sizes& sizes) 
   };
   const Octets scales = at(64, sizes.scales);
   const Octets codes = at(codes_at, sizes.codes);
-  return values(place.codec, {scales, codes, place.count, 1.0}).has_value();
+  return values(place.codec,
+                {scales, codes, place.count, 1.0, place.first, place.plan, place.update_id, {}})
+      .has_value();
 }
 
 }  // namespace veilsum::slow
