@@ -206,6 +206,53 @@ def test_of_equal_updates_krum_selects_the_site_whose_name_comes_first():
     assert selected(rows, rules.Krum(byzantine=1)) == [0]
 
 
+def snapshot_of(rows: np.ndarray) -> Any:
+    return _native.UpdateSnapshot(filled(vectors(rows))._native)
+
+
+def test_krum_tells_distances_apart_that_differ_in_the_tenth_digit():
+    # As floats the squared distances of the first two and of the last two would be the same.
+    rows = np.zeros((3, 4096), np.float32)
+    rows[0] = -1.0
+    rows[0, 7:9] = -1.0005, -0.9995  # 4096.0000005 in place of 4096
+    rows[2] = 1.0
+
+    assert selected(rows, rules.Krum(byzantine=0)) == [1]
+    assert selected(rows[[2, 1, 0]], rules.Krum(byzantine=0)) == [0]
+
+
+def test_of_equally_near_updates_those_whose_names_come_first_are_mixed():
+    # Two of four others are as near as each other; one of them is left out.
+    rows = np.array([[0.0], [1.0], [-1.0], [50.0], [-60.0]], np.float32)
+    distances = _native.squared_distances(snapshot_of(rows).gram(center=None))
+
+    assert _native.nearest_rows(distances, count=2)[0] == [0, 1]
+    assert _native.nearest_rows(distances, count=3)[0] == [0, 1, 2]
+    back = _native.squared_distances(snapshot_of(rows[[0, 2, 1, 3, 4]]).gram(center=None))
+    assert _native.nearest_rows(back, count=2)[0] == [0, 1]
+
+
+def test_centred_clipping_moves_what_is_within_the_radius_by_no_more_than_it_is():
+    rows = np.array([[0.25, 0.5], [0.5, -0.25]], np.float32)
+
+    clipped = result_of(rows, rules.CenteredClipping(radius=100.0))
+
+    np.testing.assert_allclose(clipped, [0.375, 0.125], rtol=1e-6)
+
+
+def test_threads_do_not_show_in_a_gram_matrix_of_many_ranges():
+    # Products are added in doubles within a range of 65,536 coordinates, exactly beyond.
+    updates = vectors(values_of(3, 300_001, seed=8))
+    grams = set()
+    for isa in ISAS:
+        _native.use_isa(isa)
+        for threads in (1, 2, 3, 7):
+            native = filled(updates, threads=threads)._native
+            grams.add(_native.UpdateSnapshot(native).gram(center=None).tobytes())
+
+    assert len(grams) == 1
+
+
 def test_the_gram_matrix_is_that_of_float64_to_fourteen_digits():
     for n, size in ((1, 10), (5, 70_000), (9, 131_073)):
         rows = (
