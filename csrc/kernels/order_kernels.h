@@ -64,6 +64,8 @@ struct ColumnKernels {
 // Coordinates whose inner products are taken at once: a row of them fits the first-level cache,
 // some hundred rows the second.
 inline constexpr std::size_t kGramLeaf = 512;
+// From one packed row to the next: a line more, so that rows do not share the cache's sets.
+inline constexpr std::size_t kGramStride = kGramLeaf + 8;
 // Rows come in multiples of it; those that are too many are zeros.
 inline constexpr std::size_t kGramRows = 4;
 
@@ -72,7 +74,7 @@ struct GramKernels {
   void (*pack_f32)(const WireFloat* values, std::size_t count, double factor, double* packed);
   void (*pack_f64)(const WireDouble* values, std::size_t count, double factor, double* packed);
   // gram[i * rows + j] += inner product of rows i and j, for j <= i and some j > i, where row i
-  // is packed[i * kGramLeaf ..]. The product of coordinate k goes to lane k % 8, lanes are added
+  // is packed[i * kGramStride ..]. The product of coordinate k goes to lane k % 8, lanes are added
   // in halves, all in double. add_exact is for values of at most 26 significant bits, whose
   // products are exact.
   void (*add_exact)(const double* packed, std::size_t rows, double* gram);

@@ -73,7 +73,7 @@ void add_range(const Layout& layout, const UpdateSnapshot& set, const RowMix& mi
                const std::vector<double>& factors, const Range& range, FixedGram& total) {
   const std::size_t rows = (mix.rows() + kGramRows - 1) / kGramRows * kGramRows;
   TileRows<Value> loaded(layout, set, mix);
-  std::vector<double> packed(rows * kGramLeaf);
+  std::vector<double> packed(rows * kGramStride);
   std::vector<double> gram(rows * rows);
   const auto& kernels = rule_kernels().gram;
   // Products of floats are exact in double, those of doubles are not.
@@ -84,7 +84,7 @@ void add_range(const Layout& layout, const UpdateSnapshot& set, const RowMix& mi
     for (std::size_t k = 0; k < tile.count; k += kGramLeaf) {
       for (std::size_t i = 0; i < pointers.size(); ++i)
         pack<Value>(pointers[i], k, std::min(kGramLeaf, tile.count - k), factors[i],
-                    packed.data() + i * kGramLeaf);
+                    packed.data() + i * kGramStride);
       add(packed.data(), rows, gram.data());
     }
   }
