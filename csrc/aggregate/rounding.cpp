@@ -36,6 +36,18 @@ Format format_of(DType dtype) {
   }
 }
 
+// As std::ldexp, without a call: one multiplication by a power of two rounds the same.
+double scaled(double value, int exponent) {
+  constexpr int kBias = 1023;
+  if (exponent <= -kBias || exponent > kBias) return std::ldexp(value, exponent);
+  return value * std::bit_cast<double>(static_cast<std::uint64_t>(exponent + kBias) << 52);
+}
+
+// As std::ilogb, for a normal positive number.
+int exponent_of(double value) {
+  return static_cast<int>(std::bit_cast<std::uint64_t>(value) >> 52) - 1023;
+}
+
 Wide round_half_even(Wide floor, int cut) {
   const Wide kept = floor >> cut;
   const Wide rest = floor & ((Wide{1} << cut) - 1);
@@ -81,11 +93,11 @@ int compare_with_half_way(std::uint64_t magnitude, const MeanDivisor& divisor, s
 // last place that is below 2^24, and how far it is from the half-way point is exact.
 double round_narrow(std::uint64_t magnitude, const MeanDivisor& divisor, const Format& format) {
   const double quotient =
-      std::ldexp(static_cast<double>(magnitude) / static_cast<double>(divisor.total_weight),
-                 -divisor.scale_exponent);
+      scaled(static_cast<double>(magnitude) / static_cast<double>(divisor.total_weight),
+             -divisor.scale_exponent);
   if (quotient < 0x1p-1000) return 0;
-  const int place = std::max(std::ilogb(quotient) + 1 - format.precision, format.least_exponent);
-  const double units = std::ldexp(quotient, -place);
+  const int place = std::max(exponent_of(quotient) + 1 - format.precision, format.least_exponent);
+  const double units = scaled(quotient, -place);
   const double floor = std::floor(units);
   const double beyond_half = units - floor - 0.5;
   bool up = beyond_half > 0;
@@ -94,7 +106,7 @@ double round_narrow(std::uint64_t magnitude, const MeanDivisor& divisor, const F
     const int side = compare_with_half_way(magnitude, divisor, 2 * steps + 1, place);
     up = side > 0 || (side == 0 && steps % 2 == 1);
   }
-  return std::ldexp(floor + up, place);
+  return scaled(floor + up, place);
 }
 
 // One division of exact operands rounds once by itself.
