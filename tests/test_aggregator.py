@@ -626,6 +626,46 @@ def test_values_that_are_not_finite_are_refused_and_change_nothing(
     assert "rome" not in mean.sites
 
 
+LENGTHS = (1, 2, 7, 8, 15, 17, 33, 64, 65, 127, 511, 512, 513, 530, 4095, 4096, 4097, 4161)
+
+
+@pytest.mark.parametrize("dtype", ["f16", "bf16", "f32", "f64"])
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_value_that_is_not_finite_is_refused_at_the_end_of_any_length(
+    isa: str, dtype: str
+) -> None:
+    # Vectors of several widths end somewhere; what is left behind them is looked at, too.
+    _native.use_isa(isa)
+    patterns = {"f16": np.float16, "bf16": np.uint16, "f32": np.float32, "f64": np.float64}
+    for length in LENGTHS:
+        layout = ModelLayout(_native.Layout([("w", dtype, (length,))]))
+        for streaming in (None, STREAMING):
+            mean = Aggregator(layout, streaming=streaming, threads=1)
+            for place in {0, length // 2, length - 1}:
+                values = np.zeros(length, patterns[dtype])
+                values[place] = 0x7FC0 if dtype == "bf16" else math.nan
+                for copy in (True, False):
+                    with pytest.raises(PeerError, match="1 values that are not finite"):
+                        mean.add({"w": values}, weight=1, site="rome", copy=copy)
+
+
+@pytest.mark.parametrize("codec", ["f32", "f16", "bf16", "int8", "int4", "fp4", "sign", "ring24"])
+@pytest.mark.parametrize("isa", ISAS)
+def test_the_largest_value_counts_at_the_end_of_any_length(isa: str, codec: str) -> None:
+    # The sum's scale rests on it: a value that is not looked at could leave 64 bits.
+    _native.use_isa(isa)
+    options: dict[str, Any] = {"clip": 2.0**14} if codec == "ring24" else {}
+    for length in LENGTHS:
+        values = np.full(length, 2.0**-10, np.float32)
+        values[-1] = -(2.0**14)
+        update = encode({"w": values}, codec, **options)
+        mean = Aggregator(update.layout, threads=1)
+        for site in "abcd":
+            mean.add(update, weight=2**31 - 1, site=site)
+
+        assert mean.finish().arrays["w"].tolist() == decode(update)["w"].tolist()
+
+
 @pytest.mark.parametrize("weight", [0, -1, 2**31, 2**70, -(2**70), 1.5, math.nan, "3", True, None])
 def test_weights_that_are_not_allowed_are_refused(weight: Any) -> None:
     mean = aggregator()
