@@ -17,6 +17,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from reference.ring import uniform24
 from support.codec_options import required_options
 from veilsum import (
     Aggregator,
@@ -148,6 +149,17 @@ def rounding_key(seed: int | None) -> bytes:
     return hashlib.sha256(b"veilsum/rounding\0" + named).digest()[:8]
 
 
+def rounding_vectors() -> Iterator[bytes]:
+    """By the reference, not by this machine's module: it takes no coordinates so far away."""
+    key = bytes(range(8))
+    values = np.resize(np.array([0.25, 0.5, 0.75], np.float32), 256)
+    for first in (0, 2**33, 2**34, 2**34 + 2**20, 2**40 - 256):
+        drawn = [uniform24(key, first + place, 1) * 2.0**-24 for place in range(values.size)]
+        steps = np.floor(values + np.array(drawn)).astype(np.int32)
+        place = [struct.pack("<Q", first), struct.pack("<I", 1), key]
+        yield record("rounding", *place, values.tobytes(), steps.tobytes())
+
+
 def decoding_vectors() -> Iterator[bytes]:
     for number, codec in enumerate(codecs()):
         update = encoded(model(number), codec)
@@ -239,7 +251,9 @@ def rules() -> Iterator[bytes]:
 
 
 def main() -> None:
-    sources = (masks, packing, decoding_vectors, encoding_vectors, means, rules)
+    sources = (
+        masks, packing, decoding_vectors, encoding_vectors, rounding_vectors, means, rules
+    )  # fmt: skip
     with Path(sys.argv[1]).open("wb") as file:
         for source in sources:
             for one in source():

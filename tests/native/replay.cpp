@@ -17,6 +17,7 @@ using Replay = void (*)(Record&);
 const std::map<std::string, Replay, std::less<>> kKinds = {
     {"masks", replay_masks},       {"packing", replay_packing}, {"encoding", replay_encoding},
     {"decoding", replay_decoding}, {"mean", replay_mean},       {"rules", replay_rules},
+    {"rounding", replay_rounding},
 };
 
 std::vector<std::byte> read_file(const char* path) {

@@ -80,6 +80,7 @@ void replay_masks(Record& record);
 void replay_packing(Record& record);
 void replay_encoding(Record& record);
 void replay_decoding(Record& record);
+void replay_rounding(Record& record);
 void replay_mean(Record& record);
 void replay_rules(Record& record);
 

@@ -1,6 +1,7 @@
 // Values to chunks and back.
 #include <optional>
 
+#include "kernels/dispatch.h"
 #include "replay.h"
 #include "update/decode.h"
 
@@ -81,6 +82,30 @@ void replay_encoding(Record& record) {
     encode_update(layout, tensor_places(layout, tensors), plan, chunks);
     require_equal("encoded chunks", encoded, expected);
   }
+}
+
+// Values of a quarter, a half and three quarters of a step, at coordinates that no model in memory
+// has. A step says whether the uniform was large enough.
+void replay_rounding(Record& record) {
+  const auto first = record.number<std::uint64_t>();
+  const auto group = record.number<std::uint32_t>();
+  const std::optional<PhiloxKey> key = read_rounding(record);
+  const auto values = record.numbers<float>();
+  const Bytes expected = record.bytes();
+  const RingKernels& ring = kernels().ring;
+  const StepRule rule = {1, 1, true, *key, group};
+  std::vector<std::uint32_t> words(values.size());
+  ring.steps32_f32(values.data(), values.size(), first, rule, words.data());
+  require_equal("steps of floats", bytes_of(words), expected);
+  const std::vector<double> wide(values.begin(), values.end());
+  ring.steps32_f64(wide.data(), wide.size(), first, rule, words.data());
+  require_equal("steps of doubles", bytes_of(words), expected);
+  std::vector<std::int8_t> codes(values.size());
+  const std::vector<float> scales(values.size(), 1.0F);
+  kernels().block.encode_steps(values.data(), {values.size(), 64}, first,
+                               {true, *key, group, false}, scales.data(), 7, codes.data());
+  words.assign(codes.begin(), codes.end());
+  require_equal("codes", bytes_of(words), expected);
 }
 
 void replay_decoding(Record& record) {
