@@ -198,6 +198,21 @@ def test_the_number_of_threads_does_not_show(path, bits):
     assert part == alone[70_000:70_050]
 
 
+@pytest.mark.parametrize("power", [8, 16, 24])
+@pytest.mark.parametrize("path", PATHS, ids="-".join)
+def test_block_numbers_carry_between_their_bytes(path, power):
+    # Tiles of 7 bits have 28 AES blocks. These begin where few batches of any size would, so that
+    # some batch has numbers on both sides of the power.
+    use(path)
+    blocks, tile_blocks = (4, 28) if path[0] == "aes256ctr" else (1, 7)
+    before = 2**power // tile_blocks - blocks
+    for tile in range(before, before + 2 * blocks):
+        first, count = tile * 512, 2 * 512
+        assert masks([PAIR_KEY], [1], first, count, 7, generator=path[0]) == mask_words(
+            PAIR_KEY, 1, first, count, 7, path[0]
+        )
+
+
 @pytest.mark.parametrize("generator", GENERATORS)
 def test_more_keys_than_are_made_ready_at_a_time_add_up(generator):
     keys = [number.to_bytes(32, "big") for number in range(1100)]
