@@ -109,7 +109,7 @@ def piece_of(frame: bytes) -> bytes:
 
 
 @given(frames())
-@settings(max_examples=400)
+@settings(max_examples=250)
 @example(frame_of(BODY))
 @example(frame_of(BODY) + frame_of(b""))
 @example(frame_of(bytes(1 << 24)))
@@ -160,7 +160,7 @@ def blocks(kind: str) -> st.SearchStrategy[bytes]:
 
 @pytest.mark.parametrize("kind", ["Q8_0", "Q4_0"])
 @given(data=st.data())
-@settings(max_examples=250)
+@settings(max_examples=150)
 def test_any_ggml_tensor_is_read_or_refused(kind: Any, data: st.DataObject) -> None:
     name = data.draw(st.one_of(st.just("w"), st.text(max_size=3), st.just("x" * 600)))
     tensor = GgmlTensor(data.draw(blocks(kind)), data.draw(shapes), kind)
@@ -281,7 +281,7 @@ METHODS = [
         max_size=3,
     )
 )
-@settings(max_examples=250)
+@settings(max_examples=150)
 def test_any_nvflare_payload_is_read_or_refused(
     method: str, nested: bool, changes: list[tuple[list[int], Any]]
 ) -> None:
