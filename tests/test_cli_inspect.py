@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -161,3 +162,42 @@ def test_other_files_are_refused_with_a_reason(tmp_path: Path, data: bytes) -> N
 def test_a_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot read"):
         examine(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("codec", "options", "facts"),
+    [
+        ("f32", {"update_id": 0xAB}, {"update_id": "00000000000000ab"}),
+        ("int8", {"block": 256}, {"codec": "int8/b256", "chunk_coordinates": 65536}),
+        ("ring16", {"clip": 2048.0, "steps": 1024}, {"steps_per_unit": 0.5}),
+        (
+            "ring16",
+            {"clip": 131072.0, "steps": 1024, "hadamard": 4096},
+            {"steps": 1024, "rotation": 4096, "steps_per_unit": 1 / 128},
+        ),
+        (
+            "ring16",
+            {"clip": {"w": 2048.0}, "scales": "tensor"},
+            {"rotation": 0, "clips": 1, "clip_block": 0},
+        ),
+        (
+            "int8",
+            {"subsample": 0.25, "subsample_seed": 1, "rescale": False},
+            {"blocks_kept_of_64": 16, "rescaled": False},
+        ),
+    ],
+)
+def test_an_update_says_how_it_was_encoded(
+    tmp_path: Path,
+    arrays: dict[str, np.ndarray],
+    codec: str,
+    options: dict[str, Any],
+    facts: dict[str, Any],
+) -> None:
+    file = tmp_path / "update"
+    file.write_bytes(veilsum.encode(arrays, codec=codec, **options).to_bytes())
+
+    found = examine(file)
+
+    assert {name: found.get(name) for name in facts} == facts
+    assert "steps_per_unit" in found or not codec.startswith("ring") or "clips" in found

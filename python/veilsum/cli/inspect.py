@@ -6,12 +6,15 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from veilsum.cli.output import JsonOption, print_facts, print_json, print_table, size_text
 from veilsum.errors import ConfigError, DecodeError
+
+if TYPE_CHECKING:
+    from veilsum.codecs.form import UpdateForm
 
 Facts = dict[str, Any]
 
@@ -146,6 +149,7 @@ def _update(data: bytes, _file: Path) -> Facts:
     update = EncodedUpdate.from_bytes(data)
     return {
         "codec": update.codec,
+        **_form_facts(update.form),
         "elements": update.layout.size,
         "layout_digest": update.layout.digest.hex(),
         "tensors": [
@@ -153,6 +157,23 @@ def _update(data: bytes, _file: Path) -> Facts:
             for name, dtype, shape in update.layout.native.tensors
         ],
     }
+
+
+def _form_facts(form: UpdateForm) -> Facts:
+    """What the codec's name does not say of the form; all of it is public."""
+    facts: Facts = {"chunk_coordinates": form.chunk_coordinates}
+    if form.scale:
+        facts["steps_per_unit"] = form.scale
+    if (transform := form.transform) is not None:
+        facts["steps"] = transform.steps
+        facts["rotation"] = transform.rotation_block
+        if transform.clips is not None:
+            facts["clips"] = len(transform.clips)
+            facts["clip_block"] = transform.clip_block
+    if (subsample := form.subsample) is not None:
+        facts["blocks_kept_of_64"] = subsample.keep
+        facts["rescaled"] = subsample.rescale
+    return {**facts, "update_id": f"{form.update_id:016x}"}
 
 
 @dataclass(frozen=True, slots=True)
