@@ -44,7 +44,7 @@ def test_for_people_doctor_prints_one_line_per_self_test(
 
     shown = capsys.readouterr().out
     isas, aes = _native.supported_isas(), _native.supported_aes()
-    assert shown.count(" ok") == 4 * len(isas) + len(isas) + len(aes) - 1
+    assert shown.count(" ok") == 6 * len(isas) + len(isas) + len(aes) - 1
     assert veilsum.backends()[0].detail in shown
 
 
@@ -55,6 +55,9 @@ def test_for_people_doctor_prints_one_line_per_self_test(
         ("_AES256CTR", {22: ((0, 0, 0, 0), "")}, "AES masks"),
         ("_SHARES", ("00" * 32,) * 5, "shares"),
         ("_ENCODED", {"int8": (0.0, 0.0, "0" * 16)}, "codecs"),
+        ("_ROTATED", {64: ("0" * 16, "bd274128f05742c9")}, "rotation"),
+        ("_ROTATED", {64: ("05096317aea7ebb6", "0" * 16)}, "rotation"),
+        ("_KEPT", (1, 2), "subsample"),
         ("_is_nearest", lambda value, exact: False, "exact mean"),
     ],
 )

@@ -54,6 +54,17 @@ _SHARES = (
     "5d4cf99f8fcb227dc1f3a105afea4646a7d2a1f8ac12a7c1bb8fc66d0fc19fab",
     "32c251a5b5dd6404fa154b80a3db1fdabaa30739f0c9ed7a74c21363b03863fb",
 )
+# What follows a public key: blocks that are rotated -> the first 16 hex digits of SHA-256 over the
+# rotated floats and over the inverse in doubles; and the blocks that a subsample keeps, 16 of 64.
+# Made by tests/reference.
+_PUBLIC_KEY = bytes(range(1, 9))
+_ROTATED = {
+    64: ("05096317aea7ebb6", "bd274128f05742c9"),
+    1024: ("e5f7e75813b2ae61", "d7560c7487edab72"),
+    4096: ("a7ea5695c8d42241", "bddb5f06bda8e8fb"),
+}
+_COORDINATES = 5376  # a tile and parts of one
+_KEPT = (1, 6, 10, 12, 15, 19, 26, 34, 35, 38, 39, 41, 46, 52, 57, 63, 66, 70, 72, 75, 79)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +199,42 @@ def _codecs() -> None:
         _expect(found == expected, f"{name} encodes to other bytes")
 
 
+def _rotation() -> None:
+    index = np.arange(_COORDINATES, dtype=np.float64)
+    values = ((index * 2654435761.0) % 8191.0 - 4095.0) / 4096.0
+    for block, expected in _ROTATED.items():
+        for dtype, inverse, sha256 in zip(("f4", "f8"), (False, True), expected, strict=True):
+            rotated = values.astype(dtype)
+            _native.rotate(
+                rotated, block=block, key=_PUBLIC_KEY, first=0, inverse=inverse, threads=1
+            )
+            found = hashlib.sha256(rotated.tobytes()).hexdigest()[:16]
+            _expect(found == sha256, f"blocks of {block} are rotated to other {dtype} values")
+
+
+def _subsample() -> None:
+    layout = _native.Layout([("weight", "f32", (_COORDINATES,))])
+    codec = _native.codec_number("f32")
+    form: dict[str, Any] = {
+        "codec": codec,
+        "scale": 0.0,
+        "plan_digest": bytes(32),
+        "update_id": 7,
+        "chunk_coordinates": 4096,
+        "threads": 1,
+        "transform": _native.Transform.subsample(
+            codec=codec, keep=16, key=_PUBLIC_KEY, rescale=False
+        ),
+    }
+    ones = [np.ones(_COORDINATES, np.float32)]
+    chunks = _native.encode_chunks(
+        layout, ones, limit=0.0, rounding=None, least_error=False, **form
+    )
+    values = _native.decode_chunks(layout, chunks, **form)[0]
+    kept = np.flatnonzero(values.reshape(-1, 64).all(axis=1))
+    _expect(tuple(kept.tolist()) == _KEPT, "a subsample keeps other blocks")
+
+
 def _mean() -> None:
     mean = _native.MeanAggregator(
         _native.Layout(_TENSORS),
@@ -259,5 +306,7 @@ _CPU_CHECKS: tuple[tuple[str, Callable[[], None]], ...] = (
     ("masks", lambda: _masks("chacha20", _CHACHA20)),
     ("shares", _shamir),
     ("codecs", _codecs),
+    ("rotation", _rotation),
+    ("subsample", _subsample),
     ("exact mean", _mean),
 )
