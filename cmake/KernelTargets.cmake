@@ -19,13 +19,15 @@ endif()
 set(VS_KERNEL_WARNINGS -Wno-psabi
     $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized> $<$<CXX_COMPILER_ID:GNU>:-Wno-uninitialized>)
 
+set(VS_KERNEL_OPTIMIZATION $<$<NOT:$<BOOL:${VEILSUM_SANITIZE}>>:-O3>)
+
 set(VS_KERNEL_OBJECTS)
 set(_checks)
 function(add_kernels target source flags)
   add_library(${target} OBJECT ${source})
   target_include_directories(${target} PRIVATE csrc)
   target_compile_options(${target} PRIVATE
-    ${flags} ${VS_EXACT} -O3 -fno-exceptions ${VS_KERNEL_WARNINGS})
+    ${flags} ${VS_EXACT} ${VS_KERNEL_OPTIMIZATION} -fno-exceptions ${VS_KERNEL_WARNINGS})
   set(stamp ${CMAKE_CURRENT_BINARY_DIR}/${target}_symbols.stamp)
   add_custom_command(OUTPUT ${stamp}
     COMMAND ${CMAKE_COMMAND} -DNM=${CMAKE_NM} -DOBJECT=$<TARGET_OBJECTS:${target}>
