@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "element/annotate.h"
 #include "kernels/codec_kernels.h"
 
 namespace veilsum {
@@ -14,7 +15,7 @@ namespace veilsum {
 inline constexpr std::size_t kOrderPiece = 256;
 
 // Room for sorted rows: as many as it takes to reach a power of two, and two at least.
-constexpr std::size_t order_room(std::size_t rows) {
+VS_FN constexpr std::size_t order_room(std::size_t rows) {
   std::size_t room = 2;
   while (room < rows) room *= 2;
   return room;
@@ -22,14 +23,14 @@ constexpr std::size_t order_room(std::size_t rows) {
 
 // Columns of which medians are taken at once. Long runs of each row are read ahead best, but the
 // sorted rows of all columns must stay in the second-level cache.
-constexpr std::size_t median_piece(std::size_t rows, std::size_t width) {
+VS_FN constexpr std::size_t median_piece(std::size_t rows, std::size_t width) {
   std::size_t columns = 1024;
   while (columns > kOrderPiece && order_room(rows) * columns * width > 512 * 1024) columns /= 2;
   return columns;
 }
 
 // Scratch of an order kernel for values of `width` bytes, 64-byte aligned.
-constexpr std::size_t order_scratch_bytes(std::size_t rows, std::size_t width) {
+VS_FN constexpr std::size_t order_scratch_bytes(std::size_t rows, std::size_t width) {
   return order_room(rows) * median_piece(rows, width) * width;
 }
 
