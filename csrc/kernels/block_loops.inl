@@ -65,60 +65,43 @@ VS_FN std::int8_t within(std::int32_t step, int limit) {
   return static_cast<std::int8_t>(step > limit ? limit : step < -limit ? -limit : step);
 }
 
-// The definition, value by value.
-VS_FN void divide_exactly(const float* values, std::size_t count, double divisor, int limit,
-                          std::int8_t* codes) {
-  for (std::size_t i = 0; i < count; ++i)
-    codes[i] = within(round_nearest<std::int32_t>(values[i] / divisor), limit);
-}
-
-VS_FN void divide_exactly(const float* values, std::size_t count, double divisor, int limit,
-                          const std::uint32_t* uniforms, std::int8_t* codes) {
-  for (std::size_t i = 0; i < count; ++i)
-    codes[i] = within(round_stochastic<std::int32_t>(values[i] / divisor, uniforms[i]), limit);
-}
-
 // 0 if it is no normal number, which is not precise enough.
 VS_FN float reciprocal_of(float scale) {
   const float reciprocal = 1 / scale;
   return reciprocal >= 0x1p-126f ? reciprocal : 0;
 }
 
-VS_FN void narrow_steps(const std::int32_t* steps, int limit, std::int8_t* codes) {
-  for (std::size_t i = 0; i < kQuotientRun; ++i) codes[i] = within(steps[i], limit);
-}
-
-VS_FN void round_block(const float* values, std::size_t count, float scale, int limit,
-                       std::int8_t* codes) {
-  const double divisor = scale;
-  const float reciprocal = reciprocal_of(scale);
+// At most kQuotientRun values by the reciprocal of the scale if that decides, else by what defines
+// their codes.
+template <bool kStochastic>
+VS_FN void divide_run(const float* values, std::size_t count, float scale, float reciprocal,
+                      int limit, const std::uint32_t* uniforms, std::int8_t* codes) {
   std::int32_t steps[kQuotientRun];
-  std::size_t i = 0;
-  for (; i + kQuotientRun <= count; i += kQuotientRun)
-    if (reciprocal != 0 && divide_by_reciprocal<false>(values + i, reciprocal, nullptr, steps))
-      narrow_steps(steps, limit, codes + i);
+  if (count == kQuotientRun && reciprocal != 0 &&
+      divide_by_reciprocal<kStochastic>(values, reciprocal, uniforms, steps)) {
+    for (std::size_t i = 0; i < kQuotientRun; ++i) codes[i] = within(steps[i], limit);
+    return;
+  }
+  const double divisor = scale;
+  for (std::size_t i = 0; i < count; ++i)
+    if constexpr (kStochastic)
+      codes[i] = within(round_stochastic<std::int32_t>(values[i] / divisor, uniforms[i]), limit);
     else
-      divide_exactly(values + i, kQuotientRun, divisor, limit, codes + i);
-  divide_exactly(values + i, count - i, divisor, limit, codes + i);
+      codes[i] = within(round_nearest<std::int32_t>(values[i] / divisor), limit);
 }
 
 // Uniforms come kUniformBlock at a time, whatever the block; `first` is a multiple of 4.
-VS_FN void dither_block(const float* values, std::size_t count, std::uint64_t first, float scale,
+template <bool kStochastic>
+VS_FN void divide_block(const float* values, std::size_t count, std::uint64_t first, float scale,
                         const CodeRule& rule, int limit, std::int8_t* codes) {
-  const double divisor = scale;
   const float reciprocal = reciprocal_of(scale);
   std::uint32_t uniforms[kUniformBlock];
-  std::int32_t steps[kQuotientRun];
   for (std::size_t i = 0; i < count; i += kQuotientRun) {
-    if (i % kUniformBlock == 0) write_uniforms(rule.key, rule.group, first + i, uniforms);
-    const std::uint32_t* own = uniforms + i % kUniformBlock;
+    if (kStochastic && i % kUniformBlock == 0)
+      write_uniforms(rule.key, rule.group, first + i, uniforms);
     const std::size_t left = count - i;
-    if (left < kQuotientRun)
-      divide_exactly(values + i, left, divisor, limit, own, codes + i);
-    else if (reciprocal != 0 && divide_by_reciprocal<true>(values + i, reciprocal, own, steps))
-      narrow_steps(steps, limit, codes + i);
-    else
-      divide_exactly(values + i, kQuotientRun, divisor, limit, own, codes + i);
+    divide_run<kStochastic>(values + i, left < kQuotientRun ? left : kQuotientRun, scale,
+                            reciprocal, limit, uniforms + i % kUniformBlock, codes + i);
   }
 }
 
@@ -129,9 +112,9 @@ void encode_steps(const float* values, const BlockRange& range, std::uint64_t fi
     if (scale == 0)
       __builtin_memset(codes + begin, 0, length);
     else if (rule.stochastic)
-      dither_block(values + begin, length, first + begin, scale, rule, limit, codes + begin);
+      divide_block<true>(values + begin, length, first + begin, scale, rule, limit, codes + begin);
     else
-      round_block(values + begin, length, scale, limit, codes + begin);
+      divide_block<false>(values + begin, length, first + begin, scale, rule, limit, codes + begin);
   });
 }
 

@@ -16,6 +16,7 @@ namespace veilsum {
 namespace {
 
 typedef std::uint32_t Lanes __attribute__((vector_size(4 * VS_LANES)));
+typedef std::int32_t SignedLanes __attribute__((vector_size(4 * VS_LANES)));
 typedef std::uint64_t WideLanes __attribute__((vector_size(4 * VS_LANES)));
 constexpr std::size_t kWideLanes = VS_LANES / 2;
 
@@ -33,6 +34,19 @@ VS_FN Lanes lane_numbers() { return Lanes{0, 1, 2, 3, 4, 5, 6, 7}; }
 #else
 VS_FN Lanes lane_numbers() { return Lanes{0, 1, 2, 3}; }
 #endif
+
+// Whether a lane is negative.
+VS_FN bool any_sign(SignedLanes x) {
+#if defined(__AVX512DQ__)
+  return _mm512_movepi32_mask((__m512i)x) != 0;
+#elif defined(__AVX__)
+  return _mm256_movemask_ps((__m256)x) != 0;
+#else
+  std::int32_t any = 0;
+  for (std::size_t lane = 0; lane < VS_LANES; ++lane) any |= x[lane];
+  return any < 0;
+#endif
+}
 
 // Compilers find the rotate instruction of AVX-512, but not that a rotation by whole
 // bytes is one byte shuffle on AVX2: half again as fast.

@@ -20,47 +20,35 @@ constexpr std::size_t kQuotientRun = 32;
 constexpr float kDoubt = 0x1p-13f;
 
 // round(y) and floor(y) in every lane, for |y| < 2^22.
-VS_FN RankLanes round_floats(RankFloats y) {
+VS_FN SignedLanes round_floats(RankFloats y) {
 #if defined(__AVX512F__)
-  return (RankLanes)_mm512_maskz_cvt_roundps_epi32(0xFFFF, (__m512)y,
-                                                   _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  return (SignedLanes)_mm512_maskz_cvt_roundps_epi32(0xFFFF, (__m512)y,
+                                                     _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 #else
-  return __builtin_convertvector((y + 0x1.8p23f) - 0x1.8p23f, RankLanes);
+  return __builtin_convertvector((y + 0x1.8p23f) - 0x1.8p23f, SignedLanes);
 #endif
 }
 
-VS_FN RankLanes floor_floats(RankFloats y) {
+VS_FN SignedLanes floor_floats(RankFloats y) {
 #if defined(__AVX512F__)
-  return (RankLanes)_mm512_maskz_cvt_roundps_epi32(0xFFFF, (__m512)y,
-                                                   _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+  return (SignedLanes)_mm512_maskz_cvt_roundps_epi32(0xFFFF, (__m512)y,
+                                                     _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
 #else
   const RankFloats nearest = (y + 0x1.8p23f) - 0x1.8p23f;
   // True is -1 in a lane.
-  return __builtin_convertvector(nearest, RankLanes) + (nearest > y);
+  return __builtin_convertvector(nearest, SignedLanes) + (nearest > y);
 #endif
 }
 
 // Patterns of |y - round(y)|, which order like the magnitudes.
-VS_FN RankLanes distance_to_integer(RankFloats y) {
+VS_FN SignedLanes distance_to_integer(RankFloats y) {
 #if defined(__AVX512DQ__)
-  const auto distance = (RankLanes)_mm512_maskz_reduce_ps(
+  const auto distance = (SignedLanes)_mm512_maskz_reduce_ps(
       0xFFFF, (__m512)y, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 #else
-  const auto distance = (RankLanes)(y - ((y + 0x1.8p23f) - 0x1.8p23f));
+  const auto distance = (SignedLanes)(y - ((y + 0x1.8p23f) - 0x1.8p23f));
 #endif
   return distance & 0x7FFFFFFF;
-}
-
-VS_FN bool any_sign(RankLanes x) {
-#if defined(__AVX512DQ__)
-  return _mm512_movepi32_mask((__m512i)x) != 0;
-#elif defined(__AVX__)
-  return _mm256_movemask_ps((__m256)x) != 0;
-#else
-  std::int32_t any = 0;
-  for (std::size_t lane = 0; lane < VS_LANES; ++lane) any |= x[lane];
-  return any < 0;
-#endif
 }
 
 // Writes round(values[i] / divisor), or floor(values[i] / divisor + uniforms[i] / 2^24), for
@@ -68,15 +56,15 @@ VS_FN bool any_sign(RankLanes x) {
 template <bool kStochastic>
 VS_FN bool divide_by_reciprocal(const float* values, float reciprocal,
                                 const std::uint32_t* uniforms, std::int32_t* steps) {
-  RankLanes doubt{};  // its sign
+  SignedLanes doubt{};  // its sign
 #pragma GCC unroll 8
   for (std::size_t i = 0; i < kQuotientRun; i += VS_LANES) {
     RankFloats loaded;
     __builtin_memcpy(&loaded, values + i, sizeof loaded);
     const RankFloats quotient = loaded * reciprocal;
-    RankLanes found;
+    SignedLanes found;
     if constexpr (kStochastic) {
-      RankLanes dither;
+      SignedLanes dither;
       __builtin_memcpy(&dither, uniforms + i, sizeof dither);
       const RankFloats y = quotient + __builtin_convertvector(dither, RankFloats) * 0x1p-24f;
       found = floor_floats(y);

@@ -7,7 +7,6 @@ namespace veilsum {
 namespace {
 
 typedef float RankFloats __attribute__((vector_size(4 * VS_LANES)));
-typedef std::int32_t RankLanes __attribute__((vector_size(4 * VS_LANES)));
 
 #if VS_LANES >= 8 && !defined(__clang__)
 // From the middle bound on, each comparison halves what is left: a rank's bits come out from
@@ -25,7 +24,7 @@ struct Bounds {
   }
 
   VS_FN Lanes rank(const Bounds& held, RankFloats value) {
-    RankLanes found = -(value > held.next[0]);  // true is -1 in a lane
+    SignedLanes found = -(value > held.next[0]);  // true is -1 in a lane
 #pragma GCC unroll 4
     for (unsigned level = 1; level < kBits; ++level)
       found = found + found - (value > __builtin_shuffle(held.next[level], found));
@@ -42,7 +41,7 @@ struct Bounds {
   }
 
   VS_FN Lanes rank(const Bounds& held, RankFloats value) {
-    RankLanes found{};
+    SignedLanes found{};
     for (unsigned k = 0; k + 1 < 1u << kBits; ++k) found -= value > held.bound[k];
     return (Lanes)found;
   }

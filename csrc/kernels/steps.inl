@@ -179,10 +179,9 @@ void write_step_groups(const unsigned char* values, std::size_t count, std::uint
 
 // Over whole vectors, at any address.
 VS_FN float largest_magnitude_of(const unsigned char* values, std::size_t count) {
-  typedef std::int32_t Signed __attribute__((vector_size(4 * VS_LANES)));
-  Signed largest{};
+  SignedLanes largest{};
   for (std::size_t done = 0; done < count; done += VS_LANES) {
-    Signed bits;
+    SignedLanes bits;
     __builtin_memcpy(&bits, values + done * sizeof(float), sizeof bits);
     bits &= 0x7FFFFFFF;
     largest = bits > largest ? bits : largest;

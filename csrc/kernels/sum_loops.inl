@@ -25,8 +25,6 @@ namespace {
 constexpr std::size_t kPageBytes = 4096;
 constexpr std::size_t kPagesAhead = 16;
 
-typedef std::int32_t PatternLanes __attribute__((vector_size(4 * VS_LANES)));
-
 // Four vectors at a time: enough that one addition need not wait for another.
 constexpr std::size_t kSumVectors = 4;
 constexpr std::size_t kSumBlock = kSumVectors * kSumLanes;
@@ -46,10 +44,10 @@ struct FloatValues {
   VS_FN float load_one(const Source& stream, std::size_t i) { return stream.values[i]; }
   // Sets the sign of lanes of `beyond` where one of kSumBlock values is beyond the stream's limit,
   // or NaN: patterns order like magnitudes.
-  VS_FN void check(const Source& stream, std::size_t i, PatternLanes& beyond) {
+  VS_FN void check(const Source& stream, std::size_t i, SignedLanes& beyond) {
     const auto limit = static_cast<std::int32_t>(bits_of_float(stream.limit));
     for (std::size_t at = 0; at < kSumBlock; at += VS_LANES) {
-      PatternLanes patterns;
+      SignedLanes patterns;
       __builtin_memcpy(&patterns, stream.values + i + at, sizeof patterns);
       beyond |= limit - (patterns & 0x7FFFFFFF);
     }
@@ -72,7 +70,7 @@ VS_FN HalfLanes load_halves(const WireHalf* values) {
 struct HalfValues {
   typedef HalfStream Source;
   static constexpr std::size_t kBytes = 2;
-  VS_FN void check(const Source&, std::size_t, PatternLanes&) {}
+  VS_FN void check(const Source&, std::size_t, SignedLanes&) {}
   VS_FN bool is_beyond(const Source&, float) { return false; }
 };
 
@@ -142,7 +140,7 @@ VS_FN bool add_pages(const typename Values::Source* streams, std::size_t begin, 
                      const char* const* ahead, std::uint64_t* sums) {
   typename Values::Source held[kCount];  // copies that no store to `sums` can change
   for (std::size_t k = 0; k < kCount; ++k) held[k] = streams[k];
-  PatternLanes beyond = {};
+  SignedLanes beyond = {};
   std::size_t i = begin;
   for (; i + kSumBlock <= end; i += kSumBlock) {
 #pragma GCC unroll 2
@@ -164,8 +162,7 @@ VS_FN bool add_pages(const typename Values::Source* streams, std::size_t begin, 
       sums[i] += to_fixed_point(static_cast<double>(value) * stream.factor);
       any_beyond |= Values::is_beyond(stream, value);
     }
-  for (std::size_t lane = 0; lane < VS_LANES; ++lane) any_beyond |= beyond[lane] < 0;
-  return any_beyond;
+  return any_beyond || any_sign(beyond);
 }
 
 // False if a value is beyond its stream's limit.

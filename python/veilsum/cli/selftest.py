@@ -171,10 +171,14 @@ def _shamir() -> None:
 _TENSORS = [("weight", "f32", (12, 50)), ("steps", "i64", (3,))]
 
 
+def _fractions(first: int, count: int) -> NDArray[np.float64]:
+    """Values within 1 that need rounding in every codec; the same on every machine."""
+    index = np.arange(first, first + count, dtype=np.float64)
+    return ((index * 2654435761.0) % 8191.0 - 4095.0) / 4096.0
+
+
 def _sample(number: int) -> list[NDArray[Any]]:
-    """Values that need rounding in every codec; the same on every machine."""
-    index = np.arange(600, dtype=np.float64) + 600 * number
-    values = ((index * 2654435761.0) % 8191.0 - 4095.0) / 4096.0
+    values = _fractions(600 * number, 600)
     steps = np.array([number, -7 * number, 2**40 + number], np.int64)
     return [values.astype(np.float32).reshape(12, 50), steps]
 
@@ -200,8 +204,7 @@ def _codecs() -> None:
 
 
 def _rotation() -> None:
-    index = np.arange(_COORDINATES, dtype=np.float64)
-    values = ((index * 2654435761.0) % 8191.0 - 4095.0) / 4096.0
+    values = _fractions(0, _COORDINATES)
     for block, expected in _ROTATED.items():
         for dtype, inverse, sha256 in zip(("f4", "f8"), (False, True), expected, strict=True):
             rotated = values.astype(dtype)

@@ -139,7 +139,9 @@ def _layout(tensors: Mapping[str, GgmlTensor]) -> ModelLayout:
 def _shape(name: str, tensor: GgmlTensor) -> tuple[int, ...]:
     """In Python's integers: a product of NumPy's, which readers of GGUF files give, could wrap."""
     if len(tensor.shape) > _MOST_DIMENSIONS:
-        raise DecodeError(f"tensor {name!r} has rank {len(tensor.shape)}, at most 8 is allowed")
+        raise DecodeError(
+            f"tensor {name!r} has rank {len(tensor.shape)}, at most {_MOST_DIMENSIONS} is allowed"
+        )
     try:
         shape = tuple(map(operator.index, tensor.shape))
     except TypeError as error:
