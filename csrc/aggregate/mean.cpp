@@ -5,11 +5,12 @@
 #include "aggregate/mean_pass.h"
 #include "base/error.h"
 #include "base/float_environment.h"
+#include "device/device_mean.h"
 
 namespace veilsum {
 
 MeanAggregator::MeanAggregator(Layout layout, MeanSettings settings)
-    : layout_(std::move(layout)), threads_(settings.threads) {
+    : layout_(std::move(layout)), threads_(settings.threads), device_(std::move(settings.device)) {
   if (settings.streaming_max_abs == 0)
     updates_.emplace(layout_, threads_, std::move(settings.spool), Screening::magnitudes);
   else
@@ -57,7 +58,12 @@ Contribution MeanAggregator::take(const MeanSink& sink) const {
   if (streaming_) return streaming_->finish(sink);
   const FloatEnvironment exact;
   const UpdateSnapshot set = updates_->snapshot();
-  take_mean(layout_, set, threads_, sink);
+  if (device_ == nullptr) {
+    take_mean(layout_, set, threads_, sink);
+  } else {
+    take_float_mean_on(*device_, layout_, set, threads_, sink);
+    take_integer_mean(layout_, set, threads_, sink);
+  }
   return {set.sites(), set.total_weight};
 }
 

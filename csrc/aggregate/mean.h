@@ -10,6 +10,7 @@
 #include "aggregate/streaming_mean.h"
 #include "aggregate/update_set.h"
 #include "codec/layout.h"
+#include "device/device.h"
 #include "optimize/server_step.h"
 
 namespace veilsum {
@@ -17,6 +18,7 @@ namespace veilsum {
 struct MeanSettings {
   unsigned threads;
   std::string spool;                         // directory; "" keeps updates in memory
+  DeviceOwner device;                        // null: this machine's processors
   double streaming_max_abs;                  // 0: not streaming
   std::uint64_t streaming_max_total_weight;  // not looked at unless streaming
 };
@@ -62,6 +64,7 @@ class MeanAggregator {
 
   const Layout layout_;
   const unsigned threads_;
+  const DeviceOwner device_;
   // One of the two.
   std::optional<UpdateSet> updates_;
   std::optional<StreamingMean> streaming_;

@@ -20,14 +20,6 @@ int term_exponent(const Share& share, double largest) {
          std::min(0, exponent_above(share.gain));
 }
 
-int tile_exponent(const UpdateSnapshot& set, std::size_t index) {
-  int e = -2000;  // below every exponent: a tile of zeros
-  for (std::size_t i = 0; i < set.updates.size(); ++i)
-    if (const double largest = set.updates[i]->tiles[index].largest; largest > 0)
-      e = std::max(e, term_exponent(set.shares[i], largest));
-  return scale_exponent(e, set.updates.size());
-}
-
 // The sums of one tile of group 1 are being made.
 struct TileSum {
   const UpdateSnapshot& set;
@@ -107,6 +99,14 @@ void sum_integers(const UpdateSnapshot& set, const Tile& tile, __int128* sums) {
 }
 
 }  // namespace
+
+int tile_exponent(const UpdateSnapshot& set, std::size_t index) {
+  int e = -2000;  // below every exponent: a tile of zeros
+  for (std::size_t i = 0; i < set.updates.size(); ++i)
+    if (const double largest = set.updates[i]->tiles[index].largest; largest > 0)
+      e = std::max(e, term_exponent(set.shares[i], largest));
+  return scale_exponent(e, set.updates.size());
+}
 
 void take_float_mean(const Layout& layout, const UpdateSnapshot& set, unsigned threads,
                      const MeanSink& sink) {

@@ -13,6 +13,14 @@ void MeanWriter::floats(const Tile& tile, const std::uint64_t* sums,
   write_float_means(layout_, tile, sums, divisor, tensors_);
 }
 
+void MeanWriter::means(const Tile& tile, const float* values) const {
+  write_values(layout_, tile, values, tensors_);
+}
+
+void MeanWriter::means(const Tile& tile, const double* values) const {
+  write_values(layout_, tile, values, tensors_);
+}
+
 void MeanWriter::integers(const Tile& tile, const __int128* sums,
                           std::uint64_t total_weight) const {
   write_integer_means(layout_, tile, sums, total_weight, tensors_);
@@ -34,6 +42,21 @@ void ModelStepper::floats(const Tile& tile, const std::uint64_t* sums,
     step_.apply(part, means.data());
   });
 }
+
+template <class Value>
+void ModelStepper::step_by(const Tile& tile, const Value* values) const {
+  const Layout& layout = step_.layout();
+  for_each_part(layout, kFloatGroup, tile.first, tile.count, [&](const TensorPart& part) {
+    alignas(64) std::array<std::byte, kTile * sizeof(double)> means;
+    write_values(layout.tensors()[part.tensor].dtype, {values + part.offset, part.count},
+                 means.data());
+    step_.apply(part, means.data());
+  });
+}
+
+void ModelStepper::means(const Tile& tile, const float* values) const { step_by(tile, values); }
+
+void ModelStepper::means(const Tile& tile, const double* values) const { step_by(tile, values); }
 
 void ModelStepper::integers(const Tile& tile, const __int128* sums,
                             std::uint64_t total_weight) const {

@@ -18,6 +18,9 @@ class MeanSink {
   // Of group 1.
   virtual void floats(const Tile& tile, const std::uint64_t* sums,
                       const MeanDivisor& divisor) const = 0;
+  // The same, when sums were divided already: means, each rounded once to its tensor's dtype.
+  virtual void means(const Tile& tile, const float* values) const = 0;
+  virtual void means(const Tile& tile, const double* values) const = 0;
   // Of group 2.
   virtual void integers(const Tile& tile, const __int128* sums,
                         std::uint64_t total_weight) const = 0;
@@ -31,6 +34,8 @@ class MeanWriter final : public MeanSink {
       : layout_(layout), tensors_(tensors) {}
   void floats(const Tile& tile, const std::uint64_t* sums,
               const MeanDivisor& divisor) const override;
+  void means(const Tile& tile, const float* values) const override;
+  void means(const Tile& tile, const double* values) const override;
   void integers(const Tile& tile, const __int128* sums, std::uint64_t total_weight) const override;
 
  private:
@@ -46,9 +51,14 @@ class ModelStepper final : public MeanSink {
   ModelStepper(const Layout& layout, const ServerStep& step);
   void floats(const Tile& tile, const std::uint64_t* sums,
               const MeanDivisor& divisor) const override;
+  void means(const Tile& tile, const float* values) const override;
+  void means(const Tile& tile, const double* values) const override;
   void integers(const Tile& tile, const __int128* sums, std::uint64_t total_weight) const override;
 
  private:
+  template <class Value>
+  void step_by(const Tile& tile, const Value* values) const;
+
   const ServerStep& step_;
 };
 

@@ -16,16 +16,17 @@
 #include "update/values.h"
 
 namespace veilsum {
-namespace {
 
-constexpr double kNotAsked = std::numeric_limits<double>::quiet_NaN();
-
-bool has_wide_tensor(const Layout& layout) {
+bool needs_double(const Layout& layout) {
   const auto& spans = layout.group(kFloatGroup);
   return std::any_of(spans.begin(), spans.end(), [&](const TensorSpan& span) {
     return layout.tensors()[span.tensor].dtype == DType::f64;
   });
 }
+
+namespace {
+
+constexpr double kNotAsked = std::numeric_limits<double>::quiet_NaN();
 
 // --- the two widths of values ---------------------------------------------------
 
@@ -194,7 +195,7 @@ Screened keep_tile(const Layout& layout, TensorData tensors, const Tile& tile,
   return screened;
 }
 
-std::size_t kept_value_bytes(const Layout& layout) { return has_wide_tensor(layout) ? 8 : 4; }
+std::size_t kept_value_bytes(const Layout& layout) { return needs_double(layout) ? 8 : 4; }
 
 template <class Value>
 class KeptReader final : public UpdateReader {
@@ -365,7 +366,7 @@ class ChunkReader final : public UpdateReader {
 }  // namespace
 
 std::unique_ptr<UpdateReader> read_tensors(const Layout& layout, TensorData tensors) {
-  if (has_wide_tensor(layout)) return std::make_unique<TensorReader<double>>(layout, tensors);
+  if (needs_double(layout)) return std::make_unique<TensorReader<double>>(layout, tensors);
   return std::make_unique<TensorReader<float>>(layout, tensors);
 }
 
@@ -376,7 +377,7 @@ std::size_t kept_bytes(const Layout& layout) {
 
 Screened keep_floats(const Layout& layout, TensorData tensors, const Tile& tile,
                      const std::string& site, Screening screening, StoredBytes& kept) {
-  return has_wide_tensor(layout) ? keep_tile<double>(layout, tensors, tile, site, screening, kept)
+  return needs_double(layout) ? keep_tile<double>(layout, tensors, tile, site, screening, kept)
                                  : keep_tile<float>(layout, tensors, tile, site, screening, kept);
 }
 
@@ -390,7 +391,7 @@ void keep_integers(const Layout& layout, TensorData tensors, const Tile& tile,
 }
 
 std::unique_ptr<UpdateReader> read_kept(const Layout& layout, std::span<const std::byte> kept) {
-  if (has_wide_tensor(layout)) return std::make_unique<KeptReader<double>>(layout, kept);
+  if (needs_double(layout)) return std::make_unique<KeptReader<double>>(layout, kept);
   return std::make_unique<KeptReader<float>>(layout, kept);
 }
 

@@ -72,6 +72,9 @@ class UpdateReader {
                     std::span<std::int64_t> values) const = 0;
 };
 
+// Whether updates of the layout need double to be held exactly: it has an f64 tensor.
+bool needs_double(const Layout& layout);
+
 // Readers refer to their arguments, which must outlive them.
 
 // Tensors in memory.

@@ -8,12 +8,6 @@
 
 extern "C" {
 
-// Number of usable devices. If there is none, `reason` says why.
-int vs_cuda_device_count(char* reason, std::size_t reason_size);
-
-// Name of a device, NUL-terminated.
-int vs_cuda_device_name(int device, char* name, std::size_t name_size);
-
 // What mask elements to compute.
 struct vs_cuda_mask_request {
   const unsigned char* key;  // 32 bytes

@@ -8,10 +8,16 @@
 #include "bindings/arrays.h"
 #include "bindings/register.h"
 #include "bindings/secrets.h"
+#include "device/device.h"
+#include "device/device_mean.h"
+#include "device/registry.h"
 #include "kernels/aes_dispatch.h"
 #include "kernels/dispatch.h"
 #include "masks/mask_keys.h"
 #include "masks/masks.h"
+#if defined(VEILSUM_WITH_EMULATOR)
+#include "settings.h"
+#endif
 
 namespace veilsum {
 namespace {
@@ -46,28 +52,27 @@ py::tuple no_cuda(bool built, const std::string& reason) {
   return py::make_tuple(built, py::tuple(), reason);
 }
 
-#if defined(VEILSUM_WITH_CUDA)
 py::tuple cuda_status() {
-  ErrorText text{};
-  const int count = vs_cuda_device_count(text.data(), text.size());
-  if (count == 0) return no_cuda(true, text.data());
-  py::tuple names(count);
-  for (int device = 0; device < count; ++device) {
-    if (vs_cuda_device_name(device, text.data(), text.size()) != 0)
-      return no_cuda(true, text.data());
-    names[device] = py::str(text.data());
+  if (cuda_api() == nullptr) return no_cuda(false, "this build has no CUDA backend");
+  std::string reason;
+  std::vector<DeviceOwner> devices;
+  try {
+    devices = list_devices(*cuda_api(), reason);
+  } catch (const DeviceError& error) {
+    return no_cuda(true, error.what());
   }
-  return py::make_tuple(true, names, "");
+  py::tuple names(devices.size());
+  for (std::size_t i = 0; i < devices.size(); ++i) names[i] = py::str(devices[i]->model());
+  return py::make_tuple(true, names, reason);
 }
 
+#if defined(VEILSUM_WITH_CUDA)
 void compute_mask_words(int device, const vs_cuda_mask_request& request, std::uint64_t* words) {
   ErrorText text{};
   if (vs_cuda_mask_words(device, &request, words, text.data(), text.size()) != 0)
     throw DeviceError(text.data());
 }
 #else
-py::tuple cuda_status() { return no_cuda(false, "this build has no CUDA backend"); }
-
 void compute_mask_words(int, const vs_cuda_mask_request&, std::uint64_t*) {
   throw DeviceError("this build has no CUDA backend",
                     "install nvcc and build with VEILSUM_CUDA=ON");
@@ -96,6 +101,28 @@ py::array cuda_mask_words(py::object device, py::object key, py::object stream, 
   return result;
 }
 
+void set_launch_shape(py::object blocks, py::object threads) {
+  use_launch_shape(
+      {to_integer<unsigned>("blocks", blocks), to_integer<unsigned>("threads", threads)});
+}
+
+void set_pass_memory(py::object window_bytes, py::object window_tiles) {
+  use_pass_memory({to_integer<std::size_t>("window_bytes", window_bytes, 1),
+                   to_integer<std::size_t>("window_tiles", window_tiles, 1)});
+}
+
+#if defined(VEILSUM_WITH_EMULATOR)
+void set_emulator(std::uint64_t seed, std::size_t memory_bytes, std::uint64_t lost_at_call) {
+  vs_emu::use({seed, memory_bytes, lost_at_call});
+}
+std::uint64_t emulator_calls() { return vs_emu::calls(); }
+std::size_t emulator_bytes() { return vs_emu::allocated_bytes(); }
+#else
+void set_emulator(std::uint64_t, std::size_t, std::uint64_t) { device_api("emu"); }
+std::uint64_t emulator_calls() { return 0; }
+std::size_t emulator_bytes() { return 0; }
+#endif
+
 }  // namespace
 
 void register_devices(py::module_& module) {
@@ -106,6 +133,14 @@ void register_devices(py::module_& module) {
   module.def("active_aes", [] { return std::string(active_aes()); });
   module.def("use_aes", [](const std::string& name) { use_aes(name); }, py::arg("name"));
   module.def("compiler", &compiler);
+  module.def("use_launch_shape", &set_launch_shape, py::kw_only(), py::arg("blocks"),
+             py::arg("threads"));
+  module.def("use_pass_memory", &set_pass_memory, py::kw_only(), py::arg("window_bytes"),
+             py::arg("window_tiles"));
+  module.def("use_emulator", &set_emulator, py::kw_only(), py::arg("seed") = 0,
+             py::arg("memory_bytes") = std::size_t{1} << 30, py::arg("lost_at_call") = 0);
+  module.def("emulator_calls", &emulator_calls);
+  module.def("emulator_bytes", &emulator_bytes);
   module.def("cuda_status", &cuda_status);
   module.def("cuda_mask_words", &cuda_mask_words, py::arg("device"), py::arg("key"), py::kw_only(),
              py::arg("stream"), py::arg("first"), py::arg("count"), py::arg("bits"));

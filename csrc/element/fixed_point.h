@@ -26,6 +26,12 @@ VS_FN std::uint64_t to_fixed_point(double value) {
   return (high_steps << 32) + (bits_of_double(low) - bits_of_double(0x1.8p52));
 }
 
+// The same, and 0 for what is beyond: what a block's scale would make of codes that the block does
+// not have.
+VS_FN std::uint64_t bounded_fixed_point(double value) {
+  return value < 0x1p62 && value > -0x1p62 ? to_fixed_point(value) : 0;
+}
+
 VS_FN double double_of_bits(std::uint64_t bits) {
   double value;
   __builtin_memcpy(&value, &bits, sizeof value);

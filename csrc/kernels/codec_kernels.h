@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "element/philox.h"
+#include "element/quotient.h"
 
 namespace veilsum {
 
@@ -44,18 +45,6 @@ struct HalfStream {
 struct CodeStream {
   const std::int8_t* codes;
   const std::uint64_t* multipliers;  // one per kInt8Block codes
-};
-
-// How exact quotients sum / divisor, divisor = odd_divisor * 2^z, are rounded to a format of
-// few bits.
-struct QuotientRule {
-  double reciprocal;          // of the divisor, rounded once
-  std::uint64_t odd_divisor;  // below 2^53
-  // To be added to the biased exponent of a quotient: what k * odd_divisor is shifted left by
-  // to stand against the sum, k being a number of the format with one more bit.
-  std::int64_t shift;
-  unsigned cut;            // bits of a double's significand that the format lacks
-  std::uint64_t smallest;  // pattern, as a double, of the format's smallest normal number
 };
 
 struct CodecKernels {

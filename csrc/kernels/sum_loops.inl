@@ -15,6 +15,7 @@
 
 #include "element/fixed_point.h"
 #include "element/half.h"
+#include "element/quotient.h"
 #include "kernels/codec_kernels.h"
 #include "kernels/lanes.inl"
 #include "kernels/sum_lanes.inl"
@@ -320,61 +321,6 @@ void add_int8(const std::int8_t* codes, const std::uint64_t* multipliers, std::s
 }
 
 // --- means -----------------------------------------------------------------------
-
-constexpr std::uint64_t kMagnitude = 0x7FFFFFFFFFFFFFFFu;
-constexpr unsigned kMantissaBits = 52;
-
-// The sum as a double, the reciprocal and their product are each off by at most 2^-53 of
-// themselves, so the quotient is off by less than 4 of its last places. Unless that reaches the
-// point half-way between two numbers of the format, the exact quotient lies on the same side
-// of it, and what is returned is exact although nothing was divided.
-//
-// Everything after the division is arithmetic on patterns without branches or comparisons,
-// which is what makes vectors of it: `undecided` gets its sign where the quotient is too close
-// to such a point, or is not zero but below the format's smallest normal number.
-VS_FN double round_quotient(std::uint64_t sum, const QuotientRule& rule, std::uint64_t& undecided) {
-  const double quotient = from_fixed_point(sum) * rule.reciprocal;
-  const std::uint64_t bits = bits_of_double(quotient);
-  const std::uint64_t half = std::uint64_t{1} << (rule.cut - 1);
-  const std::uint64_t kept = ~(2 * half - 1);
-  const std::uint64_t beyond_half = (bits & ~kept) - half;
-  const std::uint64_t magnitude = bits & kMagnitude;
-  const std::uint64_t apart = (beyond_half + 4) | (4 - beyond_half);
-  const std::uint64_t tiny = (magnitude - rule.smallest) & (0 - magnitude);
-  undecided |= tiny | ~apart;
-  return double_of_bits((bits + half) & kept);
-}
-
-// The same, exact also at and next to half-way points, which are frequent when few updates
-// have equal weights.
-//
-// With the divisor as odd * 2^z and the half-way point next to the quotient as k * 2^p, the
-// quotient is beyond it if sum > k * odd * 2^shift, where shift is p + z plus the exponent of
-// the scale. Both sides, made integers, differ by at most 2^-8 of themselves, which is below
-// 2^63: k * odd has at most 78 bits, and then k has 25 and they differ by 2^-24. So their
-// difference modulo 2^64 has the right sign. An approximate quotient may choose the half-way
-// point on the other side of a number of the format; that leads to the same number.
-VS_FN double round_quotient_exactly(std::uint64_t sum, const QuotientRule& rule,
-                                    std::uint64_t& undecided) {
-  const std::uint64_t negative = 0 - (sum >> 63);
-  const std::uint64_t steps = (sum ^ negative) - negative;
-  const std::uint64_t bits = bits_of_double(from_fixed_point(steps) * rule.reciprocal);
-  const std::uint64_t half = std::uint64_t{1} << (rule.cut - 1);
-  const std::uint64_t lower = bits & ~(2 * half - 1);
-  const std::uint64_t one = std::uint64_t{1} << kMantissaBits;
-  const std::uint64_t halfway = ((lower & (one - 1)) | one | half) >> (rule.cut - 1);
-  const auto shift = static_cast<std::int64_t>(bits >> kMantissaBits) + rule.shift;
-  const std::uint64_t left = static_cast<std::uint64_t>(shift > 0 ? shift : 0);
-  const std::uint64_t right = static_cast<std::uint64_t>(shift < 0 ? -shift : 0);
-  const auto beyond = static_cast<std::int64_t>((steps << (right & 63)) -
-                                                (halfway * rule.odd_divisor << (left & 63)));
-  const std::uint64_t odd = lower >> rule.cut & 1;
-  const bool up = beyond + static_cast<std::int64_t>(odd) > 0;  // ties to even
-  const std::uint64_t rounded = lower + (up ? 2 * half : 0);
-  const std::uint64_t tiny = (bits - rule.smallest) & (0 - bits);
-  undecided |= tiny | ((63 - right) & (0 - bits));
-  return double_of_bits((bits == 0 ? 0 : rounded) | (negative << 63));
-}
 
 constexpr std::size_t kMeanBlock = 64;
 constexpr std::size_t kMeansAhead = 4096 * sizeof(float);

@@ -33,38 +33,6 @@ void for_tiles_of(const Range& range, const Body& body) {
     body(first / kTile, Tile{first, std::min(kTile, range.end - first)});
 }
 
-void write_values(DType dtype, std::span<const float> values, std::byte* out) {
-  const auto& codec = kernels().codec;
-  if (dtype == DType::f16)
-    return codec.narrow_f16(values.data(), values.size(), reinterpret_cast<WireHalf*>(out));
-  if (dtype == DType::bf16)
-    return codec.narrow_bf16(values.data(), values.size(), reinterpret_cast<WireHalf*>(out));
-  std::memcpy(out, values.data(), values.size_bytes());
-}
-
-// What a narrower tensor holds is exact in float, and so is the mean of two such values up to a
-// bit that can not decide a tie: going over float rounds as if once.
-void write_values(DType dtype, std::span<const double> values, std::byte* out) {
-  if (dtype == DType::f64) {
-    std::memcpy(out, values.data(), values.size_bytes());
-    return;
-  }
-  std::array<float, kTile> narrow;
-  std::transform(values.begin(), values.end(), narrow.begin(),
-                 [](double value) { return static_cast<float>(value); });
-  write_values(dtype, std::span<const float>(narrow.data(), values.size()), out);
-}
-
-template <class Value>
-void write_tile(const Layout& layout, const Tile& tile, const Value* values,
-                MutableTensorData tensors) {
-  for_each_part(layout, kFloatGroup, tile.first, tile.count, [&](const TensorPart& part) {
-    const DType dtype = layout.tensors()[part.tensor].dtype;
-    write_values(dtype, std::span<const Value>(values + part.offset, part.count),
-                 tensors[part.tensor] + part.element * dtype_size(dtype));
-  });
-}
-
 const ColumnKernels<float>& columns(float) { return rule_kernels().f32; }
 const ColumnKernels<double>& columns(double) { return rule_kernels().f64; }
 
@@ -88,7 +56,7 @@ class FloatWorker {
         columns(Value{}).median(from, rows.size(), part.count, scratch_.data(),
                                 medians.data() + part.first);
       });
-      return write_tile(layout_, tile, medians.data(), tensors);
+      return write_values(layout_, tile, medians.data(), tensors);
     }
     const KeptRanks kept{rows.size(), rule_.first, rule_.kept};
     const auto sum = rule_.kind == OrderKind::middle ? columns(Value{}).sum_middle
@@ -187,7 +155,7 @@ void copy_floats(const Layout& layout, const CommittedUpdate& update, unsigned t
         refuse_changed();
       values[k] += 0;  // a zero has no sign
     }
-    write_tile(layout, tile, values.data(), tensors);
+    write_values(layout, tile, values.data(), tensors);
   });
 }
 

@@ -49,13 +49,6 @@ RowMix::RowMix(std::vector<std::vector<std::int64_t>> row_weights, std::size_t u
   }
 }
 
-bool needs_double(const Layout& layout) {
-  const auto& spans = layout.group(kFloatGroup);
-  return std::any_of(spans.begin(), spans.end(), [&](const TensorSpan& span) {
-    return layout.tensors()[span.tensor].dtype == DType::f64;
-  });
-}
-
 // --- group 1 ------------------------------------------------------------------------
 
 template <class Value>

@@ -76,7 +76,4 @@ class IntegerRows {
   std::vector<std::vector<std::int64_t>> rows_;
 };
 
-// Whether updates of the layout need double to be held exactly.
-bool needs_double(const Layout& layout);
-
 }  // namespace veilsum

@@ -57,6 +57,22 @@ def use_aes(name: str) -> None:
 def compiler() -> str:
     """Compiler and version the core was built with, e.g. "GNU 12.2.0"."""
 
+def use_launch_shape(*, blocks: int, threads: int) -> None:
+    """Shape of every launch from now on; 0 is the kernel's own choice. Results are the same."""
+
+def use_pass_memory(*, window_bytes: int, window_tiles: int) -> None:
+    """How much of a set a pass on a device takes at a time. Results are the same."""
+
+def use_emulator(*, seed: int = 0, memory_bytes: int = 1 << 30, lost_at_call: int = 0) -> None:
+    """Settings of emulated devices: the order of threads, blocks and streams; how much memory
+    each has; the call from which on all fail (0: none). Counts calls anew."""
+
+def emulator_calls() -> int:
+    """Calls of emulated devices since use_emulator()."""
+
+def emulator_bytes() -> int:
+    """Memory that is allocated on emulated devices."""
+
 def cuda_status() -> tuple[bool, tuple[str, ...], str]:
     """(built with CUDA, device names, why there is no device or ""). Never raises."""
 
@@ -488,10 +504,12 @@ class MeanAggregator:
         *,
         threads: int,
         spool: str,
+        backend: str,
         streaming_max_abs: float,
         streaming_max_total_weight: int,
     ) -> None:
-        """spool "" keeps updates in memory; streaming_max_abs 0 means not streaming."""
+        """spool "" keeps updates in memory; streaming_max_abs 0 means not streaming; backend
+        "cpu", "cuda:N" or "emu:N"."""
 
     def add_arrays(
         self, site: str, weight: int, arrays: Sequence[NDArray[Any]], *, gain: float = 1.0

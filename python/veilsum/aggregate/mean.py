@@ -21,8 +21,6 @@ from veilsum.model import ModelLayout, result_digest, widen_tensors
 from veilsum.optimizers import ServerOptimizer
 from veilsum.rules import PreStep, Rule, choose_rule
 
-_BACKENDS = ("cpu",)
-
 
 @dataclass(frozen=True, slots=True)
 class Streaming:
@@ -134,7 +132,9 @@ class Aggregator:
             layout: what every update must look like.
             rule: "mean", a rule of veilsum.rules, or the name of one that needs no settings;
                 [pre-step, ..., rule] applies pre-steps first.
-            backend: "cpu".
+            backend: "cpu"; "cuda" or "cuda:1", a device, for the sums of floating-point
+                tensors; or "emu", devices emulated for tests of kernels. The result is the
+                same to the last bit.
             threads: most threads one call may use; by default VEILSUM_THREADS, or one per
                 processor that this process may use.
             streaming: sums on arrival and keeps nothing; remove() is then impossible.
@@ -143,10 +143,19 @@ class Aggregator:
 
         Raises:
             ConfigError: an unknown rule or backend, or settings that exclude each other.
-            DeviceError: a CUDA backend; this version aggregates on the CPU.
+            DeviceError: the build has no such backend, or the machine no such device.
         """
         self._rule = choose_rule(rule)
-        _check_backend(backend)
+        if backend != "cpu" and not self._rule.is_mean:
+            raise ConfigError(
+                f"{self._rule.rule} is computed on the CPU only, not on backend {backend!r}",
+                hint='use backend="cpu"',
+            )
+        if backend != "cpu" and streaming is not None:
+            raise ConfigError(
+                f"streaming sums on the CPU only, not on backend {backend!r}",
+                hint='leave out streaming=, or use backend="cpu"',
+            )
         if streaming is not None and not self._rule.is_mean:
             raise ConfigError(
                 f"streaming keeps no updates, which {self._rule.rule} needs",
@@ -165,6 +174,7 @@ class Aggregator:
             layout.native,
             threads=self._threads,
             spool="" if spool is None else str(spool),
+            backend=backend,
             streaming_max_abs=float(streaming.max_abs) if streaming else 0.0,
             streaming_max_total_weight=streaming.max_total_weight if streaming else 0,
         )
@@ -292,14 +302,3 @@ class Aggregator:
 def _check_choice(what: str, name: str, known: tuple[str, ...]) -> None:
     if name not in known:
         raise ConfigError(f"unknown {what} {name!r}", hint=f"known: {', '.join(known)}")
-
-
-def _check_backend(backend: str) -> None:
-    if backend.partition(":")[0] == "cuda":
-        _, devices, why_none = _native.cuda_status()
-        found = f"{len(devices)} CUDA devices found" if devices else why_none
-        raise DeviceError(
-            f"backend {backend!r}: this version aggregates on the CPU only ({found})",
-            hint='use backend="cpu"',
-        )
-    _check_choice("backend", backend, _BACKENDS)

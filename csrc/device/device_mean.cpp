@@ -1,0 +1,300 @@
+#include "device/device_mean.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <optional>
+
+#include "aggregate/mean_pass.h"
+#include "aggregate/tiles.h"
+#include "aggregate/write_means.h"
+#include "base/parallel.h"
+#include "device/window_form.h"
+
+namespace veilsum {
+namespace {
+
+PassMemory pass_memory;
+
+constexpr std::size_t kSlots = 3;  // one is filled, one computes, one is copied back
+constexpr std::size_t kBlock = 64;
+constexpr std::size_t kTileBlocks = kTile / kBlock;
+
+// Where the parts of what one copy brings lie, 256-byte aligned.
+class Places {
+ public:
+  std::size_t add(std::size_t bytes) {
+    const std::size_t place = end_;
+    end_ += (bytes + 255) / 256 * 256;
+    return place;
+  }
+  std::size_t bytes() const { return end_; }
+
+ private:
+  std::size_t end_ = 0;
+};
+
+// A batch's part of a window: codes and scales of its updates, what they count, where they lie.
+struct BatchPlaces {
+  BatchPlaces(const WindowBatch& batch, std::size_t tiles)
+      : codes(places.add(batch.updates.size() * tiles * batch.form.code_bytes())),
+        scales(places.add(batch.updates.size() * tiles * batch.form.scale_bytes())),
+        updates(places.add(batch.updates.size() * sizeof(WindowUpdate))),
+        terms(places.add(batch.updates.size() * tiles * sizeof(WindowTerm))) {}
+
+  Places places;
+  std::size_t codes, scales, updates, terms;
+};
+
+// What the means of a window need besides the sums.
+struct MeanPlaces {
+  explicit MeanPlaces(std::size_t tiles)
+      : divisors(places.add(tiles * sizeof(TileDivisor))),
+        formats(places.add(tiles * kTileBlocks * sizeof(MeanFormat))) {}
+
+  Places places;
+  std::size_t divisors, formats;
+};
+
+// What comes back: the means, and whether a value was beyond its limit.
+struct ResultPlaces {
+  ResultPlaces(std::size_t tiles, bool wide)
+      : means(places.add(tiles * kTile * (wide ? 8 : 4))), beyond(places.add(4)) {}
+
+  Places places;
+  std::size_t means, beyond;
+};
+
+struct Window {
+  std::size_t first_tile;
+  std::size_t tiles;
+};
+
+MeanFormat mean_format(DType dtype) {
+  switch (dtype) {
+    case DType::f16:
+      return MeanFormat::f16;
+    case DType::bf16:
+      return MeanFormat::bf16;
+    case DType::f64:
+      return MeanFormat::f64;
+    default:
+      return MeanFormat::f32;
+  }
+}
+
+// One pass over a set.
+struct Pass {
+  const Layout& layout;
+  const UpdateSnapshot& set;
+  const unsigned threads;
+  const bool wide;
+  const std::vector<WindowBatch> batches;
+
+  Tile tile(std::size_t index) const {
+    const std::uint64_t first = std::uint64_t{index} * kTile;
+    return {first, static_cast<std::size_t>(
+                       std::min<std::uint64_t>(kTile, layout.group_size(kFloatGroup) - first))};
+  }
+};
+
+WindowTerm window_term(const Pass& pass, const WindowForm& form, std::size_t update,
+                       std::size_t tile, int exponent) {
+  const double largest = pass.set.updates[update]->tiles[tile].largest;
+  // f32 tiles of a set with wider ones: what is beyond every float is not within the limit.
+  const auto narrow =
+      static_cast<float>(std::min(largest, double{std::numeric_limits<float>::max()}));
+  return {largest == 0 ? 0 : pass.set.shares[update].factor(exponent),
+          form.codes == WindowCodes::f64 ? std::bit_cast<std::uint64_t>(largest)
+                                         : std::bit_cast<std::uint32_t>(narrow)};
+}
+
+// Host and device memory for one window, and the stream that it is worked on.
+class Slot {
+ public:
+  Slot(const Pass& pass, const Device& device, std::size_t tiles)
+      : pass_(pass),
+        stream_(device),
+        input_bytes_(most_input(pass, tiles)),
+        mean_places_(tiles),
+        result_places_(tiles, pass.wide),
+        input_(device, input_bytes_ + mean_places_.places.bytes()),
+        device_input_(stream_, input_bytes_ + mean_places_.places.bytes()),
+        sums_(stream_, tiles * kTile * sizeof(std::uint64_t)),
+        device_result_(stream_, result_places_.places.bytes()),
+        result_(device, result_places_.places.bytes()) {}
+
+  // An error may have come between a copy and the wait for it.
+  ~Slot() { stream_.drain(); }
+  Slot(const Slot&) = delete;
+  Slot& operator=(const Slot&) = delete;
+
+  // Starts a window.
+  void begin(const Window& window) {
+    window_ = window;
+    stream_.clear(device_result_.as<void>(result_places_.beyond), sizeof(std::uint32_t));
+    write_mean_input();
+    for (std::size_t number = 0; number < pass_.batches.size(); ++number) {
+      // The copy of the batch before must have left the host memory that this one is written to.
+      if (number != 0) stream_.synchronize();
+      sum_batch(number);
+    }
+    stream_.to_host(result_.as<void>(), device_result_.as<void>(), result_places_.places.bytes());
+  }
+
+  // Waits for it and hands on the means. Does nothing if no window was begun.
+  void finish(const MeanSink& sink) {
+    if (!window_) return;
+    stream_.synchronize();
+    if (*result_.as<std::uint32_t>(result_places_.beyond) != 0) refuse_changed();
+    parallel_for(window_->tiles, 1, pass_.threads, [&](const Range& range) {
+      const Tile tile = pass_.tile(window_->first_tile + range.index);
+      if (pass_.wide)
+        sink.means(tile, result_.as<double>(result_places_.means) + range.index * kTile);
+      else
+        sink.means(tile, result_.as<float>(result_places_.means) + range.index * kTile);
+    });
+    window_.reset();
+  }
+
+ private:
+  static std::size_t most_input(const Pass& pass, std::size_t tiles) {
+    std::size_t most = 0;
+    for (const WindowBatch& batch : pass.batches)
+      most = std::max(most, BatchPlaces(batch, tiles).places.bytes());
+    return most;
+  }
+
+  // Behind the batches' memory, because every batch uses that anew.
+  void write_mean_input() {
+    auto* const divisors = input_.as<TileDivisor>(input_bytes_ + mean_places_.divisors);
+    auto* const formats = input_.as<MeanFormat>(input_bytes_ + mean_places_.formats);
+    std::fill_n(formats, window_->tiles * kTileBlocks, MeanFormat::f32);
+    for (std::size_t t = 0; t < window_->tiles; ++t) {
+      const std::size_t index = window_->first_tile + t;
+      const int exponent = tile_exponent(pass_.set, index);
+      divisors[t] = {
+          std::ldexp(1.0 / static_cast<double>(pass_.set.total_weight), -exponent), exponent};
+      const Tile tile = pass_.tile(index);
+      for_each_part(pass_.layout, kFloatGroup, tile.first, tile.count,
+                    [&](const TensorPart& part) {
+                      const DType dtype = pass_.layout.tensors()[part.tensor].dtype;
+                      std::fill_n(formats + t * kTileBlocks + part.offset / kBlock,
+                                  (part.count + kBlock - 1) / kBlock, mean_format(dtype));
+                    });
+    }
+    stream_.to_device(device_input_.as<void>(input_bytes_), input_.as<void>(input_bytes_),
+                      mean_places_.places.bytes());
+  }
+
+  void write_batch(const WindowBatch& batch, const BatchPlaces& at) {
+    const std::size_t count = batch.updates.size();
+    auto* const updates = input_.as<WindowUpdate>(at.updates);
+    for (std::size_t k = 0; k < count; ++k)
+      updates[k] = {device_input_.as<unsigned char>(at.codes) +
+                        k * window_->tiles * batch.form.code_bytes(),
+                    device_input_.as<unsigned char>(at.scales) +
+                        k * window_->tiles * batch.form.scale_bytes()};
+    auto* const terms = input_.as<WindowTerm>(at.terms);
+    parallel_for(window_->tiles, 1, pass_.threads, [&](const Range& range) {
+      const std::size_t t = range.index;
+      const std::size_t index = window_->first_tile + t;
+      const int exponent = tile_exponent(pass_.set, index);
+      for (std::size_t k = 0; k < count; ++k) {
+        const std::size_t place = k * window_->tiles + t;
+        terms[t * count + k] =
+            window_term(pass_, batch.form, batch.updates[k], index, exponent);
+        write_window_tile(batch.form, *pass_.set.updates[batch.updates[k]], pass_.tile(index),
+                          input_.as<std::byte>(at.codes) + place * batch.form.code_bytes(),
+                          input_.as<std::byte>(at.scales) + place * batch.form.scale_bytes());
+      }
+    });
+  }
+
+  void sum_batch(std::size_t number) {
+    const WindowBatch& batch = pass_.batches[number];
+    const BatchPlaces at(batch, window_->tiles);
+    write_batch(batch, at);
+    stream_.to_device(device_input_.as<void>(), input_.as<void>(), at.places.bytes());
+    const WindowSum sum = {
+        .kind = batch.form.codes,
+        .scale_format = batch.form.scales,
+        .scale_block = batch.form.scale_block,
+        .updates = batch.updates.size(),
+        .tiles = window_->tiles,
+        .update = device_input_.as<WindowUpdate>(at.updates),
+        .term = device_input_.as<WindowTerm>(at.terms),
+        .first = number == 0,
+        .sums = sums_.as<std::uint64_t>(),
+        .beyond = device_result_.as<std::uint32_t>(result_places_.beyond),
+    };
+    const MeanLaunchers& kernels = *stream_.device().api().mean;
+    const bool last = number + 1 == pass_.batches.size();
+    const int status = last ? kernels.mean_window(stream_.launch(), sum, window_means())
+                            : kernels.sum_window(stream_.launch(), sum);
+    stream_.device().check(status, "launching the sum of a window", at.places.bytes());
+  }
+
+  WindowMeans window_means() const {
+    return {
+        .tiles = window_->tiles,
+        .total_weight = pass_.set.total_weight,
+        .divisor = device_input_.as<TileDivisor>(input_bytes_ + mean_places_.divisors),
+        .format = device_input_.as<MeanFormat>(input_bytes_ + mean_places_.formats),
+        .sums = sums_.as<std::uint64_t>(),
+        .means = device_result_.as<void>(result_places_.means),
+        .wide = pass_.wide,
+    };
+  }
+
+  const Pass& pass_;
+  const DeviceStream stream_;
+  const std::size_t input_bytes_;
+  const MeanPlaces mean_places_;
+  const ResultPlaces result_places_;
+  const PinnedBuffer input_;
+  const DeviceBuffer device_input_;
+  const DeviceBuffer sums_;
+  const DeviceBuffer device_result_;
+  const PinnedBuffer result_;
+  std::optional<Window> window_;
+};
+
+std::size_t window_tiles(const Pass& pass, std::size_t total) {
+  std::size_t tile_bytes = 1;
+  for (const WindowBatch& batch : pass.batches)
+    tile_bytes = std::max(tile_bytes, batch.updates.size() * batch.form.tile_bytes());
+  const std::size_t most = std::max<std::size_t>(1, pass_memory.window_bytes / tile_bytes);
+  return std::min({total, most, pass_memory.window_tiles});
+}
+
+}  // namespace
+
+void use_pass_memory(const PassMemory& memory) { pass_memory = memory; }
+
+void take_float_mean_on(const Device& device, const Layout& layout, const UpdateSnapshot& set,
+                        unsigned threads, const MeanSink& sink) {
+  require_updates(set.total_weight);
+  const std::size_t total = count_tiles(layout, kFloatGroup);
+  if (total == 0) return;
+  const Pass pass = {layout, set, threads, needs_double(layout),
+                     window_batches(layout, set, pass_memory.window_bytes)};
+  const std::size_t tiles = window_tiles(pass, total);
+  const OnDevice on(device);
+  std::array<std::optional<Slot>, kSlots> slots;
+  std::size_t number = 0;
+  for (std::size_t first = 0; first < total; first += tiles, ++number) {
+    std::optional<Slot>& slot = slots[number % kSlots];
+    if (!slot) slot.emplace(pass, device, tiles);
+    slot->finish(sink);
+    slot->begin({first, std::min(tiles, total - first)});
+    if ((number + 1) * tiles % kReleaseTiles < tiles) set.release_pages();
+  }
+  for (std::size_t left = 0; left < kSlots; ++left)
+    if (auto& slot = slots[(number + left) % kSlots]) slot->finish(sink);
+}
+
+}  // namespace veilsum

@@ -1,0 +1,29 @@
+// The exact mean of committed updates on a device.
+#pragma once
+
+#include <cstddef>
+
+#include "aggregate/mean_sink.h"
+#include "aggregate/update_set.h"
+#include "codec/layout.h"
+#include "device/device.h"
+
+namespace veilsum {
+
+// Memory that one pass takes, whatever the size of the model and of the set.
+struct PassMemory {
+  std::size_t window_bytes = std::size_t{64} << 20;  // of updates, per window; three are in flight
+  std::size_t window_tiles = 256;                    // most tiles of a window
+};
+// For tests: small windows.
+void use_pass_memory(const PassMemory& memory);
+
+// take_float_mean() on a device: the same bits. Updates are streamed through it window by window;
+// `threads` host threads copy meanwhile. What no kernel decodes (sparse, rotated and subsampled
+// updates) is decoded on the host.
+//
+// Throws as take_float_mean(), and DeviceError.
+void take_float_mean_on(const Device& device, const Layout& layout, const UpdateSnapshot& set,
+                        unsigned threads, const MeanSink& sink);
+
+}  // namespace veilsum

@@ -1,0 +1,113 @@
+// The one header of kernels. Kernel bodies are written once: nvcc compiles them for the device, a
+// host compiler with VS_EMU for the emulator of tests/emu/, which runs them under sanitizers.
+//
+// Shared memory is dynamic: that of the emulator has exact ends. No kernel writes what another
+// block reads.
+#pragma once
+
+#if defined(VS_EMU)
+#include "emulator.h"
+#else
+#include <cuda_runtime.h>
+#endif
+
+#include <cstddef>
+#include <cstdint>
+
+#include "device/launch.h"
+
+// Name of a table of launchers: vs_cuda_<name> or vs_emu_<name>.
+#if defined(VS_EMU)
+#define VS_DEVICE_TABLE(name) vs_emu_##name
+#else
+#define VS_DEVICE_TABLE(name) vs_cuda_##name
+#endif
+
+#if defined(VS_EMU)
+#define VS_UNROLL(times)
+#else
+#define VS_PRAGMA(text) _Pragma(#text)
+#define VS_UNROLL(times) VS_PRAGMA(unroll times)
+#endif
+
+namespace veilsum {
+
+#if defined(VS_EMU)
+
+using Dim = dim3;
+template <class T>
+__device__ inline T* shared_memory() {
+  return reinterpret_cast<T*>(::vs_emu::current.shared);
+}
+
+// Checks what the device would fault on.
+template <class T>
+__device__ inline T load_aligned(const void* place) {
+  if (reinterpret_cast<std::uintptr_t>(place) % alignof(T) != 0)
+    throw ::vs_emu::Error("a vector load is not aligned");
+  return *static_cast<const T*>(place);
+}
+template <class T>
+__device__ inline void store_aligned(void* place, const T& value) {
+  if (reinterpret_cast<std::uintptr_t>(place) % alignof(T) != 0)
+    throw ::vs_emu::Error("a vector store is not aligned");
+  *static_cast<T*>(place) = value;
+}
+
+template <class... Params, class... Args>
+int launch_kernel(const char* name, const Launch& launch, unsigned blocks, unsigned threads,
+                  std::size_t shared_bytes, void (*kernel)(Params...), Args... args) {
+  ::vs_emu::enqueue(launch.stream, name, [=] {
+    ::vs_emu::run_grid(dim3(blocks), dim3(threads), shared_bytes, [&] { kernel(args...); });
+  });
+  return 0;
+}
+
+#else
+
+template <class T>
+__device__ __forceinline__ T* shared_memory() {
+  extern __shared__ __align__(16) unsigned char vs_shared_memory[];
+  return reinterpret_cast<T*>(vs_shared_memory);
+}
+
+template <class T>
+__device__ __forceinline__ T load_aligned(const void* place) {
+  return *static_cast<const T*>(place);
+}
+template <class T>
+__device__ __forceinline__ void store_aligned(void* place, const T& value) {
+  *static_cast<T*>(place) = value;
+}
+
+// Blocks get what every device gives without asking; more has to be asked for.
+constexpr std::size_t kFreeSharedBytes = 48 * 1024;
+
+template <class... Params, class... Args>
+int launch_kernel(const char*, const Launch& launch, unsigned blocks, unsigned threads,
+                  std::size_t shared_bytes, void (*kernel)(Params...), Args... args) {
+  if (shared_bytes > kFreeSharedBytes) {
+    const cudaError_t status =
+        cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                             cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             static_cast<int>(shared_bytes));
+    if (status != cudaSuccess) return static_cast<int>(cudaGetLastError());
+  }
+  kernel<<<blocks, threads, shared_bytes, static_cast<cudaStream_t>(launch.stream)>>>(args...);
+  return static_cast<int>(cudaGetLastError());
+}
+
+#endif
+
+// Blocks that `work` pieces need, one piece per block, bounded by the launch and by `most`.
+inline unsigned choose_blocks(const Launch& launch, std::size_t work, std::size_t most) {
+  std::size_t blocks = work < most ? work : most;
+  if (launch.blocks != 0 && launch.blocks < blocks) blocks = launch.blocks;
+  return static_cast<unsigned>(blocks == 0 ? 1 : blocks);
+}
+
+inline unsigned choose_threads(const Launch& launch, unsigned preferred) {
+  return launch.threads != 0 ? launch.threads : preferred;
+}
+
+}  // namespace veilsum

@@ -1,0 +1,323 @@
+// Emulated devices: memory of exact size, streams whose work waits until somebody waits for it.
+// So a copy that is not waited for has not happened, and memory that is freed too early is gone.
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <random>
+#include <utility>
+#include <vector>
+
+#include "device/api.h"
+#include "emulator.h"
+#include "settings.h"
+
+namespace veilsum {
+extern const MeanLaunchers vs_emu_mean;
+}  // namespace veilsum
+
+namespace vs_emu {
+namespace {
+
+enum Status : int { ok, invalid, out_of_memory, lost, fault };
+
+struct Event {
+  bool recorded = false;  // record() was called
+  bool happened = true;   // an event that was never recorded holds nobody up
+};
+
+struct Work {
+  std::string what;
+  std::function<void()> run;
+  Event* waits_for = nullptr;
+};
+
+struct Stream {
+  int device;
+  std::deque<Work> work;
+};
+
+struct Devices {
+  std::recursive_mutex mutex;  // one host thread at a time: the emulator has one OS thread
+  Settings settings;
+  std::mt19937_64 random{0};
+  std::uint64_t calls = 0;
+  std::vector<std::unique_ptr<Stream>> streams;
+  std::map<void*, std::pair<std::size_t, int>> memory;  // bytes and device
+  std::size_t used[kDevices] = {};
+  std::string fault;  // of a kernel: the device is lost from then on
+};
+
+// Never destroyed: programs may end with streams alive.
+Devices& devices() {
+  static auto* const all = new Devices;
+  return *all;
+}
+
+thread_local int current_device = 0;
+
+using Lock = std::lock_guard<std::recursive_mutex>;
+
+// Every call but those that give things back counts.
+int begin_call() {
+  Devices& all = devices();
+  ++all.calls;
+  if (!all.fault.empty()) return fault;
+  const std::uint64_t at = all.settings.lost_at_call;
+  return at != 0 && all.calls >= at ? lost : ok;
+}
+
+bool can_run(const Stream& stream) {
+  return !stream.work.empty() &&
+         (stream.work.front().waits_for == nullptr || stream.work.front().waits_for->happened);
+}
+
+void run_next(Stream& stream) {
+  Work work = std::move(stream.work.front());
+  stream.work.pop_front();
+  try {
+    if (work.run) work.run();
+  } catch (const std::exception& error) {
+    devices().fault = work.what + ": " + error.what();
+    for (const auto& other : devices().streams) other->work.clear();
+  }
+}
+
+// Runs work of any stream until `done`, in an order that the seed decides.
+template <class Done>
+int run_until(const Done& done) {
+  Devices& all = devices();
+  while (!done()) {
+    std::vector<Stream*> ready;
+    for (const auto& stream : all.streams)
+      if (can_run(*stream)) ready.push_back(stream.get());
+    if (ready.empty()) return all.fault.empty() ? invalid : fault;
+    run_next(*ready[all.settings.seed == 0 ? 0 : all.random() % ready.size()]);
+    if (!all.fault.empty()) return fault;
+  }
+  return all.fault.empty() ? ok : fault;
+}
+
+Stream& stream_of(void* stream) { return *static_cast<Stream*>(stream); }
+
+int device_count(char*, std::size_t) { return kDevices; }
+
+int facts(int device, veilsum::DeviceFacts* found) {
+  const Lock lock(devices().mutex);
+  if (device < 0 || device >= kDevices) return invalid;
+  if (const int status = begin_call()) return status;
+  std::snprintf(found->name, sizeof found->name, "emulated device");
+  found->memory_bytes = devices().settings.memory_bytes;
+  found->processors = 1;
+  return ok;
+}
+
+int use_device(int device, int* previous) {
+  *previous = current_device;
+  if (device < 0 || device >= kDevices) return invalid;
+  current_device = device;
+  return ok;
+}
+
+int create_stream(void** stream) {
+  const Lock lock(devices().mutex);
+  if (const int status = begin_call()) return status;
+  devices().streams.push_back(std::make_unique<Stream>(Stream{current_device, {}}));
+  *stream = devices().streams.back().get();
+  return ok;
+}
+
+int destroy_stream(void* stream) {
+  const Lock lock(devices().mutex);
+  auto& streams = devices().streams;
+  const auto found = std::find_if(streams.begin(), streams.end(),
+                                  [&](const auto& own) { return own.get() == stream; });
+  if (found == streams.end()) return invalid;
+  while (can_run(**found)) run_next(**found);
+  streams.erase(found);
+  return ok;
+}
+
+int synchronize(void* stream) {
+  const Lock lock(devices().mutex);
+  if (const int status = begin_call()) return status;
+  return run_until([&] { return stream_of(stream).work.empty(); });
+}
+
+int create_event(void** event) {
+  const Lock lock(devices().mutex);
+  if (const int status = begin_call()) return status;
+  *event = new Event;
+  return ok;
+}
+
+// Streams that wait for it have come to it before.
+int destroy_event(void* event) {
+  const Lock lock(devices().mutex);
+  run_until([&] { return static_cast<Event*>(event)->happened; });
+  delete static_cast<Event*>(event);
+  return ok;
+}
+
+int record(void* event, void* stream) {
+  const Lock lock(devices().mutex);
+  if (const int status = begin_call()) return status;
+  auto* const own = static_cast<Event*>(event);
+  own->recorded = true;
+  own->happened = false;
+  stream_of(stream).work.push_back({"record", [own] { own->happened = true; }, nullptr});
+  return ok;
+}
+
+int wait(void* stream, void* event) {
+  const Lock lock(devices().mutex);
+  if (const int status = begin_call()) return status;
+  stream_of(stream).work.push_back({"wait", {}, static_cast<Event*>(event)});
+  return ok;
+}
+
+int synchronize_event(void* event) {
+  const Lock lock(devices().mutex);
+  if (const int status = begin_call()) return status;
+  return run_until([&] { return static_cast<Event*>(event)->happened; });
+}
+
+int allocate(void** memory, std::size_t bytes, void* stream) {
+  const Lock lock(devices().mutex);
+  if (const int status = begin_call()) return status;
+  Devices& all = devices();
+  const int device = stream_of(stream).device;
+  if (bytes > all.settings.memory_bytes - all.used[device]) return out_of_memory;
+  void* place = nullptr;
+  if (posix_memalign(&place, 256, bytes) != 0) return out_of_memory;
+  std::memset(place, 0xCD, bytes);
+  all.memory[place] = {bytes, device};
+  all.used[device] += bytes;
+  *memory = place;
+  return ok;
+}
+
+void forget(void* memory) {
+  Devices& all = devices();
+  const auto found = all.memory.find(memory);
+  all.used[found->second.second] -= found->second.first;
+  all.memory.erase(found);
+  std::free(memory);
+}
+
+int release(void* memory, void* stream) {
+  const Lock lock(devices().mutex);
+  if (devices().memory.find(memory) == devices().memory.end()) return invalid;
+  if (!devices().fault.empty())  // nothing runs any more
+    forget(memory);
+  else
+    stream_of(stream).work.push_back({"release", [memory] { forget(memory); }, nullptr});
+  return ok;
+}
+
+int allocate_pinned(void** memory, std::size_t bytes) {
+  const Lock lock(devices().mutex);
+  if (const int status = begin_call()) return status;
+  if (posix_memalign(memory, 256, bytes) != 0) return out_of_memory;
+  std::memset(*memory, 0xCD, bytes);
+  return ok;
+}
+
+int release_pinned(void* memory) {
+  std::free(memory);
+  return ok;
+}
+
+int copy(const char* what, void* to, const void* from, std::size_t bytes, void* stream) {
+  const Lock lock(devices().mutex);
+  if (const int status = begin_call()) return status;
+  stream_of(stream).work.push_back({what, [=] { std::memcpy(to, from, bytes); }, nullptr});
+  return ok;
+}
+
+int to_device(void* to, const void* from, std::size_t bytes, void* stream) {
+  return copy("copy to the device", to, from, bytes, stream);
+}
+int to_host(void* to, const void* from, std::size_t bytes, void* stream) {
+  return copy("copy to the host", to, from, bytes, stream);
+}
+
+int clear(void* memory, std::size_t bytes, void* stream) {
+  const Lock lock(devices().mutex);
+  if (const int status = begin_call()) return status;
+  stream_of(stream).work.push_back(
+      {"clear", [=] { std::memset(memory, 0, bytes); }, nullptr});
+  return ok;
+}
+
+void describe(int status, char* text, std::size_t size, int* no_memory) {
+  const Lock lock(devices().mutex);
+  static constexpr const char* kTexts[] = {"no error", "invalid argument", "out of memory",
+                                           "the device is lost", ""};
+  const char* known = status == fault ? devices().fault.c_str()
+                      : status >= 0 && status < fault ? kTexts[status] : "unknown status";
+  std::snprintf(text, size, "%s", known);
+  *no_memory = status == out_of_memory;
+}
+
+}  // namespace
+
+void enqueue(void* stream, const char* what, std::function<void()> work) {
+  const Lock lock(devices().mutex);
+  // A launch cannot fail here: as on a device, a fault shows at the next call that waits.
+  const int status = begin_call();
+  if (status == ok)
+    stream_of(stream).work.push_back({what, std::move(work), nullptr});
+  else if (devices().fault.empty())
+    stream_of(stream).work.push_back(
+        {what, [] { throw Error("the device is lost"); }, nullptr});
+}
+
+std::uint64_t seed() { return devices().settings.seed; }
+
+void use(const Settings& settings) {
+  const Lock lock(devices().mutex);
+  Devices& all = devices();
+  all.settings = settings;
+  all.random.seed(settings.seed);
+  all.calls = 0;
+  all.fault.clear();
+}
+
+std::uint64_t calls() {
+  const Lock lock(devices().mutex);
+  return devices().calls;
+}
+
+std::size_t allocated_bytes() {
+  const Lock lock(devices().mutex);
+  std::size_t bytes = 0;
+  for (const std::size_t used : devices().used) bytes += used;
+  return bytes;
+}
+
+}  // namespace vs_emu
+
+namespace veilsum {
+namespace {
+
+constexpr RuntimeApi kRuntime = {
+    vs_emu::device_count, vs_emu::facts,           vs_emu::use_device,
+    vs_emu::create_stream, vs_emu::destroy_stream, vs_emu::synchronize,
+    vs_emu::create_event, vs_emu::destroy_event,   vs_emu::record,
+    vs_emu::wait,         vs_emu::synchronize_event, vs_emu::allocate,
+    vs_emu::release,      vs_emu::allocate_pinned, vs_emu::release_pinned,
+    vs_emu::to_device,    vs_emu::to_host,         vs_emu::clear,
+    vs_emu::describe,
+};
+
+}  // namespace
+
+extern const DeviceApi vs_emu_api;
+const DeviceApi vs_emu_api = {"emu", &kRuntime, &vs_emu_mean};
+
+}  // namespace veilsum
