@@ -87,13 +87,12 @@ template <class... Params, class... Args>
 int launch_kernel(const char*, const Launch& launch, unsigned blocks, unsigned threads,
                   std::size_t shared_bytes, void (*kernel)(Params...), Args... args) {
   if (shared_bytes > kFreeSharedBytes) {
-    const cudaError_t status =
-        cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                             cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             static_cast<int>(shared_bytes));
+    const cudaError_t status = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                                                    cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                    static_cast<int>(shared_bytes));
     if (status != cudaSuccess) return static_cast<int>(cudaGetLastError());
   }
-  kernel<<<blocks, threads, shared_bytes, static_cast<cudaStream_t>(launch.stream)>>>(args...);
+  kernel<<<blocks, threads, shared_bytes, static_cast<cudaStream_t>(launch.stream)> > >(args...);
   return static_cast<int>(cudaGetLastError());
 }
 

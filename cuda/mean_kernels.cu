@@ -143,11 +143,22 @@ struct UnitNibbles {
   }
 };
 
-__constant__ float kNf4Values[kTableCodes] = {
-    -1.0F, -0.6961928009986877F, -0.5250730514526367F, -0.39491748809814453F,
-    -0.28444138169288635F, -0.18477343022823334F, -0.09105003625154495F, 0.0F,
-    0.07958029955625534F, 0.16093020141124725F, 0.24611230194568634F, 0.33791524171829224F,
-    0.44070982933044434F, 0.5626170039176941F, 0.7229568362236023F, 1.0F};
+__constant__ float kNf4Values[kTableCodes] = {-1.0F,
+                                              -0.6961928009986877F,
+                                              -0.5250730514526367F,
+                                              -0.39491748809814453F,
+                                              -0.28444138169288635F,
+                                              -0.18477343022823334F,
+                                              -0.09105003625154495F,
+                                              0.0F,
+                                              0.07958029955625534F,
+                                              0.16093020141124725F,
+                                              0.24611230194568634F,
+                                              0.33791524171829224F,
+                                              0.44070982933044434F,
+                                              0.5626170039176941F,
+                                              0.7229568362236023F,
+                                              1.0F};
 
 // No unit divides its values, so every code's term is rounded by itself. The sixteen of a block
 // would serve 64 coordinates, but no thread has as many.
@@ -190,8 +201,7 @@ struct SignCodes {
     const unsigned bits = load_aligned<std::uint16_t>(piece.update->codes + piece.at / 8);
     const std::uint64_t term =
         bounded_fixed_point(static_cast<double>(scale_of(piece)) * piece.term->factor);
-    for (unsigned i = 0; i < kValues; ++i)
-      sums[i] += (bits >> i & 1) != 0 ? 0 - term : term;
+    for (unsigned i = 0; i < kValues; ++i) sums[i] += (bits >> i & 1) != 0 ? 0 - term : term;
     return true;
   }
 };
@@ -314,8 +324,7 @@ __device__ void load_sums(const std::uint64_t* from, std::uint64_t* sums) {
 
 template <unsigned kValues>
 __device__ void store_sums(std::uint64_t* to, const std::uint64_t* sums) {
-  for (unsigned i = 0; i < kValues; i += 2)
-    store_aligned(to + i, ulonglong2{sums[i], sums[i + 1]});
+  for (unsigned i = 0; i < kValues; i += 2) store_aligned(to + i, ulonglong2{sums[i], sums[i + 1]});
 }
 
 // --- kernels -----------------------------------------------------------------------------

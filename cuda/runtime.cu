@@ -94,10 +94,10 @@ void describe(int status, char* text, std::size_t size, int* out_of_memory) {
 }
 
 constexpr RuntimeApi kRuntime = {
-    device_count, facts,           use_device,     create_stream, destroy_stream,
-    synchronize,  create_event,    destroy_event,  record,        wait,
-    synchronize_event, allocate,   release,        allocate_pinned, release_pinned,
-    to_device,    to_host,         clear,          describe,
+    device_count,      facts,        use_device,    create_stream,   destroy_stream,
+    synchronize,       create_event, destroy_event, record,          wait,
+    synchronize_event, allocate,     release,       allocate_pinned, release_pinned,
+    to_device,         to_host,      clear,         describe,
 };
 
 }  // namespace

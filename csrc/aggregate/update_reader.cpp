@@ -378,7 +378,7 @@ std::size_t kept_bytes(const Layout& layout) {
 Screened keep_floats(const Layout& layout, TensorData tensors, const Tile& tile,
                      const std::string& site, Screening screening, StoredBytes& kept) {
   return needs_double(layout) ? keep_tile<double>(layout, tensors, tile, site, screening, kept)
-                                 : keep_tile<float>(layout, tensors, tile, site, screening, kept);
+                              : keep_tile<float>(layout, tensors, tile, site, screening, kept);
 }
 
 void keep_integers(const Layout& layout, TensorData tensors, const Tile& tile,

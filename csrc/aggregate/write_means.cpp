@@ -35,11 +35,11 @@ void narrow_values(DType dtype, std::span<const double> values, std::byte* out) 
 
 template <class Value>
 void write_parts(const Layout& layout, const Tile& tile, const Value* values,
-                MutableTensorData tensors) {
+                 MutableTensorData tensors) {
   for_each_part(layout, kFloatGroup, tile.first, tile.count, [&](const TensorPart& part) {
     const DType dtype = layout.tensors()[part.tensor].dtype;
     narrow_values(dtype, std::span<const Value>(values + part.offset, part.count),
-                 tensors[part.tensor] + part.element * dtype_size(dtype));
+                  tensors[part.tensor] + part.element * dtype_size(dtype));
   });
 }
 

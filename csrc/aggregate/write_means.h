@@ -17,8 +17,8 @@ namespace veilsum {
 void write_float_means(const Layout& layout, const Tile& tile, const std::uint64_t* sums,
                        const MeanDivisor& divisor, MutableTensorData tensors);
 
-// Writes values of a tile of group 1, each rounded once to its tensor's dtype. Doubles are values of
-// the layout, or means of two of them rounded once.
+// Writes values of a tile of group 1, each rounded once to its tensor's dtype. Doubles are values
+// of the layout, or means of two of them rounded once.
 void write_values(const Layout& layout, const Tile& tile, const float* values,
                   MutableTensorData tensors);
 void write_values(const Layout& layout, const Tile& tile, const double* values,

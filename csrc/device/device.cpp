@@ -37,9 +37,9 @@ void Device::check(int status, const char* call, std::size_t bytes) const {
   api_.runtime->describe(status, text, sizeof text, &out_of_memory);
   std::string what = std::string(call) + " on " + name_;
   if (bytes != 0) what += " (" + std::to_string(bytes) + " bytes)";
-  throw DeviceError(
-      what + " failed: " + text,
-      out_of_memory != 0 ? "free memory on the device, or use another one" : std::string());
+  throw DeviceError(what + " failed: " + text, out_of_memory != 0
+                                                   ? "free memory on the device, or use another one"
+                                                   : std::string());
 }
 
 std::vector<DeviceOwner> list_devices(const DeviceApi& api, std::string& reason) {

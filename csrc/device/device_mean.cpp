@@ -176,15 +176,14 @@ class Slot {
     for (std::size_t t = 0; t < window_->tiles; ++t) {
       const std::size_t index = window_->first_tile + t;
       const int exponent = tile_exponent(pass_.set, index);
-      divisors[t] = {
-          std::ldexp(1.0 / static_cast<double>(pass_.set.total_weight), -exponent), exponent};
+      divisors[t] = {std::ldexp(1.0 / static_cast<double>(pass_.set.total_weight), -exponent),
+                     exponent};
       const Tile tile = pass_.tile(index);
-      for_each_part(pass_.layout, kFloatGroup, tile.first, tile.count,
-                    [&](const TensorPart& part) {
-                      const DType dtype = pass_.layout.tensors()[part.tensor].dtype;
-                      std::fill_n(formats + t * kTileBlocks + part.offset / kBlock,
-                                  (part.count + kBlock - 1) / kBlock, mean_format(dtype));
-                    });
+      for_each_part(pass_.layout, kFloatGroup, tile.first, tile.count, [&](const TensorPart& part) {
+        const DType dtype = pass_.layout.tensors()[part.tensor].dtype;
+        std::fill_n(formats + t * kTileBlocks + part.offset / kBlock,
+                    (part.count + kBlock - 1) / kBlock, mean_format(dtype));
+      });
     }
     stream_.to_device(device_input_.as<void>(input_bytes_), input_.as<void>(input_bytes_),
                       mean_places_.places.bytes());
@@ -194,10 +193,10 @@ class Slot {
     const std::size_t count = batch.updates.size();
     auto* const updates = input_.as<WindowUpdate>(at.updates);
     for (std::size_t k = 0; k < count; ++k)
-      updates[k] = {device_input_.as<unsigned char>(at.codes) +
-                        k * window_->tiles * batch.form.code_bytes(),
-                    device_input_.as<unsigned char>(at.scales) +
-                        k * window_->tiles * batch.form.scale_bytes()};
+      updates[k] = {
+          device_input_.as<unsigned char>(at.codes) + k * window_->tiles * batch.form.code_bytes(),
+          device_input_.as<unsigned char>(at.scales) +
+              k * window_->tiles * batch.form.scale_bytes()};
     auto* const terms = input_.as<WindowTerm>(at.terms);
     parallel_for(window_->tiles, 1, pass_.threads, [&](const Range& range) {
       const std::size_t t = range.index;
@@ -205,8 +204,7 @@ class Slot {
       const int exponent = tile_exponent(pass_.set, index);
       for (std::size_t k = 0; k < count; ++k) {
         const std::size_t place = k * window_->tiles + t;
-        terms[t * count + k] =
-            window_term(pass_, batch.form, batch.updates[k], index, exponent);
+        terms[t * count + k] = window_term(pass_, batch.form, batch.updates[k], index, exponent);
         write_window_tile(batch.form, *pass_.set.updates[batch.updates[k]], pass_.tile(index),
                           input_.as<std::byte>(at.codes) + place * batch.form.code_bytes(),
                           input_.as<std::byte>(at.scales) + place * batch.form.scale_bytes());

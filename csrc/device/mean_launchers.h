@@ -69,10 +69,10 @@ struct WindowSum {
 struct WindowMeans {
   std::size_t tiles;
   std::uint64_t total_weight;
-  const TileDivisor* divisor;     // one per tile
-  const MeanFormat* format;       // one per 64 coordinates
-  const std::uint64_t* sums;      // one per coordinate
-  void* means;                    // floats, or doubles if `wide`
+  const TileDivisor* divisor;  // one per tile
+  const MeanFormat* format;    // one per 64 coordinates
+  const std::uint64_t* sums;   // one per coordinate
+  void* means;                 // floats, or doubles if `wide`
   bool wide;
 };
 

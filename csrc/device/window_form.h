@@ -22,7 +22,8 @@ struct WindowForm {
   std::size_t tile_bytes() const { return code_bytes() + scale_bytes(); }
 };
 
-// The form in which an update's tiles are copied: its own codes if kernels decode them, else values.
+// The form in which an update's tiles are copied: its own codes if kernels decode them, else
+// values.
 WindowForm window_form(const Layout& layout, const CommittedUpdate& update);
 
 // Writes a tile's codes, and its scales if it has some. What is missing of a whole tile is zero.

@@ -311,9 +311,8 @@ void complete_warp_call(WarpCall call, std::uint32_t mask, unsigned base, const 
     Fiber& other = *scheduler.fibers[base + lane];
     if (call == WarpCall::shuffle && (mask >> (other.source & 31) & 1) == 0)
       throw Error(std::string(where) + ": the source lane is not in the mask");
-    other.result = call == WarpCall::shuffle
-                       ? scheduler.fibers[base + (other.source & 31)]->value
-                       : ballot;
+    other.result =
+        call == WarpCall::shuffle ? scheduler.fibers[base + (other.source & 31)]->value : ballot;
     other.state = Fiber::ready;
   }
 }

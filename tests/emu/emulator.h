@@ -79,8 +79,7 @@ std::uint64_t warp_call(WarpCall call, std::uint32_t mask, std::uint64_t value, 
                         const char* where);
 
 // Runs a whole grid now. Throws Error.
-void run_grid(dim3 grid, dim3 block, std::size_t shared_bytes,
-              const std::function<void()>& thread);
+void run_grid(dim3 grid, dim3 block, std::size_t shared_bytes, const std::function<void()>& thread);
 
 // Appends work to a stream, whose turn comes when somebody waits for it. `what` is for errors.
 void enqueue(void* stream, const char* what, std::function<void()> work);
@@ -105,10 +104,9 @@ template <class T, class Change>
 T change_atomically(T* place, Change change) {
   T old, changed;
   __atomic_load(place, &old, __ATOMIC_RELAXED);
-  do
-    changed = change(old);
-  while (!__atomic_compare_exchange(place, &old, &changed, true, __ATOMIC_RELAXED,
-                                    __ATOMIC_RELAXED));
+  do changed = change(old);
+  while (
+      !__atomic_compare_exchange(place, &old, &changed, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
   return old;
 }
 

@@ -249,8 +249,7 @@ int to_host(void* to, const void* from, std::size_t bytes, void* stream) {
 int clear(void* memory, std::size_t bytes, void* stream) {
   const Lock lock(devices().mutex);
   if (const int status = begin_call()) return status;
-  stream_of(stream).work.push_back(
-      {"clear", [=] { std::memset(memory, 0, bytes); }, nullptr});
+  stream_of(stream).work.push_back({"clear", [=] { std::memset(memory, 0, bytes); }, nullptr});
   return ok;
 }
 
@@ -258,8 +257,9 @@ void describe(int status, char* text, std::size_t size, int* no_memory) {
   const Lock lock(devices().mutex);
   static constexpr const char* kTexts[] = {"no error", "invalid argument", "out of memory",
                                            "the device is lost", ""};
-  const char* known = status == fault ? devices().fault.c_str()
-                      : status >= 0 && status < fault ? kTexts[status] : "unknown status";
+  const char* known = status == fault                 ? devices().fault.c_str()
+                      : status >= 0 && status < fault ? kTexts[status]
+                                                      : "unknown status";
   std::snprintf(text, size, "%s", known);
   *no_memory = status == out_of_memory;
 }
@@ -273,8 +273,7 @@ void enqueue(void* stream, const char* what, std::function<void()> work) {
   if (status == ok)
     stream_of(stream).work.push_back({what, std::move(work), nullptr});
   else if (devices().fault.empty())
-    stream_of(stream).work.push_back(
-        {what, [] { throw Error("the device is lost"); }, nullptr});
+    stream_of(stream).work.push_back({what, [] { throw Error("the device is lost"); }, nullptr});
 }
 
 std::uint64_t seed() { return devices().settings.seed; }
@@ -306,12 +305,24 @@ namespace veilsum {
 namespace {
 
 constexpr RuntimeApi kRuntime = {
-    vs_emu::device_count, vs_emu::facts,           vs_emu::use_device,
-    vs_emu::create_stream, vs_emu::destroy_stream, vs_emu::synchronize,
-    vs_emu::create_event, vs_emu::destroy_event,   vs_emu::record,
-    vs_emu::wait,         vs_emu::synchronize_event, vs_emu::allocate,
-    vs_emu::release,      vs_emu::allocate_pinned, vs_emu::release_pinned,
-    vs_emu::to_device,    vs_emu::to_host,         vs_emu::clear,
+    vs_emu::device_count,
+    vs_emu::facts,
+    vs_emu::use_device,
+    vs_emu::create_stream,
+    vs_emu::destroy_stream,
+    vs_emu::synchronize,
+    vs_emu::create_event,
+    vs_emu::destroy_event,
+    vs_emu::record,
+    vs_emu::wait,
+    vs_emu::synchronize_event,
+    vs_emu::allocate,
+    vs_emu::release,
+    vs_emu::allocate_pinned,
+    vs_emu::release_pinned,
+    vs_emu::to_device,
+    vs_emu::to_host,
+    vs_emu::clear,
     vs_emu::describe,
 };
 
