@@ -16,7 +16,7 @@ from veilsum.aggregate.adding import Share, add_update, whole_weight
 from veilsum.aggregate.digest import ResultDigest
 from veilsum.codecs import EncodedUpdate
 from veilsum.devices import available_threads
-from veilsum.errors import ConfigError, DeviceError
+from veilsum.errors import ConfigError
 from veilsum.model import ModelLayout, result_digest, widen_tensors
 from veilsum.optimizers import ServerOptimizer
 from veilsum.rules import PreStep, Rule, choose_rule
