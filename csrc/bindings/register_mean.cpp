@@ -18,9 +18,9 @@ namespace veilsum {
 namespace {
 
 std::unique_ptr<MeanAggregator> make_mean(py::object layout, py::object threads,
-                                          const std::string& spool, const std::string& backend,
-                                          double streaming_max_abs,
-                                          py::object streaming_max_total_weight) {
+                                          const std::string& spool, double streaming_max_abs,
+                                          py::object streaming_max_total_weight,
+                                          const std::string& backend) {
   MeanSettings settings = {
       to_integer<unsigned>("threads", threads, 1, kMaxThreads), spool,
       backend == "cpu" ? nullptr : open_device(backend), streaming_max_abs,
@@ -95,7 +95,8 @@ py::array decode_ring_sum(py::object total, double factor, py::object count) {
 void register_mean(py::module_& module) {
   py::class_<MeanAggregator>(module, "MeanAggregator", py::is_final())
       .def(py::init(&make_mean), py::arg("layout"), py::kw_only(), py::arg("threads"),
-           py::arg("spool"), py::arg("backend"), py::arg("streaming_max_abs"), py::arg("streaming_max_total_weight"))
+           py::arg("spool"), py::arg("streaming_max_abs"), py::arg("streaming_max_total_weight"),
+           py::arg("backend") = "cpu")
       .def("add_arrays", &add_arrays, py::arg("site"), py::arg("weight"), py::arg("arrays"),
            py::kw_only(), py::arg("gain") = 1.0)
       .def("borrow_arrays", &borrow_arrays, py::arg("site"), py::arg("weight"), py::arg("arrays"),

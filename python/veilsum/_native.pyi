@@ -504,9 +504,9 @@ class MeanAggregator:
         *,
         threads: int,
         spool: str,
-        backend: str,
         streaming_max_abs: float,
         streaming_max_total_weight: int,
+        backend: str = "cpu",
     ) -> None:
         """spool "" keeps updates in memory; streaming_max_abs 0 means not streaming; backend
         "cpu", "cuda:N" or "emu:N"."""

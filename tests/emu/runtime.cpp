@@ -23,7 +23,7 @@ extern const MeanLaunchers vs_emu_mean;
 namespace vs_emu {
 namespace {
 
-enum Status : int { ok, invalid, out_of_memory, lost, fault };
+enum Status : int { ok, invalid, out_of_memory, fault };
 
 struct Event {
   bool recorded = false;  // record() was called
@@ -34,6 +34,7 @@ struct Work {
   std::string what;
   std::function<void()> run;
   Event* waits_for = nullptr;
+  bool gives_back = false;  // also done when the device is lost
 };
 
 struct Stream {
@@ -62,13 +63,21 @@ thread_local int current_device = 0;
 
 using Lock = std::lock_guard<std::recursive_mutex>;
 
+// Nothing is computed any more, on any stream.
+void lose(const std::string& why) {
+  devices().fault = why;
+  for (const auto& stream : devices().streams)
+    for (const Work& work : std::exchange(stream->work, {}))
+      if (work.gives_back) work.run();
+}
+
 // Every call but those that give things back counts.
 int begin_call() {
   Devices& all = devices();
   ++all.calls;
-  if (!all.fault.empty()) return fault;
   const std::uint64_t at = all.settings.lost_at_call;
-  return at != 0 && all.calls >= at ? lost : ok;
+  if (all.fault.empty() && at != 0 && all.calls >= at) lose("the device is lost");
+  return all.fault.empty() ? ok : fault;
 }
 
 bool can_run(const Stream& stream) {
@@ -82,8 +91,7 @@ void run_next(Stream& stream) {
   try {
     if (work.run) work.run();
   } catch (const std::exception& error) {
-    devices().fault = work.what + ": " + error.what();
-    for (const auto& other : devices().streams) other->work.clear();
+    lose(work.what + ": " + error.what());
   }
 }
 
@@ -215,7 +223,7 @@ int release(void* memory, void* stream) {
   if (!devices().fault.empty())  // nothing runs any more
     forget(memory);
   else
-    stream_of(stream).work.push_back({"release", [memory] { forget(memory); }, nullptr});
+    stream_of(stream).work.push_back({"release", [memory] { forget(memory); }, nullptr, true});
   return ok;
 }
 
@@ -255,8 +263,7 @@ int clear(void* memory, std::size_t bytes, void* stream) {
 
 void describe(int status, char* text, std::size_t size, int* no_memory) {
   const Lock lock(devices().mutex);
-  static constexpr const char* kTexts[] = {"no error", "invalid argument", "out of memory",
-                                           "the device is lost", ""};
+  static constexpr const char* kTexts[] = {"no error", "invalid argument", "out of memory"};
   const char* known = status == fault                 ? devices().fault.c_str()
                       : status >= 0 && status < fault ? kTexts[status]
                                                       : "unknown status";
@@ -268,12 +275,8 @@ void describe(int status, char* text, std::size_t size, int* no_memory) {
 
 void enqueue(void* stream, const char* what, std::function<void()> work) {
   const Lock lock(devices().mutex);
-  // A launch cannot fail here: as on a device, a fault shows at the next call that waits.
-  const int status = begin_call();
-  if (status == ok)
-    stream_of(stream).work.push_back({what, std::move(work), nullptr});
-  else if (devices().fault.empty())
-    stream_of(stream).work.push_back({what, [] { throw Error("the device is lost"); }, nullptr});
+  // Never an error here: as on a device, a fault shows at the next call that waits.
+  if (begin_call() == ok) stream_of(stream).work.push_back({what, std::move(work)});
 }
 
 std::uint64_t seed() { return devices().settings.seed; }
