@@ -92,7 +92,9 @@ int launch_kernel(const char*, const Launch& launch, unsigned blocks, unsigned t
                                                     static_cast<int>(shared_bytes));
     if (status != cudaSuccess) return static_cast<int>(cudaGetLastError());
   }
-  kernel<<<blocks, threads, shared_bytes, static_cast<cudaStream_t>(launch.stream)> > >(args...);
+  // clang-format off
+  kernel<<<blocks, threads, shared_bytes, static_cast<cudaStream_t>(launch.stream)>>>(args...);
+  // clang-format on
   return static_cast<int>(cudaGetLastError());
 }
 

@@ -19,24 +19,23 @@ constexpr std::size_t kMostBlocks = 4096;
 
 // --- how each kind of codes is read ----------------------------------------------------
 //
-// Each reads kValues consecutive values of one update, from value `at` of the window on, in one
+// Each reads kValues consecutive values of one update, from value `at` of the tile on, in one
 // load, and adds their terms to the sums. All of them lie in one tile, and in one block of scales.
 // kBlocks blocks fit a processor at once, which bounds the registers of a thread.
 
 struct Piece {
-  const WindowUpdate* update;
   const WindowTerm* term;
-  std::size_t at;
+  unsigned at;
   unsigned scale_shift;
   WindowScales scale_format;
 };
 
 __device__ __forceinline__ float scale_of(const Piece& piece) {
   if (piece.scale_format == WindowScales::none) return 1;
-  const std::size_t number = piece.at >> piece.scale_shift;
+  const unsigned number = piece.at >> piece.scale_shift;
   if (piece.scale_format == WindowScales::f32)
-    return load_aligned<float>(piece.update->scales + 4 * number);
-  return widen_half(load_aligned<std::uint16_t>(piece.update->scales + 2 * number));
+    return load_aligned<float>(piece.term->scales + 4 * number);
+  return widen_half(load_aligned<std::uint16_t>(piece.term->scales + 2 * number));
 }
 
 __device__ __forceinline__ std::uint64_t term_of(float value, double factor) {
@@ -53,7 +52,7 @@ struct FloatCodes {
   static constexpr unsigned kValues = 4;
   static constexpr unsigned kBlocks = 4;
   __device__ static bool add(const Piece& piece, std::uint64_t* sums) {
-    const float4 four = load_aligned<float4>(piece.update->codes + 4 * piece.at);
+    const float4 four = load_aligned<float4>(piece.term->codes + 4 * piece.at);
     const float values[] = {four.x, four.y, four.z, four.w};
     bool within = true;
     for (unsigned i = 0; i < kValues; ++i) {
@@ -68,7 +67,7 @@ struct DoubleCodes {
   static constexpr unsigned kValues = 2;
   static constexpr unsigned kBlocks = 4;
   __device__ static bool add(const Piece& piece, std::uint64_t* sums) {
-    const double2 two = load_aligned<double2>(piece.update->codes + 8 * piece.at);
+    const double2 two = load_aligned<double2>(piece.term->codes + 8 * piece.at);
     const double values[] = {two.x, two.y};
     bool within = true;
     for (unsigned i = 0; i < kValues; ++i) {
@@ -91,7 +90,7 @@ struct HalfCodes {
   static constexpr unsigned kValues = 8;
   static constexpr unsigned kBlocks = 3;
   __device__ static bool add(const Piece& piece, std::uint64_t* sums) {
-    const uint4 eight = load_aligned<uint4>(piece.update->codes + 2 * piece.at);
+    const uint4 eight = load_aligned<uint4>(piece.term->codes + 2 * piece.at);
     const std::uint32_t words[] = {eight.x, eight.y, eight.z, eight.w};
     for (unsigned i = 0; i < kValues; ++i)
       sums[i] += term_of(Widen::widen(static_cast<std::uint16_t>(words[i / 2] >> 16 * (i % 2))),
@@ -104,7 +103,7 @@ struct Int8Codes {
   static constexpr unsigned kValues = 16;
   static constexpr unsigned kBlocks = 2;
   __device__ static bool add(const Piece& piece, std::uint64_t* sums) {
-    const uint4 sixteen = load_aligned<uint4>(piece.update->codes + piece.at);
+    const uint4 sixteen = load_aligned<uint4>(piece.term->codes + piece.at);
     const std::uint32_t words[] = {sixteen.x, sixteen.y, sixteen.z, sixteen.w};
     const std::uint64_t multiplier =
         bounded_fixed_point(static_cast<double>(scale_of(piece)) * piece.term->factor);
@@ -133,7 +132,7 @@ struct UnitNibbles {
   static constexpr unsigned kValues = 16;
   static constexpr unsigned kBlocks = 2;
   __device__ static bool add(const Piece& piece, std::uint64_t* sums) {
-    const uint2 sixteen = load_aligned<uint2>(piece.update->codes + piece.at / 2);
+    const uint2 sixteen = load_aligned<uint2>(piece.term->codes + piece.at / 2);
     const std::uint32_t words[] = {sixteen.x, sixteen.y};
     const std::uint64_t unit =
         bounded_fixed_point(Unit::kUnit * scale_of(piece) * piece.term->factor);
@@ -166,7 +165,7 @@ struct Nf4Codes {
   static constexpr unsigned kValues = 16;
   static constexpr unsigned kBlocks = 1;
   __device__ static bool add(const Piece& piece, std::uint64_t* sums) {
-    const uint2 sixteen = load_aligned<uint2>(piece.update->codes + piece.at / 2);
+    const uint2 sixteen = load_aligned<uint2>(piece.term->codes + piece.at / 2);
     const std::uint32_t words[] = {sixteen.x, sixteen.y};
     const double scale = scale_of(piece);
     for (unsigned i = 0; i < kValues; ++i) {
@@ -183,7 +182,7 @@ struct Fp8Codes {
   static constexpr unsigned kValues = 16;
   static constexpr unsigned kBlocks = 2;
   __device__ static bool add(const Piece& piece, std::uint64_t* sums) {
-    const uint4 sixteen = load_aligned<uint4>(piece.update->codes + piece.at);
+    const uint4 sixteen = load_aligned<uint4>(piece.term->codes + piece.at);
     const std::uint32_t words[] = {sixteen.x, sixteen.y, sixteen.z, sixteen.w};
     const float scale = scale_of(piece);
     for (unsigned i = 0; i < kValues; ++i) {
@@ -198,7 +197,7 @@ struct SignCodes {
   static constexpr unsigned kValues = 16;
   static constexpr unsigned kBlocks = 2;
   __device__ static bool add(const Piece& piece, std::uint64_t* sums) {
-    const unsigned bits = load_aligned<std::uint16_t>(piece.update->codes + piece.at / 8);
+    const unsigned bits = load_aligned<std::uint16_t>(piece.term->codes + piece.at / 8);
     const std::uint64_t term =
         bounded_fixed_point(static_cast<double>(scale_of(piece)) * piece.term->factor);
     for (unsigned i = 0; i < kValues; ++i) sums[i] += (bits >> i & 1) != 0 ? 0 - term : term;
@@ -333,10 +332,11 @@ template <class Codes>
 __device__ bool add_updates(const WindowSum& job, std::size_t at, unsigned scale_shift,
                             std::uint64_t* sums) {
   const WindowTerm* const term = job.term + at / kTileValues * job.updates;
+  const auto within_tile = static_cast<unsigned>(at % kTileValues);
   bool within = true;
   VS_UNROLL(4)  // so many are asked for before the first is waited for
   for (std::size_t k = 0; k < job.updates; ++k) {
-    const Piece piece = {job.update + k, term + k, at, scale_shift, job.scale_format};
+    const Piece piece = {term + k, within_tile, scale_shift, job.scale_format};
     within &= Codes::add(piece, sums);
   }
   return within;

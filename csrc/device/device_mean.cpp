@@ -37,16 +37,15 @@ class Places {
   std::size_t end_ = 0;
 };
 
-// A batch's part of a window: codes and scales of its updates, what they count, where they lie.
+// A batch's part of a window: codes and scales of its updates, and what they count.
 struct BatchPlaces {
   BatchPlaces(const WindowBatch& batch, std::size_t tiles)
       : codes(places.add(batch.updates.size() * tiles * batch.form.code_bytes())),
         scales(places.add(batch.updates.size() * tiles * batch.form.scale_bytes())),
-        updates(places.add(batch.updates.size() * sizeof(WindowUpdate))),
         terms(places.add(batch.updates.size() * tiles * sizeof(WindowTerm))) {}
 
   Places places;
-  std::size_t codes, scales, updates, terms;
+  std::size_t codes, scales, terms;
 };
 
 // What the means of a window need besides the sums.
@@ -101,15 +100,18 @@ struct Pass {
   }
 };
 
+// Without its places.
 WindowTerm window_term(const Pass& pass, const WindowForm& form, std::size_t update,
                        std::size_t tile, int exponent) {
   const double largest = pass.set.updates[update]->tiles[tile].largest;
   // f32 tiles of a set with wider ones: what is beyond every float is not within the limit.
   const auto narrow =
       static_cast<float>(std::min(largest, double{std::numeric_limits<float>::max()}));
-  return {largest == 0 ? 0 : pass.set.shares[update].factor(exponent),
-          form.codes == WindowCodes::f64 ? std::bit_cast<std::uint64_t>(largest)
-                                         : std::bit_cast<std::uint32_t>(narrow)};
+  return {.codes = nullptr,
+          .scales = nullptr,
+          .factor = largest == 0 ? 0 : pass.set.shares[update].factor(exponent),
+          .limit = form.codes == WindowCodes::f64 ? std::bit_cast<std::uint64_t>(largest)
+                                                  : std::bit_cast<std::uint32_t>(narrow)};
 }
 
 // Host and device memory for one window, and the stream that it is worked on.
@@ -191,23 +193,20 @@ class Slot {
 
   void write_batch(const WindowBatch& batch, const BatchPlaces& at) {
     const std::size_t count = batch.updates.size();
-    auto* const updates = input_.as<WindowUpdate>(at.updates);
-    for (std::size_t k = 0; k < count; ++k)
-      updates[k] = {
-          device_input_.as<unsigned char>(at.codes) + k * window_->tiles * batch.form.code_bytes(),
-          device_input_.as<unsigned char>(at.scales) +
-              k * window_->tiles * batch.form.scale_bytes()};
     auto* const terms = input_.as<WindowTerm>(at.terms);
     parallel_for(window_->tiles, 1, pass_.threads, [&](const Range& range) {
       const std::size_t t = range.index;
       const std::size_t index = window_->first_tile + t;
       const int exponent = tile_exponent(pass_.set, index);
       for (std::size_t k = 0; k < count; ++k) {
-        const std::size_t place = k * window_->tiles + t;
-        terms[t * count + k] = window_term(pass_, batch.form, batch.updates[k], index, exponent);
+        const std::size_t codes = at.codes + (k * window_->tiles + t) * batch.form.code_bytes();
+        const std::size_t scales = at.scales + (k * window_->tiles + t) * batch.form.scale_bytes();
         write_window_tile(batch.form, *pass_.set.updates[batch.updates[k]], pass_.tile(index),
-                          input_.as<std::byte>(at.codes) + place * batch.form.code_bytes(),
-                          input_.as<std::byte>(at.scales) + place * batch.form.scale_bytes());
+                          input_.as<std::byte>(codes), input_.as<std::byte>(scales));
+        WindowTerm& term = terms[t * count + k];
+        term = window_term(pass_, batch.form, batch.updates[k], index, exponent);
+        term.codes = device_input_.as<unsigned char>(codes);
+        term.scales = device_input_.as<unsigned char>(scales);
       }
     });
   }
@@ -223,7 +222,6 @@ class Slot {
         .scale_block = batch.form.scale_block,
         .updates = batch.updates.size(),
         .tiles = window_->tiles,
-        .update = device_input_.as<WindowUpdate>(at.updates),
         .term = device_input_.as<WindowTerm>(at.terms),
         .first = number == 0,
         .sums = sums_.as<std::uint64_t>(),

@@ -2,7 +2,7 @@
 // pass, with the sums in registers.
 //
 // All pointers are to device memory, 16-byte aligned. A window is some whole tiles of group 1, one
-// after the other; what an update has for them lies together, the last tile padded to whole.
+// after the other; each tile of each update lies anywhere, the last one padded to whole.
 #pragma once
 
 #include <cstddef>
@@ -31,14 +31,10 @@ inline constexpr std::size_t kWindowCodes = 11;
 
 enum class WindowScales : std::uint8_t { none, f32, f16 };
 
-// One update's part of a window.
-struct WindowUpdate {
+// One update's tile, and how much it counts.
+struct WindowTerm {
   const unsigned char* codes;
   const unsigned char* scales;
-};
-
-// How much of it counts in a tile.
-struct WindowTerm {
   double factor;        // weight * 2^s; 0 for a tile of zeros
   std::uint64_t limit;  // pattern, as a value of f32 or f64, of the largest |value| screened
 };
@@ -59,11 +55,10 @@ struct WindowSum {
   unsigned scale_block;  // coordinates that share a scale, a power of two from 32 on
   std::size_t updates;
   std::size_t tiles;
-  const WindowUpdate* update;  // one per update
-  const WindowTerm* term;      // tile by tile, one per update
-  bool first;                  // sums start at 0, not at what is there
-  std::uint64_t* sums;         // one per coordinate
-  std::uint32_t* beyond;       // set to 1 if a value of f32 or f64 is beyond its limit
+  const WindowTerm* term;  // tile by tile, one per update
+  bool first;              // sums start at 0, not at what is there
+  std::uint64_t* sums;     // one per coordinate
+  std::uint32_t* beyond;   // set to 1 if a value of f32 or f64 is beyond its limit
 };
 
 struct WindowMeans {
