@@ -88,14 +88,17 @@ struct WidenBrain {
 template <class Widen>
 struct HalfCodes {
   static constexpr unsigned kValues = 8;
-  static constexpr unsigned kBlocks = 3;
+  static constexpr unsigned kBlocks = 2;
   __device__ static bool add(const Piece& piece, std::uint64_t* sums) {
     const uint4 eight = load_aligned<uint4>(piece.term->codes + 2 * piece.at);
     const std::uint32_t words[] = {eight.x, eight.y, eight.z, eight.w};
-    for (unsigned i = 0; i < kValues; ++i)
-      sums[i] += term_of(Widen::widen(static_cast<std::uint16_t>(words[i / 2] >> 16 * (i % 2))),
-                         piece.term->factor);
-    return true;
+    bool within = true;
+    for (unsigned i = 0; i < kValues; ++i) {
+      const auto pattern = static_cast<std::uint16_t>(words[i / 2] >> 16 * (i % 2));
+      within &= (pattern & 0x7FFFu) <= piece.term->limit;
+      sums[i] += term_of(Widen::widen(pattern), piece.term->factor);
+    }
+    return within;
   }
 };
 

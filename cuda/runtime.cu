@@ -45,6 +45,15 @@ int use_device(int device, int* previous) {
   return *previous == device ? 0 : checked(cudaSetDevice(device));
 }
 
+int device_of(const void* memory, int* device) {
+  cudaPointerAttributes attributes;
+  if (const int status = checked(cudaPointerGetAttributes(&attributes, memory))) return status;
+  if (attributes.type != cudaMemoryTypeDevice && attributes.type != cudaMemoryTypeManaged)
+    return static_cast<int>(cudaErrorInvalidDevicePointer);
+  *device = attributes.device;
+  return 0;
+}
+
 // Work of other streams, such as the default one, is not waited for.
 int create_stream(void** stream) {
   return checked(
@@ -94,17 +103,18 @@ void describe(int status, char* text, std::size_t size, int* out_of_memory) {
 }
 
 constexpr RuntimeApi kRuntime = {
-    device_count,      facts,        use_device,    create_stream,   destroy_stream,
-    synchronize,       create_event, destroy_event, record,          wait,
-    synchronize_event, allocate,     release,       allocate_pinned, release_pinned,
-    to_device,         to_host,      clear,         describe,
+    device_count, facts,        use_device,      device_of,      create_stream, destroy_stream,
+    synchronize,  create_event, destroy_event,   record,         wait,          synchronize_event,
+    allocate,     release,      allocate_pinned, release_pinned, to_device,     to_host,
+    clear,        describe,
 };
 
 }  // namespace
 
 extern const MeanLaunchers vs_cuda_mean;
+extern const TensorLaunchers vs_cuda_tensors;
 
 extern const DeviceApi vs_cuda_api;
-const DeviceApi vs_cuda_api = {"cuda", &kRuntime, &vs_cuda_mean};
+const DeviceApi vs_cuda_api = {"cuda", &kRuntime, &vs_cuda_mean, &vs_cuda_tensors};
 
 }  // namespace veilsum

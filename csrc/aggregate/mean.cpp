@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "base/float_environment.h"
 #include "device/device_mean.h"
+#include "device/resident.h"
 
 namespace veilsum {
 
@@ -30,6 +31,16 @@ void MeanAggregator::add_chunks(const std::string& site, Share share,
                                 Owner owner) {
   if (streaming_) return streaming_->add_chunks(site, share, chunks, form);
   updates_->add_chunks(site, share, chunks, form, std::move(owner));
+}
+
+void MeanAggregator::add_resident(const std::string& site, Share share, TensorData tensors,
+                                  Owner owner) {
+  if (device_ == nullptr || streaming_)
+    throw ConfigError("tensors of site '" + site + "' are on a device, and this aggregator is not",
+                      "copy them to the host first");
+  updates_->add(site, share, [&](Screening screening) {
+    return borrow_resident(layout_, site, device_, tensors, std::move(owner), threads_, screening);
+  });
 }
 
 void MeanAggregator::remove(const std::string& site) {

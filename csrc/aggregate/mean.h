@@ -40,12 +40,16 @@ class MeanAggregator {
   void add_chunks(const std::string& site, Share share, std::span<const ByteSpan> chunks,
                   const UpdateForm& form, Owner owner);
 
+  // Tensors whose floating-point ones lie on the device of this aggregator, and stay there.
+  void add_resident(const std::string& site, Share share, TensorData tensors, Owner owner);
+
   // Forgets a committed update. Throws ConfigError if there is none, or when streaming.
   void remove(const std::string& site);
 
   std::vector<std::string> sites() const;  // sorted bytewise
   std::uint64_t total_weight() const;
   const Layout& layout() const { return layout_; }
+  const DeviceOwner& device() const { return device_; }
   unsigned threads() const { return threads_; }
 
   // The committed updates, for other rules than the mean. Throws ConfigError when streaming.

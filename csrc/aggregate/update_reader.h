@@ -41,6 +41,8 @@ struct Screened {
   double squares;
 };
 
+class ResidentTensors;
+
 class UpdateReader {
  public:
   virtual ~UpdateReader() = default;
@@ -61,6 +63,9 @@ class UpdateReader {
 
   // The tile's codes, if it is kept encoded and not as floats; else nothing.
   virtual std::optional<CodedTile> coded(const Tile&) const { return std::nullopt; }
+
+  // The tensors of group 1 on a device, if they lie there; else null.
+  virtual const ResidentTensors* resident() const { return nullptr; }
 
   // The values of a tile of group 1, each rounded once: to float, or to double, which holds
   // the tensors of every layout exactly. Codes are rounded to float first either way.

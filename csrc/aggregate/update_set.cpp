@@ -147,6 +147,13 @@ void UpdateSet::add_chunks(const std::string& site, Share share, std::span<const
     commit(arrival, keep(site, chunks, form));
 }
 
+void UpdateSet::add(const std::string& site, Share share,
+                    const std::function<CommittedUpdate(Screening)>& make) {
+  const FloatEnvironment exact;
+  Contributors::Arrival arrival(contributors_, site, share);
+  commit(arrival, make(screening_));
+}
+
 void UpdateSet::remove(const std::string& site) {
   std::shared_ptr<const CommittedUpdate> forgotten;  // destroyed after the lock is free
   const auto lock = contributors_.lock();

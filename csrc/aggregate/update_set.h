@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <span>
@@ -73,6 +74,10 @@ class UpdateSet {
   // never change, they are not copied.
   void add_chunks(const std::string& site, Share share, std::span<const ByteSpan> chunks,
                   const UpdateForm& form, Owner owner);
+
+  // An update that was screened and kept elsewhere: what `make` returns. Throws as make.
+  void add(const std::string& site, Share share,
+           const std::function<CommittedUpdate(Screening)>& make);
 
   // Throws ConfigError if the site has no update.
   void remove(const std::string& site);

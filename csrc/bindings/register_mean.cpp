@@ -10,6 +10,7 @@
 #include "aggregate/rounding.h"
 #include "bindings/adding.h"
 #include "bindings/arrays.h"
+#include "bindings/device_array.h"
 #include "bindings/register.h"
 #include "bindings/server_step.h"
 #include "bindings/tensors.h"
@@ -44,6 +45,53 @@ void borrow_arrays(MeanAggregator& mean, const std::string& site, py::object wei
   Owner owner = own(std::move(tensors));
   py::gil_scoped_release release;
   mean.add_tensors(site, share, places, std::move(owner));
+}
+
+// Floating-point tensors as DeviceArray, integers as NumPy arrays.
+class ResidentArrays {
+ public:
+  ResidentArrays(const Layout& layout, const Device& device, py::handle arrays) {
+    for (const py::handle item : py::iter(arrays)) {
+      if (places_.size() == layout.tensors().size()) break;
+      add(layout.tensors()[places_.size()], device, item);
+    }
+    if (places_.size() != layout.tensors().size() || py::len(arrays) != places_.size())
+      throw ConfigError("the layout has " + std::to_string(layout.tensors().size()) +
+                        " tensors, got " + std::to_string(py::len(arrays)) + " arrays");
+  }
+
+  TensorData places() const { return places_; }
+
+ private:
+  void add(const Tensor& tensor, const Device& device, py::handle item) {
+    owners_.push_back(py::reinterpret_borrow<py::object>(item));
+    if (!is_floating(tensor.dtype)) {
+      places_.push_back(
+          static_cast<const std::byte*>(tensor_array(tensor, tensor.dtype, item).data()));
+      return;
+    }
+    const auto& array = instance<DeviceArray>("arrays", item);
+    if (array.device->name() != device.name())
+      throw ConfigError("tensor '" + tensor.name + "' is on " + array.device->name() +
+                        ", the aggregator is on " + device.name());
+    if (array.dtype != tensor.dtype || array.elements() != tensor.elements)
+      throw ConfigError("tensor '" + tensor.name + "' is not as the layout says");
+    places_.push_back(array.data);
+  }
+
+  std::vector<py::object> owners_;
+  std::vector<const std::byte*> places_;
+};
+
+void borrow_device_arrays(MeanAggregator& mean, const std::string& site, py::object weight,
+                          py::object arrays, double gain) {
+  const Share share(to_weight(weight), gain);
+  if (mean.device() == nullptr) throw ConfigError("this aggregator is on no device");
+  ResidentArrays resident(mean.layout(), *mean.device(), arrays);
+  const std::vector<const std::byte*> places(resident.places().begin(), resident.places().end());
+  Owner owner = own(std::move(resident));
+  py::gil_scoped_release release;
+  mean.add_resident(site, share, places, std::move(owner));
 }
 
 py::tuple finish_with_sites(const MeanAggregator& mean) {
@@ -101,6 +149,8 @@ void register_mean(py::module_& module) {
            py::kw_only(), py::arg("gain") = 1.0)
       .def("borrow_arrays", &borrow_arrays, py::arg("site"), py::arg("weight"), py::arg("arrays"),
            py::kw_only(), py::arg("gain") = 1.0)
+      .def("borrow_device_arrays", &borrow_device_arrays, py::arg("site"), py::arg("weight"),
+           py::arg("arrays"), py::kw_only(), py::arg("gain") = 1.0)
       .def("add_chunks", &add_chunks<MeanAggregator>, py::arg("site"), py::arg("weight"),
            py::arg("chunks"), py::kw_only(), py::arg("codec"), py::arg("scale"),
            py::arg("plan_digest"), py::arg("update_id"), py::arg("chunk_coordinates"),
@@ -112,6 +162,11 @@ void register_mean(py::module_& module) {
             mean.remove(site);
           },
           py::arg("site"))
+      .def_property_readonly("device",
+                             [](const MeanAggregator& mean) {
+                               return mean.device() == nullptr ? std::string()
+                                                               : mean.device()->name();
+                             })
       .def_property_readonly("sites", &sites)
       .def_property_readonly("total_weight",
                              [](const MeanAggregator& mean) {

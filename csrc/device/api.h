@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "device/mean_launchers.h"
+#include "device/tensor_launchers.h"
 
 namespace veilsum {
 
@@ -24,6 +25,9 @@ struct RuntimeApi {
   int (*facts)(int device, DeviceFacts* facts);
   // Makes a device the calling thread's; `previous` gets the one before.
   int (*use_device)(int device, int* previous);
+
+  // On which device memory is; a failure if it is not a device's.
+  int (*device_of)(const void* memory, int* device);
 
   int (*create_stream)(void** stream);
   int (*destroy_stream)(void* stream);
@@ -54,6 +58,7 @@ struct DeviceApi {
   const char* name;  // of devices: "cuda" for "cuda:0"
   const RuntimeApi* runtime;
   const MeanLaunchers* mean;
+  const TensorLaunchers* tensors;
 };
 
 }  // namespace veilsum

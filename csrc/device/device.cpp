@@ -116,6 +116,16 @@ void DeviceStream::clear(void* memory, std::size_t bytes) const {
   device_.check(device_.api().runtime->clear(memory, bytes, handle_), "clearing memory", bytes);
 }
 
+void DeviceStream::wait_for(void* other) const {
+  const RuntimeApi& runtime = *device_.api().runtime;
+  void* event = nullptr;
+  device_.check(runtime.create_event(&event), "making an event");
+  const int recorded = runtime.record(event, other);
+  const int waits = recorded != 0 ? recorded : runtime.wait(handle_, event);
+  ignore(runtime.destroy_event(event));
+  device_.check(waits, "waiting for another stream");
+}
+
 DeviceBuffer::DeviceBuffer(const DeviceStream& stream, std::size_t bytes)
     : stream_(stream), bytes_(bytes) {
   if (bytes == 0) return;

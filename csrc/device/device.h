@@ -26,6 +26,7 @@ class Device {
   const std::string& name() const { return name_; }  // "cuda:0"
   std::size_t memory_bytes() const { return facts_.memory_bytes; }
   unsigned processors() const { return facts_.processors; }
+  int number() const { return number_; }
   const char* model() const { return facts_.name; }
 
   // Throws the DeviceError of a status that is not 0.
@@ -81,10 +82,24 @@ class DeviceStream {
   void to_device(void* to, const void* from, std::size_t bytes) const;
   void to_host(void* to, const void* from, std::size_t bytes) const;
   void clear(void* memory, std::size_t bytes) const;
+  // What is done from now on waits for what another stream has to do now.
+  void wait_for(void* other) const;
 
  private:
   const Device& device_;
   void* handle_ = nullptr;
+};
+
+// Host memory that a stream copies from or to must not go before it has: declare this behind it.
+class DrainAtExit {
+ public:
+  explicit DrainAtExit(const DeviceStream& stream) : stream_(stream) {}
+  ~DrainAtExit() { stream_.drain(); }
+  DrainAtExit(const DrainAtExit&) = delete;
+  DrainAtExit& operator=(const DrainAtExit&) = delete;
+
+ private:
+  const DeviceStream& stream_;
 };
 
 // Device memory that belongs to a stream, which must outlive it: it is freed behind what the

@@ -12,7 +12,9 @@
 #include "aggregate/tiles.h"
 #include "aggregate/write_means.h"
 #include "base/parallel.h"
+#include "device/resident.h"
 #include "device/window_form.h"
+#include "element/half.h"
 
 namespace veilsum {
 namespace {
@@ -37,15 +39,24 @@ class Places {
   std::size_t end_ = 0;
 };
 
-// A batch's part of a window: codes and scales of its updates, and what they count.
+// A batch's part of a window: what its updates count, their codes and scales. Of resident updates
+// only those tiles have a place whose values have to be gathered first.
 struct BatchPlaces {
   BatchPlaces(const WindowBatch& batch, std::size_t tiles)
-      : codes(places.add(batch.updates.size() * tiles * batch.form.code_bytes())),
-        scales(places.add(batch.updates.size() * tiles * batch.form.scale_bytes())),
-        terms(places.add(batch.updates.size() * tiles * sizeof(WindowTerm))) {}
+      : gathered(places.add(
+            batch.form.resident ? batch.updates.size() * tiles * sizeof(GatheredTile) : 0)),
+        terms(places.add(batch.updates.size() * tiles * sizeof(WindowTerm))),
+        copied_without_codes(places.bytes()),
+        codes(places.add(batch.updates.size() * tiles * batch.form.code_bytes())),
+        scales(places.add(batch.updates.size() * tiles * batch.form.scale_bytes())) {}
+
+  // What the host writes and copies: of resident updates no values.
+  std::size_t copied(const WindowForm& form) const {
+    return form.resident ? copied_without_codes : places.bytes();
+  }
 
   Places places;
-  std::size_t codes, scales, terms;
+  std::size_t gathered, terms, copied_without_codes, codes, scales;
 };
 
 // What the means of a window need besides the sums.
@@ -72,19 +83,6 @@ struct Window {
   std::size_t tiles;
 };
 
-MeanFormat mean_format(DType dtype) {
-  switch (dtype) {
-    case DType::f16:
-      return MeanFormat::f16;
-    case DType::bf16:
-      return MeanFormat::bf16;
-    case DType::f64:
-      return MeanFormat::f64;
-    default:
-      return MeanFormat::f32;
-  }
-}
-
 // One pass over a set.
 struct Pass {
   const Layout& layout;
@@ -100,18 +98,25 @@ struct Pass {
   }
 };
 
+// Nobody changes codes that were checked; values are what they were only if nobody wrote to them.
+std::uint64_t limit_pattern(const WindowForm& form, double largest) {
+  // f32 tiles of a set with wider ones: what is beyond every float is not within the limit.
+  const auto narrow =
+      static_cast<float>(std::min(largest, double{std::numeric_limits<float>::max()}));
+  if (form.codes == WindowCodes::f64) return std::bit_cast<std::uint64_t>(largest);
+  if (form.codes == WindowCodes::f32) return std::bit_cast<std::uint32_t>(narrow);
+  if (!form.resident) return std::numeric_limits<std::uint64_t>::max();
+  return form.codes == WindowCodes::f16 ? narrow_half(narrow) : narrow_brain(narrow);
+}
+
 // Without its places.
 WindowTerm window_term(const Pass& pass, const WindowForm& form, std::size_t update,
                        std::size_t tile, int exponent) {
   const double largest = pass.set.updates[update]->tiles[tile].largest;
-  // f32 tiles of a set with wider ones: what is beyond every float is not within the limit.
-  const auto narrow =
-      static_cast<float>(std::min(largest, double{std::numeric_limits<float>::max()}));
   return {.codes = nullptr,
           .scales = nullptr,
           .factor = largest == 0 ? 0 : pass.set.shares[update].factor(exponent),
-          .limit = form.codes == WindowCodes::f64 ? std::bit_cast<std::uint64_t>(largest)
-                                                  : std::bit_cast<std::uint32_t>(narrow)};
+          .limit = limit_pattern(form, largest)};
 }
 
 // Host and device memory for one window, and the stream that it is worked on.
@@ -191,6 +196,21 @@ class Slot {
                       mean_places_.places.bytes());
   }
 
+  // One update's tile: its place on the device, where host memory that is copied gets its values.
+  void place_tile(const WindowBatch& batch, const BatchPlaces& at, std::size_t place,
+                  std::size_t update, std::size_t index, WindowTerm& term) {
+    const std::size_t codes = at.codes + place * batch.form.code_bytes();
+    const std::size_t scales = at.scales + place * batch.form.scale_bytes();
+    term.codes = device_input_.as<unsigned char>(codes);
+    term.scales = device_input_.as<unsigned char>(scales);
+    const CommittedUpdate& own = *pass_.set.updates[update];
+    if (!batch.form.resident)
+      write_window_tile(batch.form, own, pass_.tile(index), input_.as<std::byte>(codes),
+                        input_.as<std::byte>(scales));
+    else if (const unsigned char* there = own.values->resident()->in_place(pass_.tile(index)))
+      term.codes = there;
+  }
+
   void write_batch(const WindowBatch& batch, const BatchPlaces& at) {
     const std::size_t count = batch.updates.size();
     auto* const terms = input_.as<WindowTerm>(at.terms);
@@ -199,23 +219,53 @@ class Slot {
       const std::size_t index = window_->first_tile + t;
       const int exponent = tile_exponent(pass_.set, index);
       for (std::size_t k = 0; k < count; ++k) {
-        const std::size_t codes = at.codes + (k * window_->tiles + t) * batch.form.code_bytes();
-        const std::size_t scales = at.scales + (k * window_->tiles + t) * batch.form.scale_bytes();
-        write_window_tile(batch.form, *pass_.set.updates[batch.updates[k]], pass_.tile(index),
-                          input_.as<std::byte>(codes), input_.as<std::byte>(scales));
         WindowTerm& term = terms[t * count + k];
         term = window_term(pass_, batch.form, batch.updates[k], index, exponent);
-        term.codes = device_input_.as<unsigned char>(codes);
-        term.scales = device_input_.as<unsigned char>(scales);
+        place_tile(batch, at, k * window_->tiles + t, batch.updates[k], index, term);
       }
     });
+  }
+
+  // Tiles of resident updates whose values do not lie together as kernels take them.
+  std::vector<std::size_t> write_gathered(const WindowBatch& batch, const BatchPlaces& at) {
+    const std::size_t count = batch.updates.size();
+    const auto* const terms = input_.as<WindowTerm>(at.terms);
+    auto* gathered = input_.as<GatheredTile>(at.gathered);
+    std::vector<std::size_t> ends;  // of each update's tiles in the list
+    std::size_t end = 0;
+    for (std::size_t k = 0; k < count; ++k) {
+      for (std::size_t t = 0; t < window_->tiles; ++t) {
+        auto* const place = device_input_.as<unsigned char>(at.codes + (k * window_->tiles + t) *
+                                                                           batch.form.code_bytes());
+        if (terms[t * count + k].codes == place) gathered[end++] = {window_->first_tile + t, place};
+      }
+      ends.push_back(end);
+    }
+    return ends;
+  }
+
+  void gather_batch(const WindowBatch& batch, const BatchPlaces& at,
+                    const std::vector<std::size_t>& ends) {
+    std::size_t begin = 0;
+    for (std::size_t k = 0; k < ends.size(); ++k) {
+      const ResidentTensors& tensors = *pass_.set.updates[batch.updates[k]]->values->resident();
+      const TensorGather gather = {tensors.table(), ends[k] - begin,
+                                   device_input_.as<GatheredTile>(at.gathered) + begin,
+                                   batch.form.codes};
+      stream_.device().check(stream_.device().api().tensors->gather(stream_.launch(), gather),
+                             "launching the gathering of tiles");
+      begin = ends[k];
+    }
   }
 
   void sum_batch(std::size_t number) {
     const WindowBatch& batch = pass_.batches[number];
     const BatchPlaces at(batch, window_->tiles);
     write_batch(batch, at);
-    stream_.to_device(device_input_.as<void>(), input_.as<void>(), at.places.bytes());
+    const auto gathered =
+        batch.form.resident ? write_gathered(batch, at) : std::vector<std::size_t>();
+    stream_.to_device(device_input_.as<void>(), input_.as<void>(), at.copied(batch.form));
+    gather_batch(batch, at, gathered);
     const WindowSum sum = {
         .kind = batch.form.codes,
         .scale_format = batch.form.scales,
@@ -277,7 +327,7 @@ void take_float_mean_on(const Device& device, const Layout& layout, const Update
   const std::size_t total = count_tiles(layout, kFloatGroup);
   if (total == 0) return;
   const Pass pass = {layout, set, threads, needs_double(layout),
-                     window_batches(layout, set, pass_memory.window_bytes)};
+                     window_batches(layout, set, device, pass_memory.window_bytes)};
   const std::size_t tiles = window_tiles(pass, total);
   const OnDevice on(device);
   std::array<std::optional<Slot>, kSlots> slots;

@@ -36,7 +36,7 @@ struct WindowTerm {
   const unsigned char* codes;
   const unsigned char* scales;
   double factor;        // weight * 2^s; 0 for a tile of zeros
-  std::uint64_t limit;  // pattern, as a value of f32 or f64, of the largest |value| screened
+  std::uint64_t limit;  // pattern, as a value of the kind, of the largest |value| screened
 };
 
 // What divides the sums of a tile.
@@ -58,7 +58,7 @@ struct WindowSum {
   const WindowTerm* term;  // tile by tile, one per update
   bool first;              // sums start at 0, not at what is there
   std::uint64_t* sums;     // one per coordinate
-  std::uint32_t* beyond;   // set to 1 if a value of f32 or f64 is beyond its limit
+  std::uint32_t* beyond;   // set to 1 if a value of a float format is beyond its limit
 };
 
 struct WindowMeans {

@@ -7,6 +7,7 @@
 #include "codec/block_scales.h"
 #include "codec/codecs.h"
 #include "codec/format.h"
+#include "device/resident.h"
 
 namespace veilsum {
 namespace {
@@ -73,7 +74,22 @@ std::size_t WindowForm::scale_bytes() const {
   return scales == WindowScales::none ? 0 : kTile / scale_block * bytes_of(scales);
 }
 
-WindowForm window_form(const Layout& layout, const CommittedUpdate& update) {
+MeanFormat mean_format(DType dtype) {
+  switch (dtype) {
+    case DType::f16:
+      return MeanFormat::f16;
+    case DType::bf16:
+      return MeanFormat::bf16;
+    case DType::f64:
+      return MeanFormat::f64;
+    default:
+      return MeanFormat::f32;
+  }
+}
+
+WindowForm window_form(const Layout& layout, const CommittedUpdate& update, const Device& device) {
+  const ResidentTensors* const resident = update.values->resident();
+  if (resident != nullptr && resident->device().name() == device.name()) return resident->form();
   const WindowForm values = {needs_double(layout) ? WindowCodes::f64 : WindowCodes::f32,
                              WindowScales::none, 0};
   const auto first = Tile{0, std::min<std::size_t>(kTile, layout.group_size(kFloatGroup))};
@@ -96,10 +112,10 @@ void write_window_tile(const WindowForm& form, const CommittedUpdate& update, co
 }
 
 std::vector<WindowBatch> window_batches(const Layout& layout, const UpdateSnapshot& set,
-                                        std::size_t most_bytes) {
+                                        const Device& device, std::size_t most_bytes) {
   std::vector<WindowBatch> batches;
   for (std::size_t i = 0; i < set.updates.size(); ++i) {
-    const WindowForm form = window_form(layout, *set.updates[i]);
+    const WindowForm form = window_form(layout, *set.updates[i], device);
     const auto room = std::find_if(batches.begin(), batches.end(), [&](const WindowBatch& batch) {
       return batch.form == form && (batch.updates.size() + 1) * form.tile_bytes() <= most_bytes;
     });

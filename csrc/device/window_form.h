@@ -7,6 +7,7 @@
 
 #include "aggregate/update_set.h"
 #include "codec/layout.h"
+#include "device/device.h"
 #include "device/mean_launchers.h"
 
 namespace veilsum {
@@ -14,7 +15,8 @@ namespace veilsum {
 struct WindowForm {
   WindowCodes codes;
   WindowScales scales;
-  unsigned scale_block;  // 0 without scales
+  unsigned scale_block;   // 0 without scales
+  bool resident = false;  // values lie on the device already
 
   bool operator==(const WindowForm&) const = default;
   std::size_t code_bytes() const;   // of a whole tile
@@ -22,9 +24,12 @@ struct WindowForm {
   std::size_t tile_bytes() const { return code_bytes() + scale_bytes(); }
 };
 
-// The form in which an update's tiles are copied: its own codes if kernels decode them, else
-// values.
-WindowForm window_form(const Layout& layout, const CommittedUpdate& update);
+// The format of a tensor's values and means.
+MeanFormat mean_format(DType dtype);
+
+// The form in which an update's tiles come to a device: where they lie if they are there already,
+// its own codes if kernels decode them, else values.
+WindowForm window_form(const Layout& layout, const CommittedUpdate& update, const Device& device);
 
 // Writes a tile's codes, and its scales if it has some. What is missing of a whole tile is zero.
 void write_window_tile(const WindowForm& form, const CommittedUpdate& update, const Tile& tile,
@@ -38,6 +43,6 @@ struct WindowBatch {
 
 // All updates of the set, at most `most_bytes` per tile and batch (but one update at least).
 std::vector<WindowBatch> window_batches(const Layout& layout, const UpdateSnapshot& set,
-                                        std::size_t most_bytes);
+                                        const Device& device, std::size_t most_bytes);
 
 }  // namespace veilsum

@@ -57,6 +57,42 @@ def use_aes(name: str) -> None:
 def compiler() -> str:
     """Compiler and version the core was built with, e.g. "GNU 12.2.0"."""
 
+@final
+class DeviceArray:
+    """C-contiguous values in device memory; nothing is still to be written to them."""
+
+    def __init__(self, backend: str, array: NDArray[Any], dtype: str) -> None:
+        """A copy on a device of values of this dtype of a layout (bf16 as uint16)."""
+    @property
+    def device(self) -> str:
+        """ "cuda:0"."""
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> str:
+        """Of a layout: "f32"."""
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        """Version 3. AttributeError for bf16."""
+    def __dlpack_device__(self) -> tuple[int, int]: ...
+    def __dlpack__(self, **options: Any) -> Any:
+        """A capsule of DLPack 0.x, ready on every stream."""
+    def to_host(self) -> NDArray[Any]:
+        """A copy; bf16 as uint16 bit patterns."""
+
+def is_device_array(object: Any) -> bool:
+    """Whether it says of itself that it is in CUDA memory, or is a DeviceArray."""
+
+def device_array(object: Any, *, kind: str = "cuda") -> DeviceArray:
+    """An array of another library where it lies: through DLPack, or else
+    __cuda_array_interface__, of devices of this kind. Waits for what its library has still to
+    write to it, on its own stream."""
+
+def overwrite_device_array(array: DeviceArray, values: DeviceArray) -> None:
+    """Writes values over those of an array: for tests of arrays that were lent."""
+
 def use_launch_shape(*, blocks: int, threads: int) -> None:
     """Shape of every launch from now on; 0 is the kernel's own choice. Results are the same."""
 
@@ -529,6 +565,16 @@ class MeanAggregator:
 
         The arrays must stay as they are; finish() refuses a change that could overflow.
         """
+
+    @property
+    def device(self) -> str:
+        """Name of its device; "" on the CPU."""
+
+    def borrow_device_arrays(
+        self, site: str, weight: int, arrays: Sequence[Any], *, gain: float = 1.0
+    ) -> None:
+        """Adds one update whose floating-point tensors (DeviceArray, on this aggregator's device)
+        stay where they are; integer tensors are NumPy arrays."""
 
     def add_chunks(
         self,

@@ -31,7 +31,7 @@ _NAMES = {
 def as_native(array: Any, name: str) -> tuple[NDArray[Any], str]:
     """A C-contiguous, native-endian array of the same shape, and its layout dtype.
 
-    Nothing is copied unless the array is strided or of the other byte order. Arrays of
+    Nothing is copied unless the array is strided, of the other byte order or on a device. Arrays of
     torch are taken through DLPack, also if they require a gradient; its bfloat16 arrives as
     uint16 bit patterns.
 
@@ -40,7 +40,8 @@ def as_native(array: Any, name: str) -> tuple[NDArray[Any], str]:
         name: of the tensor, for errors.
 
     Raises:
-        ConfigError: not an array, on a device, or of a dtype that cannot be averaged.
+        ConfigError: not an array, or of a dtype that cannot be averaged.
+        DeviceError: it is on a device that cannot be read.
     """
     values, dtype = _imported(array, name)
     contiguous = np.asarray(values, dtype=values.dtype.newbyteorder("="), order="C")
@@ -55,19 +56,44 @@ def is_native(array: Any, dtype: np.dtype[Any]) -> TypeGuard[NDArray[Any]]:
 def _imported(array: Any, name: str) -> tuple[NDArray[Any], str]:
     if isinstance(array, np.ndarray | np.generic):
         return _numpy(np.asarray(array), name)
+    if _native.is_device_array(array):
+        on_device = on_its_device(array, name)
+        return on_device.to_host(), on_device.dtype
     if hasattr(array, "__dlpack__"):
         return _dlpack(array, name)
     if hasattr(array, "__array_interface__"):
         return _numpy(np.asarray(array), name)
-    if hasattr(array, "__cuda_array_interface__"):
-        raise ConfigError(
-            f"tensor {name!r} is on a CUDA device",
-            hint="copy it to the host first; this version aggregates on the CPU",
-        )
     raise ConfigError(
         f"tensor {name!r} is a {type(array).__name__}, not an array",
         hint="give NumPy arrays, torch tensors, or anything with __dlpack__",
     )
+
+
+def on_its_device(array: Any, name: str) -> _native.DeviceArray:
+    """An array of CuPy, torch or another library, where it lies in device memory.
+
+    What its library has still to write to it has been waited for, on its own stream.
+
+    Args:
+        array: has __dlpack__ or __cuda_array_interface__, C-contiguous.
+        name: of the tensor, for errors.
+
+    Raises:
+        ConfigError: it is strided, or of a dtype that cannot be averaged.
+        DeviceError: this build has no CUDA backend, or the device fails.
+    """
+    try:
+        return _native.device_array(_without_history(array))
+    except (AttributeError, BufferError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise ConfigError(f"tensor {name!r} cannot be read on its device: {error}") from error
+    except ConfigError as error:
+        raise ConfigError(f"tensor {name!r}: {error}", hint=error.hint) from error
+
+
+def _without_history(array: Any) -> Any:
+    """A tensor that takes part in automatic differentiation refuses to be exported; the values
+    are the same without its history."""
+    return array.detach() if getattr(array, "requires_grad", False) else array
 
 
 def round_to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
@@ -95,12 +121,8 @@ def _numpy(array: NDArray[Any], name: str) -> tuple[NDArray[Any], str]:
 
 
 def _dlpack(array: Any, name: str) -> tuple[NDArray[Any], str]:
-    # A tensor that takes part in automatic differentiation refuses to be exported; the
-    # values are the same without its history.
-    if getattr(array, "requires_grad", False):
-        array = array.detach()
     try:
-        return _native.import_dlpack(array.__dlpack__())
+        return _native.import_dlpack(_without_history(array).__dlpack__())
     except (BufferError, RuntimeError, TypeError) as error:
         raise ConfigError(f"tensor {name!r} cannot be read through DLPack: {error}") from error
     except ConfigError as error:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from veilsum import _native
-from veilsum.arrays import as_native, is_native, round_to_bfloat16, widen_bfloat16
+from veilsum.arrays import as_native, is_native, on_its_device, round_to_bfloat16, widen_bfloat16
 from veilsum.errors import ConfigError
 
 NUMPY_DTYPES: Mapping[str, np.dtype[Any]] = {
@@ -98,6 +98,16 @@ class ModelLayout:
         return f"<ModelLayout of {len(self.names)} tensors, {self.size} elements>"
 
 
+def require_names(layout: ModelLayout, arrays: Mapping[str, Any]) -> None:
+    """Raises ConfigError unless there is an array for each tensor and no other."""
+    names = set(layout.names)
+    if set(arrays) != names:
+        missing, unknown = names - set(arrays), set(arrays) - names
+        raise ConfigError(
+            f"the arrays are not the layout's: {_some(missing)} missing, {_some(unknown)} unknown"
+        )
+
+
 def fit_arrays(layout: ModelLayout, arrays: Mapping[str, Any]) -> list[NDArray[Any]]:
     """One array per tensor, as the native core takes them: in layout order, C-contiguous.
 
@@ -111,13 +121,10 @@ def fit_arrays(layout: ModelLayout, arrays: Mapping[str, Any]) -> list[NDArray[A
     Raises:
         ConfigError: a tensor is missing, unknown, or of another shape or dtype.
     """
-    names = set(layout.names)
-    if set(arrays) != names:
-        missing, unknown = names - set(arrays), set(arrays) - names
-        raise ConfigError(
-            f"the arrays are not the layout's: {_some(missing)} missing, {_some(unknown)} unknown"
-        )
-    return [_fit(arrays[name], name, dtype, shape) for name, dtype, shape in layout.native.tensors]
+    require_names(layout, arrays)
+    return [
+        fit_array(arrays[name], name, dtype, shape) for name, dtype, shape in layout.native.tensors
+    ]
 
 
 def zero_not_finite(
@@ -153,7 +160,30 @@ def _some(names: set[str]) -> str:
     return f"{len(names)} ({shown}{', ...' if len(names) > 3 else ''})" if names else "none"
 
 
-def _fit(array: Any, name: str, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
+def fit_on_device(array: Any, name: str, dtype: str, shape: tuple[int, ...]) -> _native.DeviceArray:
+    """One tensor of a layout where it lies in device memory.
+
+    Raises:
+        ConfigError: it is of another shape or dtype.
+        DeviceError: the device fails.
+    """
+    found = on_its_device(array, name)
+    if found.shape != shape:
+        raise ConfigError(f"tensor {name!r} has shape {found.shape}, the layout has {shape}")
+    if found.dtype != dtype:
+        raise ConfigError(
+            f"tensor {name!r} is {found.dtype}, the layout has {dtype}",
+            hint="convert it on its device first",
+        )
+    return found
+
+
+def fit_array(array: Any, name: str, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
+    """One tensor of a layout, as of fit_arrays().
+
+    Raises:
+        ConfigError: it is of another shape or dtype.
+    """
     if is_native(array, NUMPY_DTYPES[dtype]) and array.shape == shape:
         return array  # by far the most frequent; a model has hundreds of tensors
     values, found = as_native(array, name)

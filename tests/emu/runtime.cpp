@@ -18,6 +18,7 @@
 
 namespace veilsum {
 extern const MeanLaunchers vs_emu_mean;
+extern const TensorLaunchers vs_emu_tensors;
 }  // namespace veilsum
 
 namespace vs_emu {
@@ -26,8 +27,7 @@ namespace {
 enum Status : int { ok, invalid, out_of_memory, fault };
 
 struct Event {
-  bool recorded = false;  // record() was called
-  bool happened = true;   // an event that was never recorded holds nobody up
+  bool happened = true;  // an event that was never recorded holds nobody up
 };
 
 struct Work {
@@ -110,6 +110,12 @@ int run_until(const Done& done) {
   return all.fault.empty() ? ok : fault;
 }
 
+bool is_ours(void* stream) {
+  const auto& streams = devices().streams;
+  return std::any_of(streams.begin(), streams.end(),
+                     [&](const auto& own) { return own.get() == stream; });
+}
+
 Stream& stream_of(void* stream) { return *static_cast<Stream*>(stream); }
 
 int device_count(char*, std::size_t) { return kDevices; }
@@ -128,6 +134,17 @@ int use_device(int device, int* previous) {
   *previous = current_device;
   if (device < 0 || device >= kDevices) return invalid;
   current_device = device;
+  return ok;
+}
+
+int device_of(const void* memory, int* device) {
+  const Lock lock(devices().mutex);
+  auto found = devices().memory.upper_bound(const_cast<void*>(memory));
+  if (found == devices().memory.begin()) return invalid;
+  --found;
+  const auto* const begin = static_cast<const char*>(found->first);
+  if (static_cast<const char*>(memory) >= begin + found->second.first) return invalid;
+  *device = found->second.second;
   return ok;
 }
 
@@ -175,7 +192,7 @@ int record(void* event, void* stream) {
   const Lock lock(devices().mutex);
   if (const int status = begin_call()) return status;
   auto* const own = static_cast<Event*>(event);
-  own->recorded = true;
+  if (!is_ours(stream)) return ok;  // a default stream, on which nobody else works
   own->happened = false;
   stream_of(stream).work.push_back({"record", [own] { own->happened = true; }, nullptr});
   return ok;
@@ -308,30 +325,18 @@ namespace veilsum {
 namespace {
 
 constexpr RuntimeApi kRuntime = {
-    vs_emu::device_count,
-    vs_emu::facts,
-    vs_emu::use_device,
-    vs_emu::create_stream,
-    vs_emu::destroy_stream,
-    vs_emu::synchronize,
-    vs_emu::create_event,
-    vs_emu::destroy_event,
-    vs_emu::record,
-    vs_emu::wait,
-    vs_emu::synchronize_event,
-    vs_emu::allocate,
-    vs_emu::release,
-    vs_emu::allocate_pinned,
-    vs_emu::release_pinned,
-    vs_emu::to_device,
-    vs_emu::to_host,
-    vs_emu::clear,
-    vs_emu::describe,
+    vs_emu::device_count,   vs_emu::facts,         vs_emu::use_device,
+    vs_emu::device_of,      vs_emu::create_stream, vs_emu::destroy_stream,
+    vs_emu::synchronize,    vs_emu::create_event,  vs_emu::destroy_event,
+    vs_emu::record,         vs_emu::wait,          vs_emu::synchronize_event,
+    vs_emu::allocate,       vs_emu::release,       vs_emu::allocate_pinned,
+    vs_emu::release_pinned, vs_emu::to_device,     vs_emu::to_host,
+    vs_emu::clear,          vs_emu::describe,
 };
 
 }  // namespace
 
 extern const DeviceApi vs_emu_api;
-const DeviceApi vs_emu_api = {"emu", &kRuntime, &vs_emu_mean};
+const DeviceApi vs_emu_api = {"emu", &kRuntime, &vs_emu_mean, &vs_emu_tensors};
 
 }  // namespace veilsum

@@ -12,14 +12,21 @@ from numpy.typing import NDArray
 from typing_extensions import Buffer
 
 from veilsum import _native
-from veilsum.aggregate.adding import Share, add_update, whole_weight
+from veilsum.aggregate.adding import (
+    Share,
+    add_resident,
+    add_update,
+    is_resident,
+    whole_weight,
+)
 from veilsum.aggregate.digest import ResultDigest
+from veilsum.arrays import as_native
 from veilsum.codecs import EncodedUpdate
 from veilsum.devices import available_threads
 from veilsum.errors import ConfigError
 from veilsum.model import ModelLayout, result_digest, widen_tensors
 from veilsum.optimizers import ServerOptimizer
-from veilsum.rules import PreStep, Rule, choose_rule
+from veilsum.rules import Chain, PreStep, Rule, choose_rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +82,21 @@ class AggregateResult:
             ConfigError: the arrays were changed before it was first asked for.
         """
         return self._digest.hex()
+
+    def to_device(self, device: str) -> dict[str, _native.DeviceArray]:
+        """Copies of the arrays in device memory, for CuPy, torch and others that take
+        __cuda_array_interface__ or DLPack.
+
+        Args:
+            device: "cuda:0", for example; bfloat16 tensors are float32 there too.
+
+        Raises:
+            DeviceError: there is no such device, or no room on it.
+        """
+        return {
+            name: _native.DeviceArray(device, *as_native(array, name))
+            for name, array in self.arrays.items()
+        }
 
     def __eq__(self, other: object) -> bool:
         if self is other:
@@ -146,28 +168,7 @@ class Aggregator:
             DeviceError: the build has no such backend, or the machine no such device.
         """
         self._rule = choose_rule(rule)
-        if backend != "cpu" and not self._rule.is_mean:
-            raise ConfigError(
-                f"{self._rule.rule} is computed on the CPU only, not on backend {backend!r}",
-                hint='use backend="cpu"',
-            )
-        if backend != "cpu" and streaming is not None:
-            raise ConfigError(
-                f"streaming sums on the CPU only, not on backend {backend!r}",
-                hint='leave out streaming=, or use backend="cpu"',
-            )
-        if streaming is not None and not self._rule.is_mean:
-            raise ConfigError(
-                f"streaming keeps no updates, which {self._rule.rule} needs",
-                hint="leave out streaming=, or use spool= to save memory",
-            )
-        if streaming is not None and spool is not None:
-            raise ConfigError(
-                "streaming keeps no updates, so there is nothing to spool",
-                hint="give either streaming= or spool=",
-            )
-        if spool is not None and not Path(spool).is_dir():
-            raise ConfigError(f"spool {str(spool)!r} is not a directory", hint="create it first")
+        _check_choices(self._rule, backend, streaming, spool)
         self._layout = layout
         self._threads = available_threads() if threads is None else threads
         self._native = _native.MeanAggregator(
@@ -225,6 +226,13 @@ class Aggregator:
             ConfigError: there is no room to keep the update.
         """
         share = Share(site, whole_weight(site, weight), gain)
+        if (
+            not copy
+            and isinstance(update, Mapping)
+            and is_resident(self._native.device, self._layout, update)
+        ):
+            add_resident(self._native, self._layout, update, share)
+            return
         add_update(self._native, self._layout, update, share, copy=copy)
 
     def remove(self, site: str) -> None:
@@ -299,6 +307,29 @@ class Aggregator:
         return SteppedModel(arrays, digest, total_weight, sites)
 
 
-def _check_choice(what: str, name: str, known: tuple[str, ...]) -> None:
-    if name not in known:
-        raise ConfigError(f"unknown {what} {name!r}", hint=f"known: {', '.join(known)}")
+def _check_choices(
+    rule: Chain, backend: str, streaming: Streaming | None, spool: str | Path | None
+) -> None:
+    """Raises ConfigError for choices that exclude each other."""
+    if backend != "cpu" and not rule.is_mean:
+        raise ConfigError(
+            f"{rule.rule} is computed on the CPU only, not on backend {backend!r}",
+            hint='use backend="cpu"',
+        )
+    if backend != "cpu" and streaming is not None:
+        raise ConfigError(
+            f"streaming sums on the CPU only, not on backend {backend!r}",
+            hint='leave out streaming=, or use backend="cpu"',
+        )
+    if streaming is not None and not rule.is_mean:
+        raise ConfigError(
+            f"streaming keeps no updates, which {rule.rule} needs",
+            hint="leave out streaming=, or use spool= to save memory",
+        )
+    if streaming is not None and spool is not None:
+        raise ConfigError(
+            "streaming keeps no updates, so there is nothing to spool",
+            hint="give either streaming= or spool=",
+        )
+    if spool is not None and not Path(spool).is_dir():
+        raise ConfigError(f"spool {str(spool)!r} is not a directory", hint="create it first")
