@@ -112,9 +112,14 @@ constexpr RuntimeApi kRuntime = {
 }  // namespace
 
 extern const MeanLaunchers vs_cuda_mean;
+extern const RotationLaunchers vs_cuda_rotation;
 extern const TensorLaunchers vs_cuda_tensors;
 
 extern const DeviceApi vs_cuda_api;
-const DeviceApi vs_cuda_api = {"cuda", &kRuntime, &vs_cuda_mean, &vs_cuda_tensors};
+const DeviceApi vs_cuda_api = {.name = "cuda",
+                               .runtime = &kRuntime,
+                               .mean = &vs_cuda_mean,
+                               .rotation = &vs_cuda_rotation,
+                               .tensors = &vs_cuda_tensors};
 
 }  // namespace veilsum

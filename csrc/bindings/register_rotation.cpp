@@ -9,6 +9,7 @@
 #include "bindings/register.h"
 #include "bindings/rotation.h"
 #include "codec/rotation.h"
+#include "device/device_rotation.h"
 #include "element/rotation.h"
 
 namespace veilsum {
@@ -28,17 +29,21 @@ void rotate_span(std::span<Value> values, const Rotation& rotation, std::uint64_
 }
 
 void rotate_array(py::object values, py::object block, py::object key, py::object first,
-                  py::object inverse, py::object threads) {
+                  py::object inverse, py::object threads, const std::string& backend) {
   const Rotation rotation = to_rotation(block, key, 1);
   const auto start = to_integer<std::uint64_t>("first", first);
   const bool backwards = to_bool("inverse", inverse);
   const auto workers = to_integer<unsigned>("threads", threads, 1, kMaxThreads);
+  const DeviceOwner device = backend == "cpu" ? nullptr : open_device(backend);
   const py::array array = as_array("values", values);
   if (start % kRotationTile != 0 || array.size() % kSmallestRotation != 0)
     throw ConfigError("a rotation starts on a multiple of 4096 and has a multiple of 64 values");
   const auto run = [&](auto span) {
     py::gil_scoped_release release;
-    rotate_span(span, rotation, start, backwards, workers);
+    if (device != nullptr)
+      rotate_on(*device, rotation, backwards, start, span);
+    else
+      rotate_span(span, rotation, start, backwards, workers);
   };
   if (has_dtype<double>(array)) return run(flat_span<double>("values", values));
   run(flat_span<float>("values", values));
@@ -86,7 +91,8 @@ void register_rotation(py::module_& module) {
                   py::arg("key"), py::arg("rescale"))
       .def_property_readonly("chunk_flags", &Transform::chunk_flags);
   module.def("rotate", &rotate_array, py::arg("values"), py::kw_only(), py::arg("block"),
-             py::arg("key"), py::arg("first"), py::arg("inverse"), py::arg("threads"));
+             py::arg("key"), py::arg("first"), py::arg("inverse"), py::arg("threads"),
+             py::arg("backend") = "cpu");
 }
 
 }  // namespace veilsum

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "device/mean_launchers.h"
+#include "device/rotation_launchers.h"
 #include "device/tensor_launchers.h"
 
 namespace veilsum {
@@ -58,6 +59,7 @@ struct DeviceApi {
   const char* name;  // of devices: "cuda" for "cuda:0"
   const RuntimeApi* runtime;
   const MeanLaunchers* mean;
+  const RotationLaunchers* rotation;
   const TensorLaunchers* tensors;
 };
 

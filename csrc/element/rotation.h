@@ -28,6 +28,32 @@ VS_FN std::size_t next_rotation_block(std::size_t block, std::size_t left) {
   return block;
 }
 
+// The same from the end: blocks of a tile with `count` coordinates, of which the largest have
+// `block`, lie at multiples of their sizes. So those of `size` and more end here.
+VS_FN unsigned rotation_blocks_end(unsigned block, unsigned count, unsigned size) {
+  return size > block ? 0 : count / size * size;
+}
+
+// Size of the block that a coordinate of the tile lies in.
+VS_FN unsigned rotation_block_at(unsigned block, unsigned count, unsigned at) {
+  unsigned size = block;
+  while (size > kSmallestRotation && at >= rotation_blocks_end(block, count, size)) size /= 4;
+  return size;
+}
+
+// How many blocks of the tile lie before that one.
+VS_FN unsigned rotation_block_number(unsigned block, unsigned count, unsigned at) {
+  unsigned before = 0;
+  unsigned begin = 0;
+  unsigned size = block;
+  for (; size > kSmallestRotation && at >= rotation_blocks_end(block, count, size); size /= 4) {
+    const unsigned end = rotation_blocks_end(block, count, size);
+    before += (end - begin) / size;
+    begin = end;
+  }
+  return before + (at - begin) / size;
+}
+
 // 1 / sqrt(block).
 VS_FN float rotation_scale(std::size_t block) {
   return block == 4096 ? 0x1p-6f : block == 1024 ? 0x1p-5f : block == 256 ? 0x1p-4f : 0x1p-3f;

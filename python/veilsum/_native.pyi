@@ -788,6 +788,7 @@ def rotate(
     first: int,
     inverse: bool,
     threads: int,
+    backend: str = "cpu",
 ) -> None:
     """Rotates float32 or float64 coordinates of group 1 in place: signs that follow from the
     public key, then orthonormal Hadamard blocks (docs/format.md); or the inverse.
@@ -797,9 +798,11 @@ def rotate(
             of 4096 on.
         block: 64, 256, 1024 or 4096 coordinates that are mixed; 0 for none.
         key: 8 public bytes.
+        backend: "cpu", or a device as in veilsum.backends(): the same bits.
 
     Raises:
-        ConfigError: another block, or a place off the grid.
+        ConfigError: another block, a place off the grid, or no name of a backend.
+        DeviceError: there is no such device, or it failed; values are then undefined.
     """
 
 # --- central differential privacy (register_privacy.cpp) -----------------------

@@ -18,6 +18,7 @@
 
 namespace veilsum {
 extern const MeanLaunchers vs_emu_mean;
+extern const RotationLaunchers vs_emu_rotation;
 extern const TensorLaunchers vs_emu_tensors;
 }  // namespace veilsum
 
@@ -337,6 +338,10 @@ constexpr RuntimeApi kRuntime = {
 }  // namespace
 
 extern const DeviceApi vs_emu_api;
-const DeviceApi vs_emu_api = {"emu", &kRuntime, &vs_emu_mean, &vs_emu_tensors};
+const DeviceApi vs_emu_api = {.name = "emu",
+                              .runtime = &kRuntime,
+                              .mean = &vs_emu_mean,
+                              .rotation = &vs_emu_rotation,
+                              .tensors = &vs_emu_tensors};
 
 }  // namespace veilsum

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import pytest
 
 from veilsum import _native
+from veilsum.errors import DeviceError
+
+Result = TypeVar("Result")
 
 PASS_BYTES = 64 << 20  # csrc/device/device_mean.h
 PASS_TILES = 256
@@ -40,3 +44,26 @@ def small_windows(tiles: int = 1) -> Iterator[None]:
     _native.use_pass_memory(window_bytes=PASS_BYTES, window_tiles=tiles)
     yield
     _native.use_pass_memory(window_bytes=PASS_BYTES, window_tiles=PASS_TILES)
+
+
+def results_of_losses(action: Callable[[], Result], step: int = 1) -> list[Result | None]:
+    """What the action gives when the emulated device is lost at its first call, `step` calls later,
+    and so on until after its last one; None for the error. Each leaves no memory behind."""
+    _native.use_emulator()
+    action()
+    results = []
+    for call in range(1, _native.emulator_calls() + 1 + step, step):
+        _native.use_emulator(lost_at_call=call)
+        results.append(_result_of_loss(action))
+        assert _native.emulator_bytes() == 0
+    _native.use_emulator()
+    return results
+
+
+def _result_of_loss(action: Callable[[], Result]) -> Result | None:
+    try:
+        return action()
+    except DeviceError as error:
+        if "lost" not in str(error):
+            raise
+        return None
