@@ -37,6 +37,7 @@ int facts(int device, DeviceFacts* found) {
   std::snprintf(found->name, sizeof found->name, "%s", properties.name);
   found->memory_bytes = properties.totalGlobalMem;
   found->processors = static_cast<unsigned>(properties.multiProcessorCount);
+  found->shared_bytes = properties.sharedMemPerBlockOptin;
   return 0;
 }
 
@@ -112,6 +113,7 @@ constexpr RuntimeApi kRuntime = {
 }  // namespace
 
 extern const MeanLaunchers vs_cuda_mean;
+extern const OrderLaunchers vs_cuda_order;
 extern const RotationLaunchers vs_cuda_rotation;
 extern const TensorLaunchers vs_cuda_tensors;
 
@@ -119,6 +121,7 @@ extern const DeviceApi vs_cuda_api;
 const DeviceApi vs_cuda_api = {.name = "cuda",
                                .runtime = &kRuntime,
                                .mean = &vs_cuda_mean,
+                               .order = &vs_cuda_order,
                                .rotation = &vs_cuda_rotation,
                                .tensors = &vs_cuda_tensors};
 

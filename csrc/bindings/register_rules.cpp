@@ -15,6 +15,7 @@
 #include "bindings/arrays.h"
 #include "bindings/register.h"
 #include "bindings/tensors.h"
+#include "device/device_mean.h"
 #include "rules/gram.h"
 #include "rules/order_pass.h"
 #include "rules/selection.h"
@@ -29,6 +30,7 @@ struct BoundSnapshot {
 
   const Layout& layout() const { return owner.layout(); }
   unsigned threads() const { return owner.threads(); }
+  const Device* device() const { return owner.device().get(); }  // null: the CPU
 };
 
 BoundSnapshot take_snapshot(const MeanAggregator& mean) {
@@ -104,6 +106,9 @@ UpdateSnapshot with_center(const BoundSnapshot& snapshot, TensorData center) {
 }
 
 py::array gram(const BoundSnapshot& snapshot, py::object center) {
+  if (snapshot.device() != nullptr)
+    throw ConfigError("distances are computed on the CPU only, not on " + snapshot.device()->name(),
+                      "use backend=\"cpu\"");
   Gram gram{};
   if (center.is_none()) {
     py::gil_scoped_release release;
@@ -179,8 +184,11 @@ py::list combine(const BoundSnapshot& snapshot, py::object weights, py::object g
     const UpdateSnapshot set = tensors ? with_center(snapshot, tensors->pointers()) : snapshot.set;
     const MeanWriter writer(snapshot.layout(), places);
     const std::vector<double> ones(n, 1.0);
-    take_float_mean(snapshot.layout(), weighted(set, floats.weights, factors, float_total),
-                    snapshot.threads(), writer);
+    const UpdateSnapshot chosen = weighted(set, floats.weights, factors, float_total);
+    if (snapshot.device() != nullptr)
+      take_float_mean_on(*snapshot.device(), snapshot.layout(), chosen, snapshot.threads(), writer);
+    else
+      take_float_mean(snapshot.layout(), chosen, snapshot.threads(), writer);
     take_integer_mean(snapshot.layout(), weighted(set, integers.weights, ones, integer_total),
                       snapshot.threads(), writer);
   });
@@ -198,7 +206,7 @@ py::list order(const BoundSnapshot& snapshot, py::object rows, OrderKind kind, s
   const RowMix mix = to_rows("rows", rows, snapshot.set.updates.size());
   return new_tensors(snapshot, [&](MutableTensorData places) {
     take_order(snapshot.layout(), snapshot.set, mix, {kind, first, kept}, snapshot.threads(),
-               places);
+               snapshot.device(), places);
   });
 }
 

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "device/mean_launchers.h"
+#include "device/order_launchers.h"
 #include "device/rotation_launchers.h"
 #include "device/tensor_launchers.h"
 
@@ -15,7 +16,8 @@ namespace veilsum {
 struct DeviceFacts {
   char name[256];
   std::size_t memory_bytes;
-  unsigned processors;  // streaming multiprocessors
+  unsigned processors;       // streaming multiprocessors
+  std::size_t shared_bytes;  // most shared memory of a block
 };
 
 // Devices, memory and streams. Pointers to streams and events are opaque. Calls that take a stream
@@ -59,6 +61,7 @@ struct DeviceApi {
   const char* name;  // of devices: "cuda" for "cuda:0"
   const RuntimeApi* runtime;
   const MeanLaunchers* mean;
+  const OrderLaunchers* order;
   const RotationLaunchers* rotation;
   const TensorLaunchers* tensors;
 };

@@ -26,6 +26,7 @@ class Device {
   const std::string& name() const { return name_; }  // "cuda:0"
   std::size_t memory_bytes() const { return facts_.memory_bytes; }
   unsigned processors() const { return facts_.processors; }
+  std::size_t shared_bytes() const { return facts_.shared_bytes; }  // of a block, at most
   int number() const { return number_; }
   const char* model() const { return facts_.name; }
 

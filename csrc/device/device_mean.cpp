@@ -12,6 +12,7 @@
 #include "aggregate/tiles.h"
 #include "aggregate/write_means.h"
 #include "base/parallel.h"
+#include "device/places.h"
 #include "device/resident.h"
 #include "device/window_form.h"
 #include "element/half.h"
@@ -24,20 +25,6 @@ PassMemory pass_memory;
 constexpr std::size_t kSlots = 3;  // one is filled, one computes, one is copied back
 constexpr std::size_t kBlock = 64;
 constexpr std::size_t kTileBlocks = kTile / kBlock;
-
-// Where the parts of what one copy brings lie, 256-byte aligned.
-class Places {
- public:
-  std::size_t add(std::size_t bytes) {
-    const std::size_t place = end_;
-    end_ += (bytes + 255) / 256 * 256;
-    return place;
-  }
-  std::size_t bytes() const { return end_; }
-
- private:
-  std::size_t end_ = 0;
-};
 
 // A batch's part of a window: what its updates count, their codes and scales. Of resident updates
 // only those tiles have a place whose values have to be gathered first.
@@ -313,13 +300,17 @@ std::size_t window_tiles(const Pass& pass, std::size_t total) {
   std::size_t tile_bytes = 1;
   for (const WindowBatch& batch : pass.batches)
     tile_bytes = std::max(tile_bytes, batch.updates.size() * batch.form.tile_bytes());
-  const std::size_t most = std::max<std::size_t>(1, pass_memory.window_bytes / tile_bytes);
-  return std::min({total, most, pass_memory.window_tiles});
+  return std::min(total, most_window_tiles(tile_bytes));
 }
 
 }  // namespace
 
 void use_pass_memory(const PassMemory& memory) { pass_memory = memory; }
+
+std::size_t most_window_tiles(std::size_t tile_bytes) {
+  return std::min(std::max<std::size_t>(1, pass_memory.window_bytes / tile_bytes),
+                  pass_memory.window_tiles);
+}
 
 void take_float_mean_on(const Device& device, const Layout& layout, const UpdateSnapshot& set,
                         unsigned threads, const MeanSink& sink) {

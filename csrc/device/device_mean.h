@@ -17,6 +17,8 @@ struct PassMemory {
 };
 // For tests: small windows.
 void use_pass_memory(const PassMemory& memory);
+// Most tiles of a window that has so many bytes for each: one at least.
+std::size_t most_window_tiles(std::size_t tile_bytes);
 
 // take_float_mean() on a device: the same bits. Updates are streamed through it window by window;
 // `threads` host threads copy meanwhile. What no kernel decodes (sparse, rotated and subsampled

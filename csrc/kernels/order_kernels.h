@@ -7,19 +7,10 @@
 #include <cstdint>
 
 #include "element/annotate.h"
+#include "element/order.h"
 #include "kernels/codec_kernels.h"
 
 namespace veilsum {
-
-// Columns whose sums share an exponent: a piece.
-inline constexpr std::size_t kOrderPiece = 256;
-
-// Room for sorted rows: as many as it takes to reach a power of two, and two at least.
-VS_FN constexpr std::size_t order_room(std::size_t rows) {
-  std::size_t room = 2;
-  while (room < rows) room *= 2;
-  return room;
-}
 
 // Columns of which medians are taken at once. Long runs of each row are read ahead best, but the
 // sorted rows of all columns must stay in the second-level cache.

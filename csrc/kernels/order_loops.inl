@@ -4,6 +4,7 @@
 // A block is as many columns as a vector has lanes: row r of a block is one vector.
 #pragma once
 
+#include "element/order.h"
 #include "kernels/order_kernels.h"
 #include "kernels/sorting_network.inl"
 #include "kernels/sum_lanes.inl"
@@ -47,7 +48,7 @@ void sort_rows(const Part& part, LanesOf<Value>* block) {
 #pragma GCC unroll 32
   for (std::size_t r = 0; r < kRows; ++r)
     values[r] = load_lanes<Value>(part.rows[r], part.begin, part.count);
-  run_network<kSorting<kRows>>(values);
+  run_network<Sorting<kRows>, LaneOrder>(values);
 #pragma GCC unroll 32
   for (std::size_t r = 0; r < kRows; ++r) block[r] = values[r];
 }
@@ -96,7 +97,7 @@ void merge_two(Lanes* block, std::size_t run) {
     Lanes values[kMaxNetwork];
 #pragma GCC unroll 32
     for (std::size_t r = 0; r < kMaxNetwork; ++r) values[r] = block[begin + r];
-    run_network<kBitonic>(values);
+    run_network<Bitonic, LaneOrder>(values);
 #pragma GCC unroll 32
     for (std::size_t r = 0; r < kMaxNetwork; ++r) block[begin + r] = values[r];
   }
@@ -139,8 +140,7 @@ VS_FN void store_lanes(const Lanes& lanes, std::size_t count, void* out) {
     __builtin_memcpy(out, &lanes, count * sizeof(lanes[0]));
 }
 
-// The sum of two floats may overflow one, and doubles hold it so exactly that halving and
-// rounding it is rounding the exact mean. Adding zero takes the sign off -0.
+// middle_of() in every lane.
 VS_FN void store_middle(LanesOf<float> low, LanesOf<float> high, std::size_t count, float* out) {
   FloatLanes lows[2];
   FloatLanes highs[2];
@@ -157,16 +157,8 @@ VS_FN void store_middle(LanesOf<float> low, LanesOf<float> high, std::size_t cou
   store_lanes(middle, count, out);
 }
 
-// Halved first where the sum could overflow, and last where halves could be lost.
 VS_FN void store_middle(LanesOf<double> low, LanesOf<double> high, std::size_t count, double* out) {
-  for (std::size_t i = 0; i < kSumLanes && i < count; ++i) {
-    const double a = low[i];
-    const double b = high[i];
-    const bool large = a > 1 || a < -1 || b > 1 || b < -1;
-    const double halves = a * 0.5 + b * 0.5;
-    const double half = (a + b) * 0.5;
-    out[i] = (a == b ? a : large ? halves : half) + 0.0;
-  }
+  for (std::size_t i = 0; i < kSumLanes && i < count; ++i) out[i] = middle_of(low[i], high[i]);
 }
 
 template <std::size_t kRows>
@@ -176,7 +168,7 @@ void median_of_rows(const Row* rows, std::size_t count, float* medians) {
 #pragma GCC unroll 32
     for (std::size_t r = 0; r < kRows; ++r)
       values[r] = load_lanes<float>(rows[r], begin, count - begin);
-    run_network<kMedian<kRows>>(values);
+    run_network<Median<kRows>, LaneOrder>(values);
     store_middle(values[(kRows - 1) / 2], values[kRows / 2], count - begin, medians + begin);
   }
 }
@@ -297,24 +289,6 @@ VS_FN void for_kept(const LanesOf<Value>* block, const KeptRanks& kept, std::siz
     const SumLanes rank = SumLanes{} + r;
     use(widen_part(block[r], part), (SumLanes)(start <= rank) & (SumLanes)(rank < end));
   }
-}
-
-// The smallest e with value < 2^e, for a value that is not negative; subnormal numbers count as
-// the smallest normal one.
-VS_FN int exponent_of(double value) { return static_cast<int>(bits_of_double(value) >> 52) - 1022; }
-
-// As scale_exponent(): for `count` terms, each below 2^(e - 1) and in a sum that leaves two bits.
-VS_FN int sum_exponent(double largest, std::size_t count) {
-  int exponent = 61 - exponent_of(largest);
-  while (count > 1) {
-    --exponent;
-    count -= count / 2;
-  }
-  return exponent < 960 ? exponent : 960;
-}
-
-VS_FN double power_of_two(int exponent) {
-  return double_of_bits(static_cast<std::uint64_t>(exponent + 1023) << 52);
 }
 
 // The sorted columns of a piece, block after block.

@@ -13,6 +13,7 @@
 #include "aggregate/write_means.h"
 #include "base/error.h"
 #include "base/parallel.h"
+#include "device/device_order.h"
 #include "kernels/dispatch.h"
 #include "kernels/rule_dispatch.h"
 
@@ -162,14 +163,17 @@ void copy_floats(const Layout& layout, const CommittedUpdate& update, unsigned t
 }  // namespace
 
 void take_order(const Layout& layout, const UpdateSnapshot& set, const RowMix& mix,
-                const OrderRule& rule, unsigned threads, MutableTensorData tensors) {
+                const OrderRule& rule, unsigned threads, const Device* device,
+                MutableTensorData tensors) {
   if (mix.rows() == 0) throw ConfigError("there is nothing to order", "add updates first");
   if (rule.kind != OrderKind::median &&
       (rule.kept == 0 || rule.kept > mix.rows() || rule.first > mix.rows() - rule.kept))
     throw ConfigError("ranks " + std::to_string(rule.first) + " to " +
                       std::to_string(rule.first + rule.kept) + " of " + std::to_string(mix.rows()) +
                       " values cannot be kept");
-  if (needs_double(layout))
+  if (device != nullptr)
+    order_floats_on(*device, layout, set, mix, rule, threads, MeanWriter(layout, tensors));
+  else if (needs_double(layout))
     order_floats<double>(layout, set, mix, rule, threads, tensors);
   else
     order_floats<float>(layout, set, mix, rule, threads, tensors);

@@ -12,14 +12,6 @@
 namespace veilsum {
 namespace {
 
-constexpr std::size_t kNone = static_cast<std::size_t>(-1);
-
-std::size_t only_update(const std::vector<std::int64_t>& weights) {
-  const auto first = std::find_if(weights.begin(), weights.end(), [](auto w) { return w != 0; });
-  const bool alone = std::all_of(first + 1, weights.end(), [](auto w) { return w == 0; });
-  return alone ? static_cast<std::size_t>(first - weights.begin()) : kNone;
-}
-
 constexpr DType value_dtype(float) { return DType::f32; }
 constexpr DType value_dtype(double) { return DType::f64; }
 
@@ -49,13 +41,29 @@ RowMix::RowMix(std::vector<std::vector<std::int64_t>> row_weights, std::size_t u
   }
 }
 
+std::optional<std::size_t> only_update(const std::vector<std::int64_t>& weights) {
+  const auto first = std::find_if(weights.begin(), weights.end(), [](auto w) { return w != 0; });
+  if (std::any_of(first + 1, weights.end(), [](auto w) { return w != 0; })) return std::nullopt;
+  return static_cast<std::size_t>(first - weights.begin());
+}
+
+// As scale_exponent() argues for weights, no row can overflow.
+int row_exponent(const UpdateSnapshot& set, const RowMix& mix, std::size_t r, std::size_t index) {
+  int e = -2000;
+  for (std::size_t i = 0; i < set.updates.size(); ++i)
+    if (const double largest = set.updates[i]->tiles[index].largest;
+        mix.weights[r][i] != 0 && largest > 0)
+      e = std::max(e, exponent_above(largest));
+  return scale_exponent(e + exponent_above(mix.totals[r]), 1);
+}
+
 // --- group 1 ------------------------------------------------------------------------
 
 template <class Value>
 TileRows<Value>::TileRows(const Layout& layout, const UpdateSnapshot& set, const RowMix& mix)
     : layout_(layout), set_(set), mix_(mix), own_(set.updates.size()), mixed_(mix.rows()) {
   for (const auto& weights : mix.weights) single_.push_back(only_update(weights));
-  if (std::find(single_.begin(), single_.end(), kNone) != single_.end())
+  if (std::find(single_.begin(), single_.end(), std::nullopt) != single_.end())
     fixed_.resize(set.updates.size());
 }
 
@@ -85,18 +93,6 @@ Row TileRows<Value>::load_update(std::size_t i, std::size_t index, const Tile& t
   if (update.may_have_changed() && !std::all_of(room.begin(), room.begin() + tile.count, within))
     refuse_changed();
   return reinterpret_cast<Row>(room.data());
-}
-
-// The exponent of a row is from its own updates alone: a huge value in one update must not cost
-// rows without it their bits. As scale_exponent() argues for weights, no row can overflow.
-template <class Value>
-int TileRows<Value>::row_exponent(std::size_t r, std::size_t index) const {
-  int e = -2000;
-  for (std::size_t i = 0; i < set_.updates.size(); ++i)
-    if (const double largest = set_.updates[i]->tiles[index].largest;
-        mix_.weights[r][i] != 0 && largest > 0)
-      e = std::max(e, exponent_above(largest));
-  return scale_exponent(e + exponent_above(mix_.totals[r]), 1);
 }
 
 // Every update as multiples of a power of two.
@@ -142,7 +138,7 @@ template <class Value>
 void TileRows<Value>::mix_rows(std::size_t index, const Tile& tile) {
   std::map<int, std::vector<std::size_t>> by_exponent;
   for (std::size_t r = 0; r < mix_.rows(); ++r)
-    if (single_[r] == kNone) by_exponent[row_exponent(r, index)].push_back(r);
+    if (!single_[r]) by_exponent[row_exponent(set_, mix_, r, index)].push_back(r);
   for (const auto& [exponent, rows] : by_exponent) {
     fix_updates(index, tile, exponent);
     for (const std::size_t r : rows) rows_[r] = mix_row(r, tile, exponent);
@@ -154,7 +150,7 @@ std::span<const Row> TileRows<Value>::load(std::size_t index, const Tile& tile) 
   rows_.resize(mix_.rows());
   if (!fixed_.empty()) mix_rows(index, tile);
   for (std::size_t r = 0; r < mix_.rows(); ++r)
-    if (single_[r] != kNone) rows_[r] = load_update(single_[r], index, tile);
+    if (single_[r]) rows_[r] = load_update(*single_[r], index, tile);
   return rows_;
 }
 

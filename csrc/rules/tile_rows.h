@@ -4,6 +4,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -27,6 +28,13 @@ struct RowMix {
   std::vector<bool> needed;  // per update: whether some row holds it
 };
 
+// The only update that a row holds; nothing if it is a mean of several.
+std::optional<std::size_t> only_update(const std::vector<std::int64_t>& weights);
+
+// s of row r in a tile: values times weights and 2^s add up to less than 2^62. It is from the row's
+// own updates alone: a huge value in one update must not cost rows without it their bits.
+int row_exponent(const UpdateSnapshot& set, const RowMix& mix, std::size_t r, std::size_t index);
+
 // 64-byte aligned memory for kernels.
 struct alignas(64) CacheLine {
   std::byte bytes[64];
@@ -47,7 +55,6 @@ class TileRows {
  private:
   const WireFloat* in_place(const CommittedUpdate& update, const Tile& tile) const;
   Row load_update(std::size_t i, std::size_t index, const Tile& tile);
-  int row_exponent(std::size_t r, std::size_t index) const;
   void fix_updates(std::size_t index, const Tile& tile, int exponent);
   Row mix_row(std::size_t r, const Tile& tile, int exponent);
   void mix_rows(std::size_t index, const Tile& tile);
@@ -55,7 +62,7 @@ class TileRows {
   const Layout& layout_;
   const UpdateSnapshot& set_;
   const RowMix& mix_;
-  std::vector<std::size_t> single_;      // per row: its only update, or none
+  std::vector<std::optional<std::size_t>> single_;  // per row: its only update
   std::vector<std::vector<Value>> own_;  // per update: decoded values, where they must be
   std::vector<std::vector<Value>> mixed_;
   std::vector<std::vector<std::uint64_t>> fixed_;  // per update, if a row mixes

@@ -43,7 +43,6 @@ namespace {
 
 constexpr std::size_t kStackBytes = 256 << 10;
 constexpr unsigned kMostThreads = 1024;
-constexpr std::size_t kMostShared = 227 * 1024;  // of an H100
 constexpr int kPoison = 0xCD;
 
 struct Fiber : Thread {

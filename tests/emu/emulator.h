@@ -81,6 +81,8 @@ std::uint64_t warp_call(WarpCall call, std::uint32_t mask, std::uint64_t value, 
 // Runs a whole grid now. Throws Error.
 void run_grid(dim3 grid, dim3 block, std::size_t shared_bytes, const std::function<void()>& thread);
 
+inline constexpr std::size_t kMostShared = 227 * 1024;  // of a block of an H100
+
 // Appends work to a stream, whose turn comes when somebody waits for it. `what` is for errors.
 void enqueue(void* stream, const char* what, std::function<void()> work);
 

@@ -18,6 +18,7 @@
 
 namespace veilsum {
 extern const MeanLaunchers vs_emu_mean;
+extern const OrderLaunchers vs_emu_order;
 extern const RotationLaunchers vs_emu_rotation;
 extern const TensorLaunchers vs_emu_tensors;
 }  // namespace veilsum
@@ -128,6 +129,7 @@ int facts(int device, veilsum::DeviceFacts* found) {
   std::snprintf(found->name, sizeof found->name, "emulated device");
   found->memory_bytes = devices().settings.memory_bytes;
   found->processors = 1;
+  found->shared_bytes = kMostShared;
   return ok;
 }
 
@@ -341,6 +343,7 @@ extern const DeviceApi vs_emu_api;
 const DeviceApi vs_emu_api = {.name = "emu",
                               .runtime = &kRuntime,
                               .mean = &vs_emu_mean,
+                              .order = &vs_emu_order,
                               .rotation = &vs_emu_rotation,
                               .tensors = &vs_emu_tensors};
 

@@ -18,7 +18,7 @@ void require_order(const MeanAggregator& updates, const OrderRule& rule, Bytes e
   const UpdateSnapshot set = updates.snapshot();
   std::vector<std::byte> tensors(tensor_bytes(updates.layout()));
   take_order(updates.layout(), set, all_updates(set.updates.size()), rule, updates.threads(),
-             tensor_places(updates.layout(), tensors));
+             nullptr, tensor_places(updates.layout(), tensors));
   require_equal("what a rule gives", tensors, expected);
 }
 

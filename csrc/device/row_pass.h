@@ -1,0 +1,75 @@
+// Updates as rows of values that windows of tiles bring to a device: what rules but the mean see.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <optional>
+#include <vector>
+
+#include "aggregate/tiles.h"
+#include "aggregate/update_set.h"
+#include "codec/layout.h"
+#include "device/device.h"
+#include "device/mean_launchers.h"
+
+namespace veilsum {
+
+struct Window {
+  std::size_t first_tile;
+  std::size_t tiles;
+};
+
+// One walk over a set. Refers to its arguments.
+struct RowPass {
+  RowPass(const Layout& layout, const UpdateSnapshot& set, unsigned threads,
+          std::vector<std::size_t> updates);
+
+  Tile tile(std::size_t index) const;
+  std::size_t value_bytes() const { return wide ? sizeof(double) : sizeof(float); }
+  std::size_t tile_bytes() const { return kTile * value_bytes(); }
+  // Of all updates of the walk.
+  std::size_t window_bytes(std::size_t tiles) const {
+    return updates.size() * tiles * tile_bytes();
+  }
+  // Where the values of number k of `updates` start in them.
+  std::size_t row_place(std::size_t k, std::size_t tiles) const { return k * tiles * tile_bytes(); }
+
+  // Writes all values of a window, row after row, the last tile padded with zeros. Throws
+  // ConfigError if tensors that are not ours were changed.
+  void write(const Window& window, std::byte* values) const;
+  // The formats of the window's tensors, one per 64 coordinates.
+  void write_formats(const Window& window, MeanFormat* formats) const;
+
+  const Layout& layout;
+  const UpdateSnapshot& set;
+  const unsigned threads;
+  const bool wide;
+  const std::size_t tiles;                 // of the layout
+  const std::vector<std::size_t> updates;  // numbers in the set of those that are looked at
+};
+
+// One format for so many coordinates: no tensor starts within them.
+inline constexpr std::size_t kFormatBlock = kTensorAlignment;
+
+// Windows that are under way at once: one is filled, one computes, one is copied back.
+inline constexpr std::size_t kWindowsAtOnce = 3;
+
+// Calls begin(window) of slots in turns, and finish() of each before its next window and at the
+// end, in order. make(slot) puts something there when it is first needed.
+template <class Slot, class Make>
+void walk_windows(const RowPass& pass, std::size_t tiles, const Make& make) {
+  std::array<std::optional<Slot>, kWindowsAtOnce> slots;
+  std::size_t number = 0;
+  for (std::size_t first = 0; first < pass.tiles; first += tiles, ++number) {
+    std::optional<Slot>& slot = slots[number % kWindowsAtOnce];
+    if (!slot) make(slot);
+    slot->finish();
+    slot->begin({first, std::min(tiles, pass.tiles - first)});
+    if ((number + 1) * tiles % kReleaseTiles < tiles) pass.set.release_pages();
+  }
+  for (std::size_t left = 0; left < kWindowsAtOnce; ++left)
+    if (auto& slot = slots[(number + left) % kWindowsAtOnce]) slot->finish();
+}
+
+}  // namespace veilsum
