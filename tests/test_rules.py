@@ -139,6 +139,15 @@ def test_coordinate_rules_equal_the_papers_formulas(dtype):
 
 
 @pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("n", range(1, 9))
+def test_the_median_of_few_wide_updates_stays_in_its_scratch(n, isa):
+    _native.use_isa(isa)
+    rows = values_of(n, 9000, seed=n, dtype=np.float64)
+
+    assert result_of(rows, "median").tolist() == np.median(rows, axis=0).tolist()
+
+
+@pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("n", [2, 4, 32, 34])
 def test_a_median_of_two_floats_does_not_overflow_between_them(n, isa):
     _native.use_isa(isa)

@@ -20,9 +20,10 @@ VS_FN constexpr std::size_t median_piece(std::size_t rows, std::size_t width) {
   return columns;
 }
 
-// Scratch of an order kernel for values of `width` bytes, 64-byte aligned.
+// Scratch of an order kernel for values of `width` bytes, 64-byte aligned: two sorted halves, which
+// take as much as all rows if there are three or more, and more than one or two do.
 VS_FN constexpr std::size_t order_scratch_bytes(std::size_t rows, std::size_t width) {
-  return order_room(rows) * median_piece(rows, width) * width;
+  return 2 * order_room((rows + 1) / 2) * median_piece(rows, width) * width;
 }
 
 // Which of a column's values are summed.
