@@ -18,9 +18,9 @@ namespace veilsum {
 struct MeanSettings {
   unsigned threads;
   std::string spool;                         // directory; "" keeps updates in memory
-  DeviceOwner device;                        // null: this machine's processors
   double streaming_max_abs;                  // 0: not streaming
   std::uint64_t streaming_max_total_weight;  // not looked at unless streaming
+  DeviceOwner device = {};                   // what sums floats; null: the CPU
 };
 
 // Sums are integers, so the result is a function of the set of (site, update, weight):

@@ -23,9 +23,9 @@ std::unique_ptr<MeanAggregator> make_mean(py::object layout, py::object threads,
                                           py::object streaming_max_total_weight,
                                           const std::string& backend) {
   MeanSettings settings = {
-      to_integer<unsigned>("threads", threads, 1, kMaxThreads), spool,
-      backend == "cpu" ? nullptr : open_device(backend), streaming_max_abs,
-      to_integer<std::uint64_t>("streaming_max_total_weight", streaming_max_total_weight)};
+      to_integer<unsigned>("threads", threads, 1, kMaxThreads), spool, streaming_max_abs,
+      to_integer<std::uint64_t>("streaming_max_total_weight", streaming_max_total_weight),
+      backend == "cpu" ? nullptr : open_device(backend)};
   return std::make_unique<MeanAggregator>(instance<Layout>("layout", layout), std::move(settings));
 }
 

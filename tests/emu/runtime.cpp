@@ -32,10 +32,13 @@ struct Event {
   bool happened = true;  // an event that was never recorded holds nobody up
 };
 
+// Whoever waits for an event may do so longer than it has a handle.
+using EventOwner = std::shared_ptr<Event>;
+
 struct Work {
   std::string what;
   std::function<void()> run;
-  Event* waits_for = nullptr;
+  EventOwner waits_for = nullptr;
   bool gives_back = false;  // also done when the device is lost
 };
 
@@ -176,25 +179,24 @@ int synchronize(void* stream) {
   return run_until([&] { return stream_of(stream).work.empty(); });
 }
 
+const EventOwner& event_of(void* event) { return *static_cast<EventOwner*>(event); }
+
 int create_event(void** event) {
   const Lock lock(devices().mutex);
   if (const int status = begin_call()) return status;
-  *event = new Event;
+  *event = new EventOwner(std::make_shared<Event>());
   return ok;
 }
 
-// Streams that wait for it have come to it before.
 int destroy_event(void* event) {
-  const Lock lock(devices().mutex);
-  run_until([&] { return static_cast<Event*>(event)->happened; });
-  delete static_cast<Event*>(event);
+  delete static_cast<EventOwner*>(event);
   return ok;
 }
 
 int record(void* event, void* stream) {
   const Lock lock(devices().mutex);
   if (const int status = begin_call()) return status;
-  auto* const own = static_cast<Event*>(event);
+  const EventOwner own = event_of(event);
   if (!is_ours(stream)) return ok;  // a default stream, on which nobody else works
   own->happened = false;
   stream_of(stream).work.push_back({"record", [own] { own->happened = true; }, nullptr});
@@ -204,14 +206,14 @@ int record(void* event, void* stream) {
 int wait(void* stream, void* event) {
   const Lock lock(devices().mutex);
   if (const int status = begin_call()) return status;
-  stream_of(stream).work.push_back({"wait", {}, static_cast<Event*>(event)});
+  stream_of(stream).work.push_back({"wait", {}, event_of(event)});
   return ok;
 }
 
 int synchronize_event(void* event) {
   const Lock lock(devices().mutex);
   if (const int status = begin_call()) return status;
-  return run_until([&] { return static_cast<Event*>(event)->happened; });
+  return run_until([&] { return event_of(event)->happened; });
 }
 
 int allocate(void** memory, std::size_t bytes, void* stream) {
