@@ -225,9 +225,13 @@ void require_shape(dim3 grid, dim3 block, std::size_t shared_bytes) {
   }
 }
 
-// Nothing of one launch is left for the next, also if it ended with an error.
+// Nothing of one launch is left for the next, also if it ended with an error. Threads then stay
+// where they wait, which is also where they said what they had done.
 struct Finish {
   ~Finish() {
+    __tsan_acquire(&scheduler.end_edge);
+    __tsan_acquire(&scheduler.barrier_edge);
+    for (std::uint32_t& arrived : scheduler.arrived) __tsan_acquire(&arrived);
     scheduler.error = nullptr;
     current = Current{};
   }
@@ -238,6 +242,8 @@ struct Finish {
 void run_grid(dim3 grid, dim3 block, std::size_t shared_bytes,
               const std::function<void()>& thread) {
   require_shape(grid, block, shared_bytes);
+  // Freed after what its threads did is over.
+  std::vector<std::unique_ptr<unsigned char[]>> shared;
   const Finish finish;
   scheduler.count = block.x * block.y * block.z;
   current.grid_shape = grid;
@@ -255,7 +261,6 @@ void run_grid(dim3 grid, dim3 block, std::size_t shared_bytes,
 #ifdef VS_EMU_TSAN
   scheduler.home.tsan = __tsan_get_current_fiber();
 #endif
-  std::vector<std::unique_ptr<unsigned char[]>> shared;
   for (const std::uint64_t number : blocks) {
     current.block = {unsigned(number % grid.x), unsigned(number / grid.x % grid.y),
                      unsigned(number / (std::uint64_t{grid.x} * grid.y))};
@@ -279,7 +284,6 @@ void run_grid(dim3 grid, dim3 block, std::size_t shared_bytes,
       rethrow_with_place();
     }
   }
-  __tsan_acquire(&scheduler.end_edge);
 }
 
 void block_barrier() {

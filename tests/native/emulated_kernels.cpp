@@ -1,0 +1,171 @@
+// veilsum_emulated_kernels: every family of kernels on the emulated devices, in several orders of
+// threads, blocks and streams and in several shapes. Results must not depend on them; and under
+// the thread sanitizer any two threads that touch one place without an order between them are
+// reported, whatever the schedule was.
+//
+// A family is one function that puts its input on a stream, launches, and returns the bytes of the
+// result, and one line of kFamilies.
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "device/device.h"
+#include "device/registry.h"
+#include "settings.h"
+
+namespace veilsum {
+namespace {
+
+using Result = std::vector<unsigned char>;
+
+constexpr std::size_t kTile = 4096;
+
+// --- helpers of families -------------------------------------------------------------------
+
+std::vector<unsigned char> random_bytes(std::size_t count, std::uint32_t seed) {
+  std::mt19937 random(seed);
+  std::vector<unsigned char> bytes(count);
+  for (unsigned char& byte : bytes) byte = static_cast<unsigned char>(random());
+  return bytes;
+}
+
+// Device memory with a copy of host values, which must live until the stream is waited for.
+template <class T>
+class OnDeviceCopy {
+ public:
+  OnDeviceCopy(const DeviceStream& stream, std::vector<T> values)
+      : values_(std::move(values)), memory_(stream, values_.size() * sizeof(T)) {
+    stream.to_device(memory_.as<void>(), values_.data(), memory_.bytes());
+  }
+  T* at(std::size_t place = 0) const { return memory_.as<T>(place * sizeof(T)); }
+
+ private:
+  const std::vector<T> values_;
+  const DeviceBuffer memory_;
+};
+
+Result read(const DeviceStream& stream, const DeviceBuffer& from) {
+  Result result(from.bytes());
+  stream.to_host(result.data(), from.as<void>(), from.bytes());
+  stream.synchronize();
+  return result;
+}
+
+void append(Result& all, const Result& more) { all.insert(all.end(), more.begin(), more.end()); }
+
+// --- the mean ------------------------------------------------------------------------------
+
+constexpr std::size_t kUpdates = 5;
+constexpr std::size_t kTiles = 2;
+
+// Codes of any pattern: what the values are does not matter here. Scales are floats or halves.
+Result mean_of_kind(const DeviceStream& stream, WindowCodes kind, WindowScales scales) {
+  const std::size_t tile_bytes = kTile * sizeof(double);
+  const OnDeviceCopy<unsigned char> codes(stream, random_bytes(kUpdates * kTiles * tile_bytes, 1));
+  const OnDeviceCopy<float> factors(stream, std::vector<float>(kTiles * kTile, 0.75F));
+  std::vector<WindowTerm> terms;
+  for (std::size_t i = 0; i < kUpdates * kTiles; ++i)
+    terms.push_back({codes.at(i * tile_bytes), reinterpret_cast<unsigned char*>(factors.at()),
+                     0x1p20, ~std::uint64_t{0}});
+  const OnDeviceCopy<WindowTerm> term(stream, terms);
+  const OnDeviceCopy<TileDivisor> divisor(stream, std::vector<TileDivisor>(kTiles, {0x1p-23, 20}));
+  const OnDeviceCopy<MeanFormat> format(
+      stream, std::vector<MeanFormat>(kTiles * kTile / 64, MeanFormat::f32));
+  const DeviceBuffer sums(stream, kTiles * kTile * sizeof(std::uint64_t));
+  const DeviceBuffer means(stream, kTiles * kTile * sizeof(float));
+  const DeviceBuffer fused(stream, kTiles * kTile * sizeof(float));
+  const DeviceBuffer beyond(stream, sizeof(std::uint32_t));
+  stream.clear(beyond.as<void>(), beyond.bytes());
+
+  const WindowSum sum = {.kind = kind,
+                         .scale_format = scales,
+                         .scale_block = scales == WindowScales::none ? 0u : 64u,
+                         .updates = kUpdates,
+                         .tiles = kTiles,
+                         .term = term.at(),
+                         .first = true,
+                         .sums = sums.as<std::uint64_t>(),
+                         .beyond = beyond.as<std::uint32_t>()};
+  WindowMeans wanted = {.tiles = kTiles,
+                        .total_weight = 8,
+                        .divisor = divisor.at(),
+                        .format = format.at(),
+                        .sums = sums.as<std::uint64_t>(),
+                        .means = means.as<void>(),
+                        .wide = false};
+  const MeanLaunchers& kernels = *stream.device().api().mean;
+  stream.device().check(kernels.sum_window(stream.launch(), sum), "sum_window");
+  stream.device().check(kernels.take_means(stream.launch(), wanted), "take_means");
+  wanted.means = fused.as<void>();
+  stream.device().check(kernels.mean_window(stream.launch(), sum, wanted), "mean_window");
+  Result all = read(stream, sums);
+  append(all, read(stream, means));
+  append(all, read(stream, fused));
+  append(all, read(stream, beyond));
+  return all;
+}
+
+Result run_mean(const DeviceStream& stream) {
+  Result all;
+  for (std::size_t kind = 0; kind < kWindowCodes; ++kind)
+    append(all, mean_of_kind(stream, static_cast<WindowCodes>(kind),
+                             kind < 4 ? WindowScales::none : WindowScales::f32));
+  return all;
+}
+
+// --- all of them -----------------------------------------------------------------------------
+
+struct Family {
+  const char* name;
+  Result (*run)(const DeviceStream& stream);
+};
+
+constexpr Family kFamilies[] = {
+    {"mean", run_mean},
+};
+
+struct Run {
+  std::uint64_t seed;
+  LaunchShape shape;
+};
+
+constexpr Run kRuns[] = {{0, {0, 0}}, {1, {3, 64}}, {2, {1, 256}}, {3, {7, 32}}};
+
+Result run_once(const Family& family, const Run& run) {
+  vs_emu::use({.seed = run.seed});
+  use_launch_shape(run.shape);
+  const DeviceOwner device = open_device("emu");
+  const OnDevice on(*device);
+  const DeviceStream stream(*device);
+  return family.run(stream);
+}
+
+bool always_the_same(const Family& family) {
+  const Result first = run_once(family, kRuns[0]);
+  for (const Run& run : kRuns)
+    if (run_once(family, run) != first) {
+      std::fprintf(stderr, "error: %s depends on its shape or order: seed %d, %u x %u threads\n",
+                   family.name, static_cast<int>(run.seed), run.shape.blocks, run.shape.threads);
+      return false;
+    }
+  std::printf("ok %s: %zu bytes\n", family.name, first.size());
+  return true;
+}
+
+}  // namespace
+}  // namespace veilsum
+
+int main() {
+  bool good = true;
+  try {
+    for (const auto& family : veilsum::kFamilies) good &= veilsum::always_the_same(family);
+  } catch (const veilsum::Error& error) {
+    std::fprintf(stderr, "error: %s\n", error.what());
+    return 1;
+  }
+  return good ? 0 : 1;
+}
