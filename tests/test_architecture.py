@@ -223,3 +223,35 @@ def test_nothing_outside_the_bindings_knows_python() -> None:
         if path.is_file() and "bindings" not in path.parts:
             text = path.read_text()
             assert not {"pybind11", "Python.h"} & set(re.split(r'[\s/"<>]', text)), path
+
+
+# What kernels may know of the core: arithmetic of one element, and how they are launched.
+_OF_KERNELS = ("element/", "device/launch.h", "device/api.h")
+
+
+def included_by(path: Path) -> list[str]:
+    return re.findall(r'#include "([^"]+)"', path.read_text())
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "cuda").iterdir()), ids=lambda path: path.name)
+def test_kernels_know_nothing_of_the_core_but_elements_and_launches(path: Path) -> None:
+    own = {file.name for file in (ROOT / "cuda").iterdir()} | {"emulator.h"}
+    for included in included_by(path):
+        if included in own or included.startswith(_OF_KERNELS):
+            continue
+        assert re.fullmatch(r"device/\w+_launchers\.h", included), (path, included)
+
+
+def test_nothing_below_the_sums_knows_of_devices() -> None:
+    for layer in ("base", "element", "kernels", "codec", "update", "optimize"):
+        for path in sorted((ROOT / "csrc" / layer).rglob("*")):
+            assert not [name for name in included_by(path) if name.startswith("device/")], path
+
+
+def test_devices_are_reached_through_their_table_alone() -> None:
+    """Who could call CUDA or the emulator directly would not be tested by the other."""
+    for path in sorted((ROOT / "csrc").rglob("*")):
+        if path.is_file() and path.parent.name != "bindings":
+            assert not re.search(r"\bcuda_runtime|\bcuda[A-Z]\w*\(|vs_emu::", path.read_text()), (
+                path
+            )

@@ -556,6 +556,18 @@ def test_the_order_in_which_sites_connect_does_not_change_a_plain_result() -> No
     assert len(digests) == 1
 
 
+def test_a_plain_result_of_a_device_is_that_of_the_cpu() -> None:
+    digests = {
+        backend: [
+            round_.digest for round_ in run(Federation(SITES, backend=backend), spec(False)).rounds
+        ]
+        for backend in ("cpu", "emu:1")
+    }
+
+    assert digests["emu:1"] == digests["cpu"]
+    assert all(digests["cpu"])
+
+
 @pytest.mark.parametrize(
     ("event", "message"),
     [

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from veilsum import Aggregator, ModelLayout, _native, backends, devices
-from veilsum.errors import ConfigError
+from veilsum.errors import ConfigError, DeviceError
 
 
 def groups(root: Path, limits: dict[str, str]) -> Path:
@@ -97,3 +97,22 @@ def test_an_explicit_number_is_not_overruled(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("VEILSUM_THREADS", "nonsense")
 
     Aggregator(ModelLayout(_native.Layout([("w", "f32", (1,))])), threads=2)
+
+
+def test_backends_are_the_cpu_and_every_cuda_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_native, "cuda_status", lambda: (True, ("H100", "H200"), ""))
+    found = [(backend.name, backend.detail) for backend in backends()]
+    assert found[1:] == [("cuda:0", "H100"), ("cuda:1", "H200")]
+    assert found[0][0] == "cpu"
+
+
+def test_a_backend_that_is_not_there_is_an_error_at_the_start() -> None:
+    assert [devices.require_backend(name) for name in ("cpu", "emu", "emu:1")] == [
+        "cpu",
+        "emu",
+        "emu:1",
+    ]
+    with pytest.raises(DeviceError, match="no device 'emu:7'"):
+        devices.require_backend("emu:7")
+    with pytest.raises(ConfigError, match="unknown backend 'gpu'"):
+        devices.require_backend("gpu")

@@ -141,6 +141,7 @@ void register_devices(py::module_& module) {
              py::arg("memory_bytes") = std::size_t{1} << 30, py::arg("lost_at_call") = 0);
   module.def("emulator_calls", &emulator_calls);
   module.def("emulator_bytes", &emulator_bytes);
+  module.def("require_device", [](const std::string& name) { open_device(name); }, py::arg("name"));
   module.def("cuda_status", &cuda_status);
   module.def("cuda_mask_words", &cuda_mask_words, py::arg("device"), py::arg("key"), py::kw_only(),
              py::arg("stream"), py::arg("first"), py::arg("count"), py::arg("bits"));

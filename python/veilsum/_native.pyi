@@ -109,6 +109,9 @@ def emulator_calls() -> int:
 def emulator_bytes() -> int:
     """Memory that is allocated on emulated devices."""
 
+def require_device(name: str) -> None:
+    """Raises ConfigError or DeviceError unless there is a device of this name."""
+
 def cuda_status() -> tuple[bool, tuple[str, ...], str]:
     """(built with CUDA, device names, why there is no device or ""). Never raises."""
 

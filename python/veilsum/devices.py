@@ -101,12 +101,26 @@ def _read(path: Path) -> str:
 
 
 def backends() -> tuple[BackendInfo, ...]:
-    """The backends of this build on this machine.
+    """The backends of this build on this machine; "emu", which only emulates devices, is not
+    among them.
 
     Raises:
         ConfigError: VEILSUM_ISA names a level this CPU or build does not have, or
             VEILSUM_THREADS is no number of threads.
     """
     isa = _native.active_isa()
-    threads = available_threads()
-    return (BackendInfo("cpu", f"{_ISA_WORDS.get(isa, isa)} ({isa}), {threads} threads"),)
+    cpu = BackendInfo("cpu", f"{_ISA_WORDS.get(isa, isa)} ({isa}), {available_threads()} threads")
+    _, models, _ = _native.cuda_status()
+    return (cpu, *(BackendInfo(f"cuda:{number}", model) for number, model in enumerate(models)))
+
+
+def require_backend(name: str) -> str:
+    """The name of a backend that is there now, as it was given.
+
+    Raises:
+        ConfigError: it is no name of a backend.
+        DeviceError: this build has no such backend, or this machine no such device.
+    """
+    if name != "cpu":
+        _native.require_device(name)
+    return name

@@ -191,10 +191,11 @@ class Federation:
         bounds_of: Mapping[str, TaskBounds] | None = None,
         faults: Mapping[str, Fault] | None = None,
         connect: bool = True,
+        backend: str = "cpu",
     ) -> None:
         self.roster = make_roster(sites)
         self.coordinator = Coordinator(
-            self.roster, signing_key("coordinator"), entropy=counting_bytes()
+            self.roster, signing_key("coordinator"), entropy=counting_bytes(), backend=backend
         )
         self.clock = 100.0
         self.effects: list[to_do.Effect] = []

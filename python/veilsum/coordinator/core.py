@@ -41,6 +41,7 @@ class Coordinator:
         entropy: source of public nonces.
         threads: for sums and masks.
         spool: a directory for the updates of plain rounds, "" to keep them in memory.
+        backend: what sums the updates of rounds: "cpu", or a device such as "cuda:0".
 
     Raises:
         ConfigError: the key is not the one the roster lists for the coordinator.
@@ -54,6 +55,7 @@ class Coordinator:
         entropy: Entropy,
         threads: int = 1,
         spool: str = "",
+        backend: str = "cpu",
     ) -> None:
         if signing_key.public_key().public_bytes_raw() != roster.coordinator_key:
             raise ConfigError(
@@ -61,7 +63,7 @@ class Coordinator:
                 hint="point the coordinator at the key its roster was made with",
             )
         self._roster = roster
-        self._factory = RoundFactory(roster, signing_key, entropy, threads, spool)
+        self._factory = RoundFactory(roster, signing_key, entropy, threads, spool, backend)
         self._present: set[str] = set()
         self._jobs: dict[str, Job] = {}  # in the order they came
 

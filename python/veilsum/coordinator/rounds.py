@@ -44,6 +44,7 @@ class RoundFactory:
 
     Attributes:
         spool: a directory for the updates of plain rounds, "" to keep them in memory.
+        backend: what sums them: "cpu", or a device such as "cuda:0".
     """
 
     roster: Roster
@@ -51,6 +52,7 @@ class RoundFactory:
     entropy: Entropy
     threads: int
     spool: str
+    backend: str = "cpu"
 
     def make(
         self, spec: RunSpec, invitation: Invitation, start: ModelRef, journal: Journal
@@ -92,6 +94,7 @@ class RoundFactory:
             start.layout.native,
             threads=self.threads,
             spool=self.spool,
+            backend=self.backend,
             streaming_max_abs=0.0,
             streaming_max_total_weight=0,
         )

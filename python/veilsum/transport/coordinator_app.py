@@ -15,7 +15,7 @@ from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
 from veilsum.coordinator.core import Coordinator
-from veilsum.devices import available_threads
+from veilsum.devices import available_threads, require_backend
 from veilsum.errors import ConfigError
 from veilsum.pki.roster_file import load_roster
 from veilsum.roster import Roster
@@ -76,6 +76,7 @@ async def serve_coordinator(
 
     Raises:
         ConfigError: as run_coordinator.
+        DeviceError: there is no device such as `backend` names.
     """
     log = Log("coordinator")
     roster = load_roster(settings.roster)
@@ -89,6 +90,7 @@ async def serve_coordinator(
             entropy=secrets.token_bytes,
             threads=settings.threads or available_threads(),
             spool=str(storage.sums),
+            backend=require_backend(settings.backend),
         )
         await _App(core, roster, storage, log).serve(settings, tls, stop, ready)
     finally:

@@ -66,6 +66,7 @@ class CoordinatorSettings:
         max_message_bytes: of one gRPC message.
         threads: worker threads of the native core; 0 means as many as
             devices.available_threads() says.
+        backend: what sums the updates of rounds: "cpu", or a device such as "cuda:0".
     """
 
     state_dir: Path
@@ -79,6 +80,7 @@ class CoordinatorSettings:
     metrics_port: int | None = None
     max_message_bytes: int = MESSAGE_LIMIT
     threads: int = 0
+    backend: str = "cpu"
     log: LogSettings = field(default_factory=LogSettings)
 
     def __post_init__(self) -> None:
