@@ -131,6 +131,7 @@ class Slot {
     window_ = window;
     stream_.clear(device_result_.as<void>(result_places_.beyond), sizeof(std::uint32_t));
     write_mean_input();
+    if (pass_.batches.empty()) take_zeros();
     for (std::size_t number = 0; number < pass_.batches.size(); ++number) {
       // The copy of the batch before must have left the host memory that this one is written to.
       if (number != 0) stream_.synchronize();
@@ -269,6 +270,14 @@ class Slot {
     const int status = last ? kernels.mean_window(stream_.launch(), sum, window_means())
                             : kernels.sum_window(stream_.launch(), sum);
     stream_.device().check(status, "launching the sum of a window", at.places.bytes());
+  }
+
+  // A rule may leave out all updates, and divide by a total weight all the same.
+  void take_zeros() {
+    stream_.clear(sums_.as<void>(), window_->tiles * kTile * sizeof(std::uint64_t));
+    stream_.device().check(
+        stream_.device().api().mean->take_means(stream_.launch(), window_means()),
+        "launching the means of a window");
   }
 
   WindowMeans window_means() const {
