@@ -112,6 +112,7 @@ constexpr RuntimeApi kRuntime = {
 
 }  // namespace
 
+extern const GramLaunchers vs_cuda_gram;
 extern const MeanLaunchers vs_cuda_mean;
 extern const OrderLaunchers vs_cuda_order;
 extern const RotationLaunchers vs_cuda_rotation;
@@ -120,6 +121,7 @@ extern const TensorLaunchers vs_cuda_tensors;
 extern const DeviceApi vs_cuda_api;
 const DeviceApi vs_cuda_api = {.name = "cuda",
                                .runtime = &kRuntime,
+                               .gram = &vs_cuda_gram,
                                .mean = &vs_cuda_mean,
                                .order = &vs_cuda_order,
                                .rotation = &vs_cuda_rotation,

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from support.devices import every_device, reset_devices
-from veilsum import Aggregator, ModelLayout, _native, rules
+from support.devices import every_device, reset_devices, small_windows
+from veilsum import Aggregator, ModelLayout, _native, encode, rules
+from veilsum.errors import ConfigError, DeviceError
 
 Update = Mapping[str, np.ndarray[Any, Any]]
 
@@ -115,3 +116,140 @@ def test_the_median_of_any_few_updates_has_the_bits_of_the_cpu(backend: str) -> 
             for name in (backend, "cpu")
         }
         assert medians[backend] == medians["cpu"], count
+
+
+@every_device
+@pytest.mark.parametrize("kind", LAYOUTS)
+@pytest.mark.parametrize("count", [11, 16, 17, 40])
+def test_every_rule_and_pre_step_has_the_bits_of_the_cpu(
+    backend: str, kind: str, count: int
+) -> None:
+    layout = LAYOUTS[kind]
+    updates = updates_of(layout, count)
+
+    on_device = digests(filled(layout, updates, backend), EVERY_RULE)
+
+    assert on_device == digests(filled(layout, updates, "cpu"), EVERY_RULE)
+
+
+@every_device
+@pytest.mark.parametrize("kind", ["f32", "f64"])
+def test_inner_products_have_the_bits_of_the_cpu_over_several_ranges(
+    backend: str, kind: str
+) -> None:
+    dtype = NUMPY[kind]
+    layout = ModelLayout(_native.Layout([("w", kind, (2 * 65536 + 5000,))]))
+    rng = np.random.default_rng(1)
+    updates = [{"w": rng.normal(size=2 * 65536 + 5000).astype(dtype)} for _ in range(3)]
+    center = [rng.normal(size=2 * 65536 + 5000).astype(dtype)]
+    grams = {
+        (name, tiles): _native.UpdateSnapshot(filled(layout, updates, name)._native).gram(
+            center=center
+        )
+        for name, tiles in ((backend, 256), ("cpu", 256))
+    }
+    expected = grams["cpu", 256]
+
+    assert grams[backend, 256].tobytes() == expected.tobytes()
+    for tiles in (1, 3, 16, 20):
+        with small_windows(tiles):
+            snapshot = _native.UpdateSnapshot(filled(layout, updates, backend)._native)
+            assert snapshot.gram(center=center).tobytes() == expected.tobytes(), tiles
+
+
+SOME_RULES = {
+    "median": rules.CoordinateMedian(),
+    "krum": rules.Krum(byzantine=1),
+    "meamed": rules.Meamed(byzantine=2),
+    "clipped": rules.NormClipping(max_norm=3.0),
+    "bucketed trimmed": [
+        rules.Bucketing(size=2, seed=3),
+        rules.NearestNeighborMixing(byzantine=1),
+        rules.TrimmedMean(trim=1),
+    ],
+}
+
+
+@every_device
+@pytest.mark.parametrize("codec", ["f32", "f16", "int8", "int4", "sign", "topk", "eden2"])
+def test_encoded_updates_give_the_bits_of_the_cpu(backend: str, codec: str) -> None:
+    layout = ModelLayout(_native.Layout([("w", "f32", (9000,)), ("v", "f16", (100,))]))
+    rng = np.random.default_rng(5)
+    updates: list[Any] = []
+    for _ in range(7):
+        arrays = {"w": rng.normal(size=9000).astype("f4"), "v": rng.normal(size=100).astype("f2")}
+        options = {"density": 0.1} if codec == "topk" else {}
+        updates.append(encode(arrays, codec=codec, layout=layout, seed=2, **options))
+
+    on_device = digests(filled(layout, updates, backend), SOME_RULES)
+
+    assert on_device == digests(filled(layout, updates, "cpu"), SOME_RULES)
+
+
+@every_device
+def test_launch_shapes_windows_and_orders_of_the_device_do_not_show(backend: str) -> None:
+    layout = LAYOUTS["f64"]
+    updates = updates_of(layout, 40)
+    expected = digests(filled(layout, updates, "cpu"), SOME_RULES)
+    for seed, blocks, threads, tiles in ((1, 1, 32, 1), (2, 3, 96, 256), (3, 7, 256, 1)):
+        _native.use_emulator(seed=seed)
+        _native.use_launch_shape(blocks=blocks, threads=threads)
+        with small_windows(tiles):
+            assert digests(filled(layout, updates, backend), SOME_RULES) == expected
+
+
+@every_device
+def test_more_rows_than_shared_memory_holds_are_sorted_in_device_memory(backend: str) -> None:
+    layout = ModelLayout(_native.Layout([("w", "f32", (300,))]))
+    updates = updates_of(layout, 300)  # 512 sorted rows of a piece: 512 KiB
+
+    on_device = digests(filled(layout, updates, backend), ORDER)
+
+    assert on_device == digests(filled(layout, updates, "cpu"), ORDER)
+
+
+@every_device
+@pytest.mark.parametrize("rule", ["median", "krum", "bucketed trimmed"])
+def test_arrays_that_were_changed_after_they_were_added_are_refused(
+    backend: str, rule: str
+) -> None:
+    layout = LAYOUTS["f32"]
+    updates = updates_of(layout, 5)
+    aggregator = filled(layout, updates, backend, copy=False)
+    updates[3]["w"][4700] = np.inf
+
+    with pytest.raises(ConfigError, match="changed"):
+        aggregator.finish(rule=SOME_RULES[rule])
+
+
+def finished_on_lost(aggregator: Aggregator, rule: Any, call: int) -> str:
+    """The digest; or "" if the device was lost on the way."""
+    _native.use_emulator(lost_at_call=call)
+    try:
+        return aggregator.finish(rule=rule).digest
+    except DeviceError as error:
+        if "lost" not in str(error):
+            raise
+        return ""
+    finally:
+        _native.use_emulator()
+
+
+@pytest.mark.parametrize("name", SOME_RULES)
+def test_a_device_that_is_lost_at_any_call_gives_no_result_and_keeps_no_memory(name: str) -> None:
+    layout = LAYOUTS["mixed"]
+    rule = SOME_RULES[name]
+    aggregator = filled(layout, updates_of(layout, 8), "emu")
+    _native.use_emulator()
+    with small_windows(1):
+        expected = aggregator.finish(rule=rule).digest
+        calls = _native.emulator_calls()
+        found = {}
+        for lost in range(1, calls + 1):
+            found[lost] = finished_on_lost(aggregator, rule, lost)
+            assert _native.emulator_bytes() == 0, lost
+
+    # Only calls that end streams come when the result is there.
+    given = [lost for lost, digest in found.items() if digest]
+    assert {found[lost] for lost in given} <= {expected}
+    assert min(given, default=calls) > calls - 4

@@ -106,14 +106,11 @@ UpdateSnapshot with_center(const BoundSnapshot& snapshot, TensorData center) {
 }
 
 py::array gram(const BoundSnapshot& snapshot, py::object center) {
-  if (snapshot.device() != nullptr)
-    throw ConfigError("distances are computed on the CPU only, not on " + snapshot.device()->name(),
-                      "use backend=\"cpu\"");
   Gram gram{};
   if (center.is_none()) {
     py::gil_scoped_release release;
     const FloatEnvironment exact;
-    gram = gram_of(snapshot.layout(), snapshot.set, snapshot.threads());
+    gram = gram_of(snapshot.layout(), snapshot.set, snapshot.threads(), snapshot.device());
   } else {
     const TensorArrays tensors(snapshot.layout(), center);
     py::gil_scoped_release release;
@@ -121,7 +118,7 @@ py::array gram(const BoundSnapshot& snapshot, py::object center) {
     const UpdateSnapshot set = with_center(snapshot, tensors.pointers());
     if (shrinks_of(set).back() != 1)
       throw ConfigError("the center holds values of 2**448 or more, too large for distances");
-    gram = gram_of(snapshot.layout(), set, snapshot.threads());
+    gram = gram_of(snapshot.layout(), set, snapshot.threads(), snapshot.device());
   }
   return to_matrix(gram.values, gram.rows);
 }

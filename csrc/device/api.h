@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "device/gram_launchers.h"
 #include "device/mean_launchers.h"
 #include "device/order_launchers.h"
 #include "device/rotation_launchers.h"
@@ -60,6 +61,7 @@ struct RuntimeApi {
 struct DeviceApi {
   const char* name;  // of devices: "cuda" for "cuda:0"
   const RuntimeApi* runtime;
+  const GramLaunchers* gram;
   const MeanLaunchers* mean;
   const OrderLaunchers* order;
   const RotationLaunchers* rotation;

@@ -8,13 +8,14 @@
 #include "aggregate/scale.h"
 #include "aggregate/tiles.h"
 #include "base/parallel.h"
+#include "device/device_gram.h"
+#include "device/gram_launchers.h"
 #include "kernels/rule_dispatch.h"
 #include "rules/tile_rows.h"
 
 namespace veilsum {
 namespace {
 
-constexpr std::size_t kRangeTiles = 16;
 // Largest exponent of a value whose square is a double also when it is summed over 2^40 coordinates
 // and multiplied by the weights of two mixed rows, 2^31 each.
 constexpr int kMaxValueExponent = 448;
@@ -56,6 +57,12 @@ class FixedGram {
         sums_[k] += static_cast<__int128>(std::ldexp(gram[i * stride + j], scale_));
   }
 
+  // A triangle, row after row.
+  void add(const double* products) {
+    const std::lock_guard lock(mutex_);
+    for (__int128& sum : sums_) sum += static_cast<__int128>(std::ldexp(*products++, scale_));
+  }
+
   double at(std::size_t i, std::size_t j) const {
     const auto sum = sums_[std::max(i, j) * (std::max(i, j) + 1) / 2 + std::min(i, j)];
     return std::ldexp(static_cast<double>(sum), -scale_);
@@ -92,9 +99,18 @@ void add_range(const Layout& layout, const UpdateSnapshot& set, const RowMix& mi
   if (range.end % (kReleaseTiles * kTile) == 0) set.release_pages();
 }
 
+void add_ranges(const Layout& layout, const UpdateSnapshot& set, const std::vector<double>& factors,
+                unsigned threads, FixedGram& total) {
+  const RowMix mix = every_row(set.updates.size());
+  const auto add_products = needs_double(layout) ? add_range<double> : add_range<float>;
+  parallel_for(layout.group_size(kFloatGroup), kGramRangeTiles * kTile, threads,
+               [&](const Range& range) { add_products(layout, set, mix, factors, range, total); });
+}
+
 }  // namespace
 
-Gram gram_of(const Layout& layout, const UpdateSnapshot& set, unsigned threads) {
+Gram gram_of(const Layout& layout, const UpdateSnapshot& set, unsigned threads,
+             const Device* device) {
   const std::size_t n = set.updates.size();
   std::vector<int> exponents;
   std::vector<double> factors;
@@ -102,12 +118,13 @@ Gram gram_of(const Layout& layout, const UpdateSnapshot& set, unsigned threads) 
     exponents.push_back(largest_exponent(*update));
     factors.push_back(std::ldexp(1.0, -exponents.back()));
   }
-  const RowMix mix = every_row(n);
   const std::uint64_t size = layout.group_size(kFloatGroup);
   FixedGram total(n, std::max<std::uint64_t>(size, 1));
-  const auto add_products = needs_double(layout) ? add_range<double> : add_range<float>;
-  parallel_for(size, kRangeTiles * kTile, threads,
-               [&](const Range& range) { add_products(layout, set, mix, factors, range, total); });
+  if (device != nullptr)
+    multiply_rows_on(*device, layout, set, factors, threads,
+                     [&](const double* products) { total.add(products); });
+  else
+    add_ranges(layout, set, factors, threads, total);
   Gram gram{n, std::vector<double>(n * n)};
   for (std::size_t i = 0; i < n; ++i)
     for (std::size_t j = 0; j < n; ++j)

@@ -7,6 +7,7 @@
 
 #include "aggregate/update_set.h"
 #include "codec/layout.h"
+#include "device/device.h"
 
 namespace veilsum {
 
@@ -30,8 +31,11 @@ std::vector<double> shrinks_of(const UpdateSnapshot& set);
 // integers. So order of arrival, threads and instruction set cannot show, and equal updates have
 // equal rows to the last bit.
 //
+// With a device (null: this machine's processors) products are taken there.
+//
 // Throws ConfigError if tensors that are not ours were changed.
-Gram gram_of(const Layout& layout, const UpdateSnapshot& set, unsigned threads);
+Gram gram_of(const Layout& layout, const UpdateSnapshot& set, unsigned threads,
+             const Device* device);
 
 // Norms of group 1: from what was noted on arrival, or, for updates where it was not, by a pass.
 std::vector<double> norms_of(const Layout& layout, const UpdateSnapshot& set, unsigned threads);

@@ -17,6 +17,7 @@
 #include "settings.h"
 
 namespace veilsum {
+extern const GramLaunchers vs_emu_gram;
 extern const MeanLaunchers vs_emu_mean;
 extern const OrderLaunchers vs_emu_order;
 extern const RotationLaunchers vs_emu_rotation;
@@ -344,6 +345,7 @@ constexpr RuntimeApi kRuntime = {
 extern const DeviceApi vs_emu_api;
 const DeviceApi vs_emu_api = {.name = "emu",
                               .runtime = &kRuntime,
+                              .gram = &vs_emu_gram,
                               .mean = &vs_emu_mean,
                               .order = &vs_emu_order,
                               .rotation = &vs_emu_rotation,

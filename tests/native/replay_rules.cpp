@@ -34,7 +34,7 @@ void replay_rules(Record& record) {
     const FloatEnvironment exact;
     require_order(set, {OrderKind::median, 0, 0}, median);
     require_order(set, {OrderKind::middle, 1, updates.size() - 2}, trimmed);
-    const Gram found = gram_of(layout, set.snapshot(), threads);
+    const Gram found = gram_of(layout, set.snapshot(), threads, nullptr);
     require_equal("the Gram matrix", bytes_of(found.values), gram);
   }
 }

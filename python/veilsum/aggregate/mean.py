@@ -154,9 +154,9 @@ class Aggregator:
             layout: what every update must look like.
             rule: "mean", a rule of veilsum.rules, or the name of one that needs no settings;
                 [pre-step, ..., rule] applies pre-steps first.
-            backend: "cpu"; "cuda" or "cuda:1", a device, for the sums of floating-point
-                tensors; or "emu", devices emulated for tests of kernels. The result is the
-                same to the last bit.
+            backend: "cpu"; "cuda" or "cuda:1", a device, for what rules do with
+                floating-point tensors (docs/gpu.md says what stays on the host); or "emu",
+                devices emulated for tests of kernels. The result is the same to the last bit.
             threads: most threads one call may use; by default VEILSUM_THREADS, or one per
                 processor that this process may use.
             streaming: sums on arrival and keeps nothing; remove() is then impossible.
@@ -311,11 +311,6 @@ def _check_choices(
     rule: Chain, backend: str, streaming: Streaming | None, spool: str | Path | None
 ) -> None:
     """Raises ConfigError for choices that exclude each other."""
-    if backend != "cpu" and not rule.is_mean:
-        raise ConfigError(
-            f"{rule.rule} is computed on the CPU only, not on backend {backend!r}",
-            hint='use backend="cpu"',
-        )
     if backend != "cpu" and streaming is not None:
         raise ConfigError(
             f"streaming sums on the CPU only, not on backend {backend!r}",
