@@ -225,6 +225,32 @@ def test_a_claim_is_refused_in_64_mebibytes(data: bytes) -> None:
     assert done.returncode == 0, done.stderr.decode()
 
 
+# The core is asked directly: nothing in front of it counts chunks.
+NO_CHUNKS = """
+import resource, sys
+from veilsum import _native
+from veilsum.errors import DecodeError
+form = {"codec": 1, "scale": 0.0, "plan_digest": bytes(32), "update_id": 0,
+        "chunk_coordinates": 65536}
+layout = _native.Layout([("w", "f32", (2**34,))])
+now = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (now + 64 * 2**20, now + 64 * 2**20))
+try:
+    _native.decode_chunks(layout, [bytes(64)], **form)
+except DecodeError:
+    sys.exit(0)
+sys.exit("was not refused")
+"""
+
+
+def test_arrays_are_allocated_only_when_the_chunks_that_fill_them_are_there() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", NO_CHUNKS], capture_output=True, timeout=120, check=False
+    )
+
+    assert done.returncode == 0, done.stderr.decode()
+
+
 # Updates in one stream, each behind its length. Threads would reserve stacks; there is one.
 MANY = """
 import resource, sys
