@@ -1,85 +1,336 @@
-// Mask elements on a CUDA device, from the same element functions as on the CPU: `veilsum
-// doctor` compares the two. One thread computes one element at a time from nothing but its
-// number, so the launch shape cannot show in the result.
-#include "base/cuda_api.h"
-#include "check.h"
+// Masked sums. A block makes the keystream of some tiles in shared memory, a few keys at a time,
+// and every thread adds its eight elements of one tile to sums that stay in registers over all
+// keys: keystream never reaches the device's own memory.
+//
+// A tile of b-bit elements is b blocks of keystream (element/ring.h), so threads make whole blocks
+// whatever the width, and nothing is made twice.
+#include "device.h"
+#include "device/mask_launchers.h"
+#include "element/aes.h"
 #include "element/bits.h"
+#include "element/chacha20.h"
 #include "element/ring.h"
 
 namespace veilsum {
 namespace {
 
-struct MaskJob {
-  ChaChaKey key;
-  std::uint32_t stream;
-  unsigned bits;
-  std::uint64_t first;
-  std::size_t count;
+constexpr unsigned kMostThreads = 256;
+constexpr std::size_t kMostBlocks = 4096;
+
+// Threads that share a tile, a warp or two, and the elements that each has of it.
+constexpr unsigned kTileThreads = 64;
+constexpr unsigned kElements = kTileElements / kTileThreads;
+
+constexpr unsigned kBlockWords = kBlockBytes / 4;
+
+// --- fields --------------------------------------------------------------------------------
+
+// Field `index` of a bit string begins at bit `shift` of word `word`. Those of one thread are
+// kTileThreads apart, which is a whole number of words for every width: they share the shift.
+struct FieldPlace {
+  std::size_t word;
+  unsigned shift;
 };
 
-__device__ std::uint64_t mask_element(const MaskJob& job, std::uint64_t element) {
-  const std::uint64_t tile = element / kTileElements;
-  const unsigned bit = static_cast<unsigned>(element % kTileElements) * job.bits;
-  constexpr unsigned kBlockBits = 8 * kBlockBytes;
-  const ChaChaNonce nonce = mask_nonce(job.stream, tile);
-  const std::uint32_t counter = mask_counter(tile, job.bits) + bit / kBlockBits;
-  // An element may straddle two blocks; the second half is read only then.
-  std::uint32_t words[32] = {};
-  chacha20_block<PlainRotate>(job.key, nonce, counter, words);
-  if (bit % kBlockBits + job.bits > kBlockBits)
-    chacha20_block<PlainRotate>(job.key, nonce, counter + 1, words + 16);
-  return read_bits_unmasked(reinterpret_cast<const unsigned char*>(words), bit % kBlockBits,
-                            job.bits) &
-         low_bits(job.bits);
+__device__ __forceinline__ FieldPlace field_place(std::size_t index, unsigned bits) {
+  const std::size_t bit = index * bits;
+  return {bit / 32, static_cast<unsigned>(bit % 32)};
 }
 
-__global__ void mask_kernel(MaskJob job, std::uint64_t* words) {
-  const std::size_t stride = std::size_t{gridDim.x} * blockDim.x;
-  for (std::size_t i = std::size_t{blockIdx.x} * blockDim.x + threadIdx.x; i < job.count;
-       i += stride)
-    words[i] = mask_element(job, job.first + i);
+// 32 bits from bit `shift` of `low` on; a device does it in one operation.
+VS_FN std::uint32_t straddle(std::uint32_t low, std::uint32_t high, unsigned shift) {
+  return static_cast<std::uint32_t>(((std::uint64_t{high} << 32) | low) >> shift);
 }
 
-// Runs the kernel into `buffer` and copies the result out.
-bool launch(const MaskJob& job, std::uint64_t* buffer, std::uint64_t* words,
-            const ErrorSink& sink) {
-  constexpr unsigned kThreads = 256;
-  constexpr std::size_t kMaxBlocks = 4096;
-  const std::size_t wanted = (job.count + kThreads - 1) / kThreads;
-  const std::size_t bytes = job.count * sizeof *words;
-  mask_kernel<<<static_cast<unsigned>(wanted < kMaxBlocks ? wanted : kMaxBlocks), kThreads>>>(
-      job, buffer);
-  return !failed(cudaGetLastError(), "mask kernel launch", bytes, sink) &&
-         !failed(cudaMemcpy(words, buffer, bytes, cudaMemcpyDeviceToHost), "cudaMemcpy", bytes,
-                 sink);
+// As many bits as a sum has, of which the low ones are the field: what follows it in the string
+// only reaches bits above the ring.
+__device__ __forceinline__ std::uint32_t read_field(const std::uint32_t* words, unsigned shift,
+                                                    std::uint32_t) {
+  return straddle(words[0], words[1], shift);
 }
 
-bool run(const MaskJob& job, std::uint64_t* words, const ErrorSink& sink) {
-  const std::size_t bytes = job.count * sizeof *words;
-  std::uint64_t* buffer = nullptr;
-  if (failed(cudaMalloc(&buffer, bytes), "cudaMalloc", bytes, sink)) return false;
-  const bool computed = launch(job, buffer, words, sink);
-  // Masks must not stay behind in memory that the next process is given.
-  const bool wiped = !failed(cudaMemset(buffer, 0, bytes), "cudaMemset", bytes, sink) &&
-                     !failed(cudaDeviceSynchronize(), "cudaDeviceSynchronize", bytes, sink);
-  const bool freed = !failed(cudaFree(buffer), "cudaFree", bytes, sink);
-  return computed && wiped && freed;
+__device__ __forceinline__ std::uint64_t read_field(const std::uint32_t* words, unsigned shift,
+                                                    std::uint64_t) {
+  const std::uint32_t middle = words[1];
+  return straddle(words[0], middle, shift) | std::uint64_t{straddle(middle, words[2], shift)} << 32;
+}
+
+// Adds the fields that start `step` words apart.
+template <class Word>
+__device__ __forceinline__ void add_fields(const std::uint32_t* words, unsigned step,
+                                           unsigned shift, Word* sums) {
+  VS_UNROLL(8)
+  for (unsigned i = 0; i < kElements; ++i)
+    sums[i] += read_field(words + std::size_t{i} * step, shift, Word{});
+}
+
+// --- sums ------------------------------------------------------------------------------------
+
+// A window counted from the start of its first tile: sums of elements outside [begin, end) are no
+// part of it.
+template <class Word>
+struct Sums {
+  Word* words;
+  std::uint64_t begin;
+  std::uint64_t end;
+  Word kept;  // bits of the ring
+};
+
+template <class Word>
+Sums<Word> sums_of(const DeviceWords& words, std::uint64_t begin, unsigned bits) {
+  return {static_cast<Word*>(words.words), begin, begin + words.count,
+          static_cast<Word>(low_bits(bits))};
+}
+
+template <class Word>
+__device__ __forceinline__ void load_sums(const Sums<Word>& from, std::uint64_t element,
+                                          Word* sums) {
+  VS_UNROLL(8)
+  for (unsigned i = 0; i < kElements; ++i, element += kTileThreads)
+    sums[i] = element >= from.begin && element < from.end ? from.words[element - from.begin] : 0;
+}
+
+template <class Word>
+__device__ __forceinline__ void store_sums(const Sums<Word>& to, std::uint64_t element,
+                                           const Word* sums) {
+  VS_UNROLL(8)
+  for (unsigned i = 0; i < kElements; ++i, element += kTileThreads)
+    if (element >= to.begin && element < to.end) to.words[element - to.begin] = sums[i] & to.kept;
+}
+
+template <class Word>
+__device__ __forceinline__ void negate(Word* sums) {
+  VS_UNROLL(8)
+  for (unsigned i = 0; i < kElements; ++i) sums[i] = 0 - sums[i];
+}
+
+// --- generators ----------------------------------------------------------------------------
+//
+// Each makes one block of 64 bytes. kBlocks blocks of threads fit a processor at once, which bounds
+// the registers of a thread.
+
+struct ChaCha {
+  using Key = DeviceChaChaKey;
+  static constexpr unsigned kBlocks = 4;
+  __device__ static void make(const Key* place, const ChaChaNonce& nonce, std::uint32_t counter,
+                              std::uint32_t* words) {
+    Key key;
+    VS_UNROLL(2)
+    for (int i = 0; i < 2; ++i) {
+      const uint4 four = load_aligned<uint4>(place->word + 4 * i);
+      key.word[4 * i] = four.x;
+      key.word[4 * i + 1] = four.y;
+      key.word[4 * i + 2] = four.z;
+      key.word[4 * i + 3] = four.w;
+    }
+    chacha20_block<PlainRotate>(key, nonce, counter, words);
+  }
+};
+
+struct Aes {
+  using Key = DeviceAesKey;
+  static constexpr unsigned kBlocks = 2;
+  __device__ static void make(const Key* key, const ChaChaNonce& nonce, std::uint32_t counter,
+                              std::uint32_t* words) {
+    std::uint64_t half[8];
+    aes_keystream(*key, nonce.word, std::uint64_t{counter}, half);
+    VS_UNROLL(8)
+    for (int i = 0; i < 8; ++i) {
+      words[2 * i] = static_cast<std::uint32_t>(half[i]);
+      words[2 * i + 1] = static_cast<std::uint32_t>(half[i] >> 32);
+    }
+  }
+};
+
+// --- masks -----------------------------------------------------------------------------------
+
+// Pieces of a window: as many whole tiles as a block of threads has groups of kTileThreads. They
+// begin at multiples of that, a power of two, so none is in two segments of a stream.
+struct MaskGrid {
+  std::uint64_t first_piece;
+  std::uint64_t pieces;
+  unsigned piece_tiles;
+  unsigned batch;  // keys whose keystream is made at a time, a power of two
+};
+
+struct MaskStream {
+  std::uint32_t stream;
+  unsigned bits;
+};
+
+// The keystream of `keys` keys for the tiles from `tile` on: threads take blocks in turn, those of
+// neighbours belong to the keys of a batch.
+template <class Generator>
+__device__ void make_keystream(const MaskStream& from, const MaskGrid& grid, std::uint64_t tile,
+                               const typename Generator::Key* key, std::size_t keys,
+                               unsigned char* out) {
+  const ChaChaNonce nonce = mask_nonce(from.stream, tile);
+  const std::uint32_t counter = mask_counter(tile, from.bits);
+  const unsigned key_blocks = grid.piece_tiles * from.bits;
+  const unsigned batch_shift = static_cast<unsigned>(__ffs(static_cast<int>(grid.batch)) - 1);
+  VS_UNROLL(1)
+  for (unsigned job = threadIdx.x; job < key_blocks * grid.batch; job += blockDim.x) {
+    const unsigned k = job & (grid.batch - 1);
+    const unsigned block = job >> batch_shift;
+    if (k >= keys) continue;
+    std::uint32_t words[kBlockWords];
+    Generator::make(key + k, nonce, counter + block, words);
+    unsigned char* const place = out + std::size_t{k * key_blocks + block} * kBlockBytes;
+    VS_UNROLL(4)
+    for (unsigned i = 0; i < kBlockWords; i += 4)
+      store_aligned(place + 4 * i, uint4{words[i], words[i + 1], words[i + 2], words[i + 3]});
+  }
+}
+
+// Adds the masks of `keys` keys to the sums of a thread, which are of the elements from
+// `lane` on in tile number `group` of the piece.
+template <class Generator, class Word>
+__device__ void add_keys(const MaskStream& from, const MaskGrid& grid, std::uint64_t tile,
+                         const typename Generator::Key* key, std::size_t keys, Word* sums) {
+  unsigned char* const keystream = shared_memory<unsigned char>();
+  const unsigned tile_words = from.bits * kBlockWords;
+  const FieldPlace place = field_place(threadIdx.x % kTileThreads, from.bits);
+  const std::uint32_t* const own = reinterpret_cast<const std::uint32_t*>(keystream) +
+                                   threadIdx.x / kTileThreads * tile_words + place.word;
+  VS_UNROLL(1)
+  for (std::size_t done = 0; done < keys; done += grid.batch) {
+    const std::size_t now = keys - done < grid.batch ? keys - done : grid.batch;
+    make_keystream<Generator>(from, grid, tile, key + done, now, keystream);
+    __syncthreads();
+    VS_UNROLL(1)
+    for (unsigned k = 0; k < now; ++k)
+      add_fields(own + std::size_t{k} * grid.piece_tiles * tile_words,
+                 from.bits * (kTileThreads / 32), place.shift, sums);
+    __syncthreads();
+  }
+}
+
+// What the next block on this processor finds in shared memory is not ours.
+__device__ void clear_shared(std::size_t bytes) {
+  auto* const vectors = shared_memory<uint4>();
+  for (std::size_t i = threadIdx.x; i < bytes / sizeof(uint4); i += blockDim.x)
+    vectors[i] = uint4{0, 0, 0, 0};
+}
+
+// Subtracting is adding to the negative: no element pays for its sign.
+template <class Generator, class Word>
+__global__ void __launch_bounds__(kMostThreads, Generator::kBlocks)
+    mask_kernel(Sums<Word> all, MaskStream from, MaskGrid grid, const typename Generator::Key* keys,
+                std::size_t added, std::size_t subtracted, std::size_t shared_bytes) {
+  for (std::uint64_t piece = blockIdx.x; piece < grid.pieces; piece += gridDim.x) {
+    const std::uint64_t tile = (grid.first_piece + piece) * grid.piece_tiles;
+    const std::uint64_t element =
+        (piece * grid.piece_tiles + threadIdx.x / kTileThreads) * kTileElements +
+        threadIdx.x % kTileThreads;
+    Word sums[kElements];
+    load_sums(all, element, sums);
+    add_keys<Generator>(from, grid, tile, keys, added, sums);
+    negate(sums);
+    add_keys<Generator>(from, grid, tile, keys + added, subtracted, sums);
+    negate(sums);
+    store_sums(all, element, sums);
+  }
+  clear_shared(shared_bytes);
+}
+
+// --- packed words ------------------------------------------------------------------------------
+
+// kTileThreads threads share a tile here too. Neighbours read neighbouring words, and both words
+// of a field come from one cache line nearly always.
+template <class Word>
+__global__ void __launch_bounds__(kMostThreads, 4)
+    packed_kernel(Sums<Word> all, const unsigned char* strings, std::size_t count,
+                  std::size_t stride, unsigned bits) {
+  const unsigned groups = blockDim.x / kTileThreads;
+  const FieldPlace place = field_place(threadIdx.x % kTileThreads, bits);
+  std::uint64_t tile = std::uint64_t{blockIdx.x} * groups + threadIdx.x / kTileThreads;
+  for (; tile * kTileElements < all.end; tile += std::uint64_t{gridDim.x} * groups) {
+    const std::uint64_t element = tile * kTileElements + threadIdx.x % kTileThreads;
+    const std::size_t offset = (tile * bits * kBlockWords + place.word) * 4;
+    Word sums[kElements];
+    load_sums(all, element, sums);
+    VS_UNROLL(2)
+    for (std::size_t k = 0; k < count; ++k)
+      add_fields(reinterpret_cast<const std::uint32_t*>(strings + k * stride + offset),
+                 bits * (kTileThreads / 32), place.shift, sums);
+    store_sums(all, element, sums);
+  }
+}
+
+// --- launchers -------------------------------------------------------------------------------
+
+// Whole groups, and a power of two of them.
+unsigned mask_threads(const Launch& launch) {
+  unsigned threads = kMostThreads;
+  while (threads > kTileThreads && threads > choose_threads(launch, kMostThreads)) threads /= 2;
+  return threads;
+}
+
+std::size_t keystream_bytes(unsigned piece_tiles, unsigned bits, unsigned batch) {
+  // A field of the last element is read through two words behind it.
+  return std::size_t{batch} * piece_tiles * bits * kBlockBytes + 16;
+}
+
+// Shared memory for a batch: with more, fewer blocks are at work at once.
+constexpr std::size_t kBatchBytes = 24 * 1024;
+constexpr unsigned kMostBatch = 8;
+
+// Keys at a time: so many that the last warps that make their blocks are full, if memory allows.
+unsigned choose_batch(std::size_t keys, unsigned piece_tiles, unsigned bits) {
+  unsigned batch = 1;
+  while (batch < kMostBatch && batch < keys && batch * piece_tiles * bits % 32 != 0 &&
+         keystream_bytes(piece_tiles, bits, 2 * batch) <= kBatchBytes)
+    batch *= 2;
+  return batch;
+}
+
+template <class Generator, class Word>
+int launch_masks(const Launch& launch, const MaskWindow& window) {
+  const unsigned threads = mask_threads(launch);
+  MaskGrid grid{};
+  grid.piece_tiles = threads / kTileThreads;
+  const std::uint64_t piece_elements = grid.piece_tiles * kTileElements;
+  grid.first_piece = window.first / piece_elements;
+  const std::uint64_t begin = window.first % piece_elements;
+  grid.pieces = (begin + window.sums.count + piece_elements - 1) / piece_elements;
+  grid.batch = choose_batch(window.added > window.subtracted ? window.added : window.subtracted,
+                            grid.piece_tiles, window.bits);
+  const std::size_t shared = keystream_bytes(grid.piece_tiles, window.bits, grid.batch);
+  return launch_kernel("mask_kernel", launch, choose_blocks(launch, grid.pieces, kMostBlocks),
+                       threads, shared, mask_kernel<Generator, Word>,
+                       sums_of<Word>(window.sums, begin, window.bits),
+                       MaskStream{window.stream, window.bits}, grid,
+                       static_cast<const typename Generator::Key*>(window.keys), window.added,
+                       window.subtracted, shared);
+}
+
+int add_masks(const Launch& launch, const MaskWindow& window) {
+  if (window.aes)
+    return window.sums.wide ? launch_masks<Aes, std::uint64_t>(launch, window)
+                            : launch_masks<Aes, std::uint32_t>(launch, window);
+  return window.sums.wide ? launch_masks<ChaCha, std::uint64_t>(launch, window)
+                          : launch_masks<ChaCha, std::uint32_t>(launch, window);
+}
+
+template <class Word>
+int launch_packed(const Launch& launch, const PackedWindow& window) {
+  const unsigned threads = mask_threads(launch);
+  const std::size_t tiles = (window.sums.count + kTileElements - 1) / kTileElements;
+  const std::size_t groups = threads / kTileThreads;
+  return launch_kernel("packed_kernel", launch,
+                       choose_blocks(launch, (tiles + groups - 1) / groups, kMostBlocks), threads,
+                       0, packed_kernel<Word>, sums_of<Word>(window.sums, 0, window.bits),
+                       window.strings, window.count, window.stride, window.bits);
+}
+
+int add_packed(const Launch& launch, const PackedWindow& window) {
+  return window.sums.wide ? launch_packed<std::uint64_t>(launch, window)
+                          : launch_packed<std::uint32_t>(launch, window);
 }
 
 }  // namespace
-}  // namespace veilsum
 
-extern "C" int vs_cuda_mask_words(int device, const vs_cuda_mask_request* request,
-                                  std::uint64_t* words, char* error, std::size_t error_size) {
-  const veilsum::ErrorSink sink = {device, error, error_size};
-  const veilsum::MaskJob job = {veilsum::load_key(request->key), request->stream, request->bits,
-                                request->first, request->count};
-  int previous = 0;
-  if (veilsum::failed(cudaGetDevice(&previous), "cudaGetDevice", 0, sink) ||
-      veilsum::failed(cudaSetDevice(device), "cudaSetDevice", 0, sink))
-    return 1;
-  const bool done = job.count == 0 || veilsum::run(job, words, sink);
-  // The current device belongs to the thread, which may be another library's too.
-  const bool restored = !veilsum::failed(cudaSetDevice(previous), "cudaSetDevice", 0, sink);
-  return done && restored ? 0 : 1;
-}
+extern const MaskLaunchers VS_DEVICE_TABLE(masks);
+const MaskLaunchers VS_DEVICE_TABLE(masks) = {add_masks, add_packed};
+
+}  // namespace veilsum

@@ -117,6 +117,7 @@ extern const MeanLaunchers vs_cuda_mean;
 extern const OrderLaunchers vs_cuda_order;
 extern const RotationLaunchers vs_cuda_rotation;
 extern const TensorLaunchers vs_cuda_tensors;
+extern const MaskLaunchers vs_cuda_masks;
 
 extern const DeviceApi vs_cuda_api;
 const DeviceApi vs_cuda_api = {.name = "cuda",
@@ -125,6 +126,7 @@ const DeviceApi vs_cuda_api = {.name = "cuda",
                                .mean = &vs_cuda_mean,
                                .order = &vs_cuda_order,
                                .rotation = &vs_cuda_rotation,
-                               .tensors = &vs_cuda_tensors};
+                               .tensors = &vs_cuda_tensors,
+                               .masks = &vs_cuda_masks};
 
 }  // namespace veilsum

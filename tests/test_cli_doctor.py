@@ -77,3 +77,21 @@ def test_a_kernel_that_gives_another_answer_is_found_and_the_exit_code_is_1(
     assert failed == {name}
     assert shown.err.startswith("error: ")
     assert "\nhint: " in shown.err
+
+
+def test_doctor_tests_an_emulated_device_when_it_is_asked_to(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main.exit_code(["doctor", "--json", "--emulated"]) == 0
+
+    checks = json.loads(capsys.readouterr().out)["checks"]
+    assert {c["name"] for c in checks if c["on"] == "emu:0"} == {"masks", "AES masks", "ring sums"}
+
+
+def test_a_device_that_is_lost_fails_its_self_tests() -> None:
+    _native.use_emulator(lost_at_call=1)
+
+    checks = [check for check in selftest.device_checks(emulated=True) if check.on == "emu:0"]
+
+    assert len(checks) == 3
+    assert all("the device is lost" in check.problem for check in checks)

@@ -8,9 +8,8 @@ import sys
 
 import pytest
 
-from reference.secagg import mask_words
 from veilsum import _native
-from veilsum.errors import ConfigError, DeviceError
+from veilsum.errors import ConfigError
 
 LEVELS = ("base", "v2", "v3", "v4")
 PRINT_ACTIVE = "from veilsum import _native; print(_native.active_isa())"
@@ -159,16 +158,3 @@ def test_a_machine_without_a_cuda_device_says_why():
 
     assert isinstance(built, bool)
     assert bool(names) != bool(reason)
-
-
-def test_masks_of_a_cuda_device_are_those_of_the_cpu_or_the_device_is_refused():
-    key = _native.Secret.from_bytes(bytes(range(32)))
-    _, names, _ = _native.cuda_status()
-    if not names:
-        with pytest.raises(DeviceError):
-            _native.cuda_mask_words(0, key, stream=1, first=0, count=4, bits=22)
-        return
-
-    for bits, first in ((1, 0), (22, 500), (33, 2**29 - 100), (64, 511)):
-        words = _native.cuda_mask_words(0, key, stream=1, first=first, count=700, bits=bits)
-        assert words.tolist() == mask_words(bytes(range(32)), 1, first, 700, bits)

@@ -1,28 +1,21 @@
 // Instruction sets and CUDA devices.
-#include <array>
 #include <string>
 #include <vector>
 
-#include "base/cuda_api.h"
 #include "base/error.h"
 #include "bindings/arrays.h"
 #include "bindings/register.h"
-#include "bindings/secrets.h"
 #include "device/device.h"
 #include "device/device_mean.h"
 #include "device/registry.h"
 #include "kernels/aes_dispatch.h"
 #include "kernels/dispatch.h"
-#include "masks/mask_keys.h"
-#include "masks/masks.h"
 #if defined(VEILSUM_WITH_EMULATOR)
 #include "settings.h"
 #endif
 
 namespace veilsum {
 namespace {
-
-using ErrorText = std::array<char, 512>;
 
 py::tuple supported_isas() {
   const auto& tables = supported_kernels();
@@ -66,41 +59,6 @@ py::tuple cuda_status() {
   return py::make_tuple(true, names, reason);
 }
 
-#if defined(VEILSUM_WITH_CUDA)
-void compute_mask_words(int device, const vs_cuda_mask_request& request, std::uint64_t* words) {
-  ErrorText text{};
-  if (vs_cuda_mask_words(device, &request, words, text.data(), text.size()) != 0)
-    throw DeviceError(text.data());
-}
-#else
-void compute_mask_words(int, const vs_cuda_mask_request&, std::uint64_t*) {
-  throw DeviceError("this build has no CUDA backend",
-                    "install nvcc and build with VEILSUM_CUDA=ON");
-}
-#endif
-
-py::array cuda_mask_words(py::object device, py::object key, py::object stream, py::object first,
-                          py::object count, py::object bits) {
-  const auto secret = to_secret("key", key);
-  const int sign = 1;
-  const std::array<const Secret*, 1> keys = {secret.get()};
-  const MaskKeys masks(MaskGenerator::chacha20, keys, {&sign, 1});
-  const MaskPlace place = {to_integer<std::uint32_t>("stream", stream),
-                           to_integer<unsigned>("bits", bits),
-                           to_integer<std::uint64_t>("first", first)};
-  const auto words = to_integer<std::size_t>("count", count, 0, std::size_t{1} << 32);
-  const int number = to_integer<int>("device", device, 0);
-  require_mask_place(place, words, kMaxRingBits);
-  py::array_t<std::uint64_t> result(static_cast<py::ssize_t>(words));
-  std::uint64_t* const out = result.mutable_data();
-  {
-    py::gil_scoped_release release;
-    compute_mask_words(number, {masks.terms()[0].key, place.stream, place.bits, place.first, words},
-                       out);
-  }
-  return result;
-}
-
 void set_launch_shape(py::object blocks, py::object threads) {
   use_launch_shape(
       {to_integer<unsigned>("blocks", blocks), to_integer<unsigned>("threads", threads)});
@@ -112,13 +70,18 @@ void set_pass_memory(py::object window_bytes, py::object window_tiles) {
 }
 
 #if defined(VEILSUM_WITH_EMULATOR)
-void set_emulator(std::uint64_t seed, std::size_t memory_bytes, std::uint64_t lost_at_call) {
-  vs_emu::use({seed, memory_bytes, lost_at_call});
+void set_emulator(std::uint64_t seed, std::size_t memory_bytes, std::uint64_t lost_at_call,
+                  const py::bytes& needle) {
+  vs_emu::use({seed, memory_bytes, lost_at_call, needle});
 }
+std::uint64_t emulator_needles() { return vs_emu::needles_found(); }
 std::uint64_t emulator_calls() { return vs_emu::calls(); }
 std::size_t emulator_bytes() { return vs_emu::allocated_bytes(); }
 #else
-void set_emulator(std::uint64_t, std::size_t, std::uint64_t) { device_api("emu"); }
+void set_emulator(std::uint64_t, std::size_t, std::uint64_t, const py::bytes&) {
+  device_api("emu");
+}
+std::uint64_t emulator_needles() { return 0; }
 std::uint64_t emulator_calls() { return 0; }
 std::size_t emulator_bytes() { return 0; }
 #endif
@@ -138,13 +101,13 @@ void register_devices(py::module_& module) {
   module.def("use_pass_memory", &set_pass_memory, py::kw_only(), py::arg("window_bytes"),
              py::arg("window_tiles"));
   module.def("use_emulator", &set_emulator, py::kw_only(), py::arg("seed") = 0,
-             py::arg("memory_bytes") = std::size_t{1} << 30, py::arg("lost_at_call") = 0);
+             py::arg("memory_bytes") = std::size_t{1} << 30, py::arg("lost_at_call") = 0,
+             py::arg("needle") = py::bytes());
+  module.def("emulator_needles", &emulator_needles);
   module.def("emulator_calls", &emulator_calls);
   module.def("emulator_bytes", &emulator_bytes);
   module.def("require_device", [](const std::string& name) { open_device(name); }, py::arg("name"));
   module.def("cuda_status", &cuda_status);
-  module.def("cuda_mask_words", &cuda_mask_words, py::arg("device"), py::arg("key"), py::kw_only(),
-             py::arg("stream"), py::arg("first"), py::arg("count"), py::arg("bits"));
 }
 
 }  // namespace veilsum

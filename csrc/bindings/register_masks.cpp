@@ -9,6 +9,7 @@
 #include "bindings/rotation.h"
 #include "bindings/secrets.h"
 #include "bindings/tensors.h"
+#include "device/device_masks.h"
 #include "masks/masks.h"
 #include "masks/ring_chunks.h"
 #include "masks/ring_words.h"
@@ -27,6 +28,11 @@ std::vector<Integer> integers(const char* name, py::handle sequence) {
   for (const py::handle item : py::iter(sequence))
     values.push_back(to_integer<Integer>(name, item));
   return values;
+}
+
+// Null for the CPU.
+DeviceOwner device_of(const std::string& backend) {
+  return backend == "cpu" ? nullptr : open_device(backend);
 }
 
 // Keys with their signs, alive for one call.
@@ -73,7 +79,8 @@ py::list combine(py::object indices, py::object shares) {
 }
 
 void mask(py::object accumulator, py::object keys, py::object signs, const std::string& generator,
-          py::object stream, py::object first, py::object bits, py::object threads) {
+          py::object stream, py::object first, py::object bits, py::object threads,
+          const std::string& backend) {
   const Masks masks(generator, keys, signs);
   const MaskPlace place = {to_integer<std::uint32_t>("stream", stream),
                            to_integer<unsigned>("bits", bits),
@@ -81,7 +88,10 @@ void mask(py::object accumulator, py::object keys, py::object signs, const std::
   const auto workers = to_threads(threads);
   with_words<false>("accumulator", accumulator, [&](auto words) {
     py::gil_scoped_release release;
-    add_masks(words, masks.keys(), place, workers);
+    if (const DeviceOwner device = device_of(backend))
+      add_masks_on(*device, words, masks.keys(), place, workers);
+    else
+      add_masks(words, masks.keys(), place, workers);
   });
 }
 
@@ -192,20 +202,47 @@ py::list ring_word_chunks(py::object words, py::object bits, py::object group, p
   return chunks.take();
 }
 
-void fold(py::object accumulator, py::object uploads, py::object bits, py::object chunk_coordinates,
-          py::object threads) {
-  std::vector<std::vector<BufferView>> owners;
-  std::vector<std::vector<std::span<const std::byte>>> views;
-  for (const py::handle chunks : py::iter(uploads)) {
-    owners.push_back(buffer_views("uploads", chunks));
-    views.push_back(spans_of(owners.back()));
+// Chunks of several uploads, alive for one call.
+class UploadViews {
+ public:
+  explicit UploadViews(py::handle uploads) {
+    for (const py::handle chunks : py::iter(uploads)) {
+      owners_.push_back(buffer_views("uploads", chunks));
+      views_.push_back(spans_of(owners_.back()));
+    }
   }
+  Uploads views() const { return views_; }
+
+ private:
+  std::vector<std::vector<BufferView>> owners_;
+  std::vector<std::vector<std::span<const std::byte>>> views_;
+};
+
+void fold(py::object accumulator, py::object uploads, py::object bits, py::object chunk_coordinates,
+          py::object threads, const std::string& backend) {
+  const UploadViews all(uploads);
   const auto width = to_integer<unsigned>("bits", bits);
   const auto coordinates = to_integer<std::uint64_t>("chunk_coordinates", chunk_coordinates);
   const unsigned workers = to_threads(threads);
   with_words<false>("accumulator", accumulator, [&](auto sums) {
     py::gil_scoped_release release;
-    fold_ring_chunks(sums, views, width, coordinates, workers);
+    if (const DeviceOwner device = device_of(backend))
+      fold_ring_chunks_on(*device, sums, all.views(), width, coordinates, workers);
+    else
+      fold_ring_chunks(sums, all.views(), width, coordinates, workers);
+  });
+}
+
+void fold_tiles(py::object accumulator, py::object uploads, py::object tiles, py::object elements,
+                py::object bits, py::object chunk_coordinates) {
+  const UploadViews all(uploads);
+  const auto numbers = integers<std::uint64_t>("tiles", tiles);
+  const auto size = to_integer<std::size_t>("elements", elements);
+  const auto width = to_integer<unsigned>("bits", bits);
+  const auto coordinates = to_integer<std::uint64_t>("chunk_coordinates", chunk_coordinates);
+  with_words<false>("accumulator", accumulator, [&](auto sums) {
+    py::gil_scoped_release release;
+    fold_ring_tiles(sums, all.views(), size, numbers, width, coordinates);
   });
 }
 
@@ -217,7 +254,7 @@ void register_masks(py::module_& module) {
   module.def("combine_shares", &combine, py::arg("indices"), py::arg("shares"));
   module.def("add_masks", &mask, py::arg("accumulator"), py::arg("keys"), py::arg("signs"),
              py::kw_only(), py::arg("generator"), py::arg("stream"), py::arg("first"),
-             py::arg("bits"), py::arg("threads"));
+             py::arg("bits"), py::arg("threads"), py::arg("backend") = "cpu");
   module.def("pack_ring", &pack, py::arg("words"), py::arg("bits"));
   module.def("unpack_ring", &unpack, py::arg("data"), py::arg("count"), py::arg("bits"));
   module.def("center_ring", &center, py::arg("words"), py::arg("bits"));
@@ -233,7 +270,11 @@ void register_masks(py::module_& module) {
              py::arg("generator"), py::arg("plan_digest"), py::arg("update_id"),
              py::arg("chunk_coordinates"), py::arg("threads"));
   module.def("fold_ring_chunks", &fold, py::arg("accumulator"), py::arg("uploads"), py::kw_only(),
-             py::arg("bits"), py::arg("chunk_coordinates"), py::arg("threads"));
+             py::arg("bits"), py::arg("chunk_coordinates"), py::arg("threads"),
+             py::arg("backend") = "cpu");
+  module.def("fold_ring_tiles", &fold_tiles, py::arg("accumulator"), py::arg("uploads"),
+             py::kw_only(), py::arg("tiles"), py::arg("elements"), py::arg("bits"),
+             py::arg("chunk_coordinates"));
 }
 
 }  // namespace veilsum

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "device/gram_launchers.h"
+#include "device/mask_launchers.h"
 #include "device/mean_launchers.h"
 #include "device/order_launchers.h"
 #include "device/rotation_launchers.h"
@@ -66,6 +67,7 @@ struct DeviceApi {
   const OrderLaunchers* order;
   const RotationLaunchers* rotation;
   const TensorLaunchers* tensors;
+  const MaskLaunchers* masks;
 };
 
 }  // namespace veilsum

@@ -116,6 +116,10 @@ void DeviceStream::clear(void* memory, std::size_t bytes) const {
   device_.check(device_.api().runtime->clear(memory, bytes, handle_), "clearing memory", bytes);
 }
 
+void DeviceStream::clear_quietly(void* memory, std::size_t bytes) const noexcept {
+  if (bytes != 0) ignore(device_.api().runtime->clear(memory, bytes, handle_));
+}
+
 void DeviceStream::wait_for(void* other) const {
   const RuntimeApi& runtime = *device_.api().runtime;
   void* event = nullptr;

@@ -83,6 +83,7 @@ class DeviceStream {
   void to_device(void* to, const void* from, std::size_t bytes) const;
   void to_host(void* to, const void* from, std::size_t bytes) const;
   void clear(void* memory, std::size_t bytes) const;
+  void clear_quietly(void* memory, std::size_t bytes) const noexcept;  // for destructors
   // What is done from now on waits for what another stream has to do now.
   void wait_for(void* other) const;
 

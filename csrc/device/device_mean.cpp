@@ -315,6 +315,7 @@ std::size_t window_tiles(const Pass& pass, std::size_t total) {
 }  // namespace
 
 void use_pass_memory(const PassMemory& memory) { pass_memory = memory; }
+const PassMemory& current_pass_memory() { return pass_memory; }
 
 std::size_t most_window_tiles(std::size_t tile_bytes) {
   return std::min(std::max<std::size_t>(1, pass_memory.window_bytes / tile_bytes),

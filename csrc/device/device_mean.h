@@ -17,6 +17,7 @@ struct PassMemory {
 };
 // For tests: small windows.
 void use_pass_memory(const PassMemory& memory);
+const PassMemory& current_pass_memory();
 // Most tiles of a window that has so many bytes for each: one at least.
 std::size_t most_window_tiles(std::size_t tile_bytes);
 

@@ -300,4 +300,28 @@ VS_FN void aes_encrypt_planes(const AesRoundPlanes& keys, Word plane[8]) {
   }
 }
 
+// --- counter mode ------------------------------------------------------------------------------
+
+// The counter is the last column of its block, big-endian.
+template <class Word>
+VS_FN Word aes_big_endian(Word counter) {
+  return (counter << 24 & 0xFF000000u) | (counter << 8 & 0x00FF0000u) |
+         (counter >> 8 & 0x0000FF00u) | (counter >> 24 & 0x000000FFu);
+}
+
+// Blocks 4 * number to 4 * number + 3 under a nonce: 64 bytes of keystream in each lane, as
+// little-endian words.
+template <class Word>
+VS_FN void aes_keystream(const AesRoundPlanes& keys, const std::uint32_t nonce[3], Word number,
+                         Word half[8]) {
+  Word column[4 * kAesSliceBlocks], plane[8];
+  for (int block = 0; block < kAesSliceBlocks; ++block) {
+    for (int c = 0; c < 3; ++c) column[4 * block + c] = Word{} + nonce[c];
+    column[4 * block + 3] = aes_big_endian(number * kAesSliceBlocks + static_cast<unsigned>(block));
+  }
+  aes_slice(column, plane);
+  aes_encrypt_planes(keys, plane);
+  aes_unslice(plane, half);
+}
+
 }  // namespace veilsum

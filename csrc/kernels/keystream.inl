@@ -35,24 +35,11 @@ VS_FN WideLanes wide_lane_numbers() { return WideLanes{0, 1, 2, 3}; }
 VS_FN WideLanes wide_lane_numbers() { return WideLanes{0, 1}; }
 #endif
 
-// The AES counter is the last column of its block, big-endian.
-VS_FN WideLanes big_endian(WideLanes counter) {
-  return (counter << 24 & 0xFF000000u) | (counter << 8 & 0x00FF0000u) |
-         (counter >> 8 & 0x0000FF00u) | (counter >> 24 & 0x000000FFu);
-}
-
 // 4 AES blocks per lane: those of 64 bytes of keystream, from `first` on.
 VS_FN void write_aes_lanes(const AesRoundPlanes& keys, const ChaChaNonce& nonce, WideLanes first,
                            unsigned char* out) {
-  WideLanes column[4 * kAesSliceBlocks];
-  for (int block = 0; block < kAesSliceBlocks; ++block) {
-    for (int c = 0; c < 3; ++c) column[4 * block + c] = WideLanes{} + nonce.word[c];
-    column[4 * block + 3] = big_endian(first * kAesSliceBlocks + static_cast<unsigned>(block));
-  }
-  WideLanes plane[8], half[8];
-  aes_slice(column, plane);
-  aes_encrypt_planes(keys, plane);
-  aes_unslice(plane, half);
+  WideLanes half[8];
+  aes_keystream(keys, nonce.word, first, half);
   for (std::size_t lane = 0; lane < kWideLanes; ++lane)
     for (std::size_t i = 0; i < 8; ++i) store_le64(out + lane * kBlockBytes + 8 * i, half[i][lane]);
 }

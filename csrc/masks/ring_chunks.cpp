@@ -9,6 +9,7 @@
 #include "base/secret.h"
 #include "codec/codecs.h"
 #include "element/bits.h"
+#include "element/ring.h"
 #include "kernels/dispatch.h"
 #include "masks/masks.h"
 #include "masks/ring_words.h"
@@ -92,36 +93,70 @@ std::span<const std::byte> codes_of(std::span<const std::byte> chunk, const Chun
   return view.codes;
 }
 
-void require_whole(Uploads uploads, const ChunkGrid& grid) {
-  for (const auto& chunks : uploads) {
-    if (chunks.size() != grid.chunks())
-      throw DecodeError(std::to_string(grid.group_size) + " coordinates are " +
-                        std::to_string(grid.chunks()) + " chunks, got " +
-                        std::to_string(chunks.size()));
-    for (std::size_t i = 0; i < chunks.size(); ++i) codes_of(chunks[i], grid, i);
-  }
+ChunkGrid ring_grid(unsigned bits, std::size_t size, std::uint64_t chunk_coordinates) {
+  require_chunk_coordinates(chunk_coordinates);
+  ChunkGrid grid{};
+  grid.codec = static_cast<std::uint16_t>(kCodecRing | bits);
+  grid.group_size = size;
+  grid.chunk_coordinates = chunk_coordinates;
+  return grid;
 }
 
 template <class Word>
 void fold(std::span<Word> sums, Uploads uploads, unsigned bits, std::uint64_t chunk_coordinates,
           unsigned threads) {
-  require_ring_bits(bits, 8 * sizeof(Word));
-  require_chunk_coordinates(chunk_coordinates);
-  ChunkGrid grid{};
-  grid.codec = static_cast<std::uint16_t>(kCodecRing | bits);
-  grid.group_size = sums.size();
-  grid.chunk_coordinates = chunk_coordinates;
-  require_whole(uploads, grid);
+  const std::vector<RingCodes> all =
+      ring_codes(uploads, sums.size(), bits, 8 * sizeof(Word), chunk_coordinates);
+  const ChunkGrid grid = ring_grid(bits, sums.size(), chunk_coordinates);
   parallel_for(grid.chunks(), 1, threads, [&](const Range& range) {
     std::vector<std::span<const std::byte>> codes;
-    for (const auto& chunks : uploads)
-      codes.push_back(codes_of(chunks[range.index], grid, range.index));
+    for (const RingCodes& upload : all) codes.push_back(upload[range.index]);
     const ChunkHeader header = grid.header(range.index);
     add_packed(codes, bits, sums.subspan(header.first, header.count));
   });
 }
 
+template <class Word>
+void fold_tiles(std::span<Word> sums, Uploads uploads, std::size_t size,
+                std::span<const std::uint64_t> tiles, unsigned bits,
+                std::uint64_t chunk_coordinates) {
+  const std::vector<RingCodes> all =
+      ring_codes(uploads, size, bits, 8 * sizeof(Word), chunk_coordinates);
+  if (sums.size() != tiles.size() * kTileElements)
+    throw ConfigError(std::to_string(tiles.size()) + " tiles are " +
+                      std::to_string(tiles.size() * kTileElements) + " sums, got " +
+                      std::to_string(sums.size()));
+  for (std::size_t i = 0; i < tiles.size(); ++i) {
+    if (tiles[i] > size / kTileElements || tiles[i] * kTileElements >= size)
+      throw ConfigError("there is no tile " + std::to_string(tiles[i]) + " in " +
+                        std::to_string(size) + " coordinates");
+    const std::size_t first = tiles[i] * kTileElements;
+    const std::size_t count = std::min<std::size_t>(kTileElements, size - first);
+    std::vector<std::span<const std::byte>> codes;
+    for (const RingCodes& upload : all)
+      codes.push_back(upload[first / chunk_coordinates].subspan(
+          packed_size(first % chunk_coordinates, bits), packed_size(count, bits)));
+    add_packed(codes, bits, sums.subspan(i * kTileElements, count));
+  }
+}
+
 }  // namespace
+
+std::vector<RingCodes> ring_codes(Uploads uploads, std::size_t size, unsigned bits,
+                                  unsigned word_bits, std::uint64_t chunk_coordinates) {
+  require_ring_bits(bits, word_bits);
+  const ChunkGrid grid = ring_grid(bits, size, chunk_coordinates);
+  std::vector<RingCodes> all;
+  for (const auto& chunks : uploads) {
+    if (chunks.size() != grid.chunks())
+      throw DecodeError(std::to_string(grid.group_size) + " coordinates are " +
+                        std::to_string(grid.chunks()) + " chunks, got " +
+                        std::to_string(chunks.size()));
+    RingCodes& codes = all.emplace_back();
+    for (std::size_t i = 0; i < chunks.size(); ++i) codes.push_back(codes_of(chunks[i], grid, i));
+  }
+  return all;
+}
 
 RingChunkPlan ring_chunk_plan(unsigned bits, const ChunkGrid& place, const MaskTerms& terms,
                               unsigned threads) {
@@ -165,6 +200,18 @@ void fold_ring_chunks(std::span<std::uint32_t> sums, Uploads uploads, unsigned b
 void fold_ring_chunks(std::span<std::uint64_t> sums, Uploads uploads, unsigned bits,
                       std::uint64_t chunk_coordinates, unsigned threads) {
   fold(sums, uploads, bits, chunk_coordinates, threads);
+}
+
+void fold_ring_tiles(std::span<std::uint32_t> sums, Uploads uploads, std::size_t size,
+                     std::span<const std::uint64_t> tiles, unsigned bits,
+                     std::uint64_t chunk_coordinates) {
+  fold_tiles(sums, uploads, size, tiles, bits, chunk_coordinates);
+}
+
+void fold_ring_tiles(std::span<std::uint64_t> sums, Uploads uploads, std::size_t size,
+                     std::span<const std::uint64_t> tiles, unsigned bits,
+                     std::uint64_t chunk_coordinates) {
+  fold_tiles(sums, uploads, size, tiles, bits, chunk_coordinates);
 }
 
 }  // namespace veilsum

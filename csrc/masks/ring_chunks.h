@@ -63,11 +63,29 @@ void write_word_chunks(std::span<const std::uint64_t> words, const RingChunkPlan
 // One group's complete chunks, which check_chunk has passed before, of several uploads.
 using Uploads = std::span<const std::vector<std::span<const std::byte>>>;
 
+// The codes of one upload, chunk by chunk.
+using RingCodes = std::vector<std::span<const std::byte>>;
+
+// The codes of every upload. Throws DecodeError if chunks are not those of `size` coordinates,
+// ConfigError unless bits is 1 .. word_bits and chunk_coordinates is allowed.
+std::vector<RingCodes> ring_codes(Uploads uploads, std::size_t size, unsigned bits,
+                                  unsigned word_bits, std::uint64_t chunk_coordinates);
+
 // sums[i] += word i of every upload. Throws DecodeError, before anything is added, if chunks
 // are not those of sums.size() coordinates.
 void fold_ring_chunks(std::span<std::uint32_t> sums, Uploads uploads, unsigned bits,
                       std::uint64_t chunk_coordinates, unsigned threads);
 void fold_ring_chunks(std::span<std::uint64_t> sums, Uploads uploads, unsigned bits,
                       std::uint64_t chunk_coordinates, unsigned threads);
+
+// The same of a few mask tiles only, out of `size` coordinates: sums[512 * i] takes the first word
+// of tile number tiles[i], whose last may be short. Throws as fold_ring_chunks(), and ConfigError
+// if there is no such tile or sums.size() is not 512 * tiles.size().
+void fold_ring_tiles(std::span<std::uint32_t> sums, Uploads uploads, std::size_t size,
+                     std::span<const std::uint64_t> tiles, unsigned bits,
+                     std::uint64_t chunk_coordinates);
+void fold_ring_tiles(std::span<std::uint64_t> sums, Uploads uploads, std::size_t size,
+                     std::span<const std::uint64_t> tiles, unsigned bits,
+                     std::uint64_t chunk_coordinates);
 
 }  // namespace veilsum

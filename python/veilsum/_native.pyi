@@ -99,9 +99,15 @@ def use_launch_shape(*, blocks: int, threads: int) -> None:
 def use_pass_memory(*, window_bytes: int, window_tiles: int) -> None:
     """How much of a set a pass on a device takes at a time. Results are the same."""
 
-def use_emulator(*, seed: int = 0, memory_bytes: int = 1 << 30, lost_at_call: int = 0) -> None:
+def use_emulator(
+    *, seed: int = 0, memory_bytes: int = 1 << 30, lost_at_call: int = 0, needle: bytes = b""
+) -> None:
     """Settings of emulated devices: the order of threads, blocks and streams; how much memory
-    each has; the call from which on all fail (0: none). Counts calls anew."""
+    each has; the call from which on all fail (0: none); bytes that must not be left in memory that
+    is given back. Counts calls anew."""
+
+def emulator_needles() -> int:
+    """How often emulated devices found the needle since use_emulator()."""
 
 def emulator_calls() -> int:
     """Calls of emulated devices since use_emulator()."""
@@ -114,15 +120,6 @@ def require_device(name: str) -> None:
 
 def cuda_status() -> tuple[bool, tuple[str, ...], str]:
     """(built with CUDA, device names, why there is no device or ""). Never raises."""
-
-def cuda_mask_words(
-    device: int, key: Secret, *, stream: int, first: int, count: int, bits: int
-) -> NDArray[np.uint64]:
-    """ChaCha20 mask elements computed on a CUDA device, for the self-test.
-
-    Raises:
-        DeviceError: no CUDA in this build, no such device, or the device failed.
-    """
 
 # --- secrets (register_secrets.cpp) ------------------------------------------
 
@@ -208,6 +205,7 @@ def add_masks(
     first: int,
     bits: int,
     threads: int,
+    backend: str = "cpu",
 ) -> None:
     """accumulator[i] += sum over k of signs[k] * PRG(keys[k], stream, first+i, bits).
 
@@ -215,11 +213,12 @@ def add_masks(
     64*bits bytes of keystream as one little-endian bit string hold its 512 elements.
     Generator "chacha20" (RFC 8439): initial counter (T mod 2^20)*bits. "aes256ctr" (FIPS 197,
     SP 800-38A): counter block i of the tile is nonce || BE32(4*(T mod 2^20)*bits + i). Any
-    range, any width 1..64, same bits on every instruction set and thread count.
+    range, any width 1..64, same bits on every instruction set, thread count and backend.
 
     Raises:
-        ConfigError: no such generator, a key is not 32 bytes, a sign is not +1 or -1, bits or
-            range out of bounds.
+        ConfigError: no such generator or backend, a key is not 32 bytes, a sign is not +1 or -1,
+            bits or range out of bounds.
+        DeviceError: there is no such device, or it failed: the accumulator is part old, part new.
     """
 
 def pack_ring(words: _Words, bits: int) -> bytes:
@@ -465,11 +464,31 @@ def fold_ring_chunks(
     bits: int,
     chunk_coordinates: int,
     threads: int,
+    backend: str = "cpu",
 ) -> None:
     """Adds the words of several uploads to the accumulator: for each, one group's complete,
-    already checked chunks. The accumulator is read and written once per four uploads.
+    already checked chunks. On the CPU the accumulator is read and written once per four uploads,
+    on a device once.
 
     Raises:
+        DecodeError: chunks are missing or out of order; nothing was added.
+        DeviceError: there is no such device, or it failed: the accumulator is part old, part new.
+    """
+
+def fold_ring_tiles(
+    accumulator: _Words,
+    uploads: Sequence[Sequence[Buffer]],
+    *,
+    tiles: Sequence[int],
+    elements: int,
+    bits: int,
+    chunk_coordinates: int,
+) -> None:
+    """fold_ring_chunks of some mask tiles only, on the CPU: 512 words of the accumulator for each,
+    in this order. The group has this many elements; the last tile may be short.
+
+    Raises:
+        ConfigError: there is no such tile, or not 512 words for each.
         DecodeError: chunks are missing or out of order; nothing was added.
     """
 

@@ -283,6 +283,7 @@ void run_grid(dim3 grid, dim3 block, std::size_t shared_bytes,
     } catch (const Error&) {
       rethrow_with_place();
     }
+    check_left(current.shared, shared_bytes);
   }
 }
 

@@ -86,6 +86,9 @@ inline constexpr std::size_t kMostShared = 227 * 1024;  // of a block of an H100
 // Appends work to a stream, whose turn comes when somebody waits for it. `what` is for errors.
 void enqueue(void* stream, const char* what, std::function<void()> work);
 
+// Looks for what must not be left in memory (settings.h).
+void check_left(const void* memory, std::size_t bytes);
+
 // Order of threads in blocks, of blocks, and of streams; 0 is ascending order.
 std::uint64_t seed();
 

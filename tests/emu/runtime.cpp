@@ -22,6 +22,7 @@ extern const MeanLaunchers vs_emu_mean;
 extern const OrderLaunchers vs_emu_order;
 extern const RotationLaunchers vs_emu_rotation;
 extern const TensorLaunchers vs_emu_tensors;
+extern const MaskLaunchers vs_emu_masks;
 }  // namespace veilsum
 
 namespace vs_emu {
@@ -53,6 +54,7 @@ struct Devices {
   Settings settings;
   std::mt19937_64 random{0};
   std::uint64_t calls = 0;
+  std::uint64_t needles_found = 0;
   std::vector<std::unique_ptr<Stream>> streams;
   std::map<void*, std::pair<std::size_t, int>> memory;  // bytes and device
   std::size_t used[kDevices] = {};
@@ -236,6 +238,7 @@ void forget(void* memory) {
   Devices& all = devices();
   const auto found = all.memory.find(memory);
   all.used[found->second.second] -= found->second.first;
+  if (all.fault.empty()) check_left(memory, found->second.first);
   all.memory.erase(found);
   std::free(memory);
 }
@@ -302,6 +305,17 @@ void enqueue(void* stream, const char* what, std::function<void()> work) {
   if (begin_call() == ok) stream_of(stream).work.push_back({what, std::move(work)});
 }
 
+void check_left(const void* memory, std::size_t bytes) {
+  const std::string& needle = devices().settings.needle;
+  if (!needle.empty() && memmem(memory, bytes, needle.data(), needle.size()) != nullptr)
+    ++devices().needles_found;
+}
+
+std::uint64_t needles_found() {
+  const Lock lock(devices().mutex);
+  return devices().needles_found;
+}
+
 std::uint64_t seed() { return devices().settings.seed; }
 
 void use(const Settings& settings) {
@@ -310,6 +324,7 @@ void use(const Settings& settings) {
   all.settings = settings;
   all.random.seed(settings.seed);
   all.calls = 0;
+  all.needles_found = 0;
   all.fault.clear();
 }
 
@@ -349,6 +364,7 @@ const DeviceApi vs_emu_api = {.name = "emu",
                               .mean = &vs_emu_mean,
                               .order = &vs_emu_order,
                               .rotation = &vs_emu_rotation,
-                              .tensors = &vs_emu_tensors};
+                              .tensors = &vs_emu_tensors,
+                              .masks = &vs_emu_masks};
 
 }  // namespace veilsum

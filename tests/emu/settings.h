@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 
 namespace vs_emu {
 
@@ -13,12 +14,18 @@ struct Settings {
   std::size_t memory_bytes = std::size_t{1} << 30;  // of each device
   // The call, counted from 1, from which on every one fails, as those of a lost device do; 0: none.
   std::uint64_t lost_at_call = 0;
+  // Secret bytes that must not be found in memory that is given back, nor in the shared memory that
+  // a block leaves; empty: nothing is looked for.
+  std::string needle;
 };
 
 // Applies from the next call on; calls are counted anew.
 void use(const Settings& settings);
 // Calls since then.
 std::uint64_t calls();
+// How often the needle was found since then. What a lost device holds does not count: nobody can
+// clear it.
+std::uint64_t needles_found();
 // Bytes of device memory that are allocated.
 std::size_t allocated_bytes();
 

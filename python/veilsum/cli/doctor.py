@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -12,7 +12,12 @@ from veilsum.cli.exits import FAILED
 from veilsum.cli.output import JsonOption, print_error, print_facts, print_json, print_table
 
 
-def doctor(as_json: JsonOption = False) -> None:
+def doctor(
+    as_json: JsonOption = False,
+    emulated: Annotated[
+        bool, typer.Option("--emulated", hidden=True, help="Test an emulated device, too.")
+    ] = False,
+) -> None:
     """Show version, backends and devices, and test every kernel against known answers.
 
     Run it once on each machine that takes part. It exits with 1 if a test fails.
@@ -21,10 +26,10 @@ def doctor(as_json: JsonOption = False) -> None:
     Example:
       veilsum doctor
     """
-    from veilsum.cli.selftest import cpu_checks, cuda_checks
+    from veilsum.cli.selftest import cpu_checks, device_checks
 
     facts = _facts()
-    checks = [*cpu_checks(), *cuda_checks()]
+    checks = [*cpu_checks(), *device_checks(emulated=emulated)]
     failed = [check for check in checks if not check.passed]
     if as_json:
         shown = [

@@ -107,12 +107,12 @@ def _aes_checks(isa: str) -> list[Check]:
     return found
 
 
-def cuda_checks() -> list[Check]:
-    """Masks of every CUDA device against the CPU's; nothing without a device."""
+def device_checks(*, emulated: bool = False) -> list[Check]:
+    """Masks and ring sums on every CUDA device, and on the first emulated one if asked for."""
     _, devices, _ = _native.cuda_status()
+    names = [f"cuda:{number}" for number in range(len(devices))] + ["emu:0"] * emulated
     return [
-        _run("masks equal the CPU's", f"cuda:{number}", partial(_cuda_masks, number))
-        for number in range(len(devices))
+        _run(name, device, partial(check, device)) for device in names for name, check in _DEVICE
     ]
 
 
@@ -131,7 +131,9 @@ def _expect(condition: bool, problem: str) -> None:
         raise _WrongAnswerError(problem)
 
 
-def _mask_words(generator: str, bits: int, first: int, count: int) -> NDArray[np.uint64]:
+def _mask_words(
+    generator: str, bits: int, first: int, count: int, backend: str = "cpu"
+) -> NDArray[np.uint64]:
     words: NDArray[np.uint32] | NDArray[np.uint64]
     words = np.zeros(count, np.uint64) if bits > 32 else np.zeros(count, np.uint32)
     _native.add_masks(
@@ -143,13 +145,16 @@ def _mask_words(generator: str, bits: int, first: int, count: int) -> NDArray[np
         first=first,
         bits=bits,
         threads=1,
+        backend=backend,
     )
     return words.astype(np.uint64) & np.uint64(2**bits - 1)
 
 
-def _masks(generator: str, known: Mapping[int, tuple[tuple[int, ...], str]]) -> None:
+def _masks(
+    generator: str, known: Mapping[int, tuple[tuple[int, ...], str]], backend: str = "cpu"
+) -> None:
     for bits, (first, sha256) in known.items():
-        words = _mask_words(generator, bits, 0, 1024)
+        words = _mask_words(generator, bits, 0, 1024, backend)
         _expect(tuple(words[:4].tolist()) == first, f"{bits}-bit masks begin with other words")
         found = hashlib.sha256(words.astype("<u8").tobytes()).hexdigest()[:16]
         _expect(found == sha256, f"{bits}-bit masks have other words")
@@ -269,18 +274,44 @@ def _is_nearest(value: np.float32, exact: Fraction) -> bool:
     return all(distance <= abs(Fraction(float(other)) - exact) for other in neighbours)
 
 
-def _cuda_masks(device: int) -> None:
-    key = Secret.from_bytes(_KEY)
-    for bits in (1, 16, 20, 22, 32, 33, 64):
-        for first in (0, 509, 2**29 - 700):
-            count = 5000
-            on_device = _native.cuda_mask_words(
-                device, key, stream=_STREAM, first=first, count=count, bits=bits
-            )
+def _device_masks(generator: str, backend: str) -> None:
+    _masks(generator, _CHACHA20 if generator == "chacha20" else _AES256CTR, backend)
+    for bits in (1, 20, 22, 33):
+        for first in (509, 2**29 - 700):  # inside a tile, and across two nonces
+            on_device = _mask_words(generator, bits, first, 5000, backend)
             _expect(
-                np.array_equal(on_device, _mask_words("chacha20", bits, first, count)),
+                np.array_equal(on_device, _mask_words(generator, bits, first, 5000)),
                 f"{bits}-bit masks from element {first} on differ from the CPU's",
             )
+
+
+def _device_ring_sums(backend: str) -> None:
+    count = 4096 + 700
+    for bits in (1, 22, 32, 33, 64):
+        words = np.arange(3 * count, dtype=np.uint64).reshape(3, count)
+        words = words * np.uint64(0x9E3779B97F4A7C15)
+        uploads = [
+            _native.ring_word_chunks(
+                one,
+                bits=bits,
+                group=1,
+                keys=[],
+                signs=[],
+                generator="chacha20",
+                plan_digest=bytes(32),
+                update_id=7,
+                chunk_coordinates=4096,
+                threads=1,
+            )
+            for one in words
+        ]
+        sums = np.zeros(count, np.uint64)
+        _native.fold_ring_chunks(
+            sums, uploads, bits=bits, chunk_coordinates=4096, threads=1, backend=backend
+        )
+        expected = words.sum(axis=0, dtype=np.uint64)
+        same = (sums ^ expected) & np.uint64(2**bits - 1) == 0
+        _expect(bool(same.all()), f"sums of {bits}-bit words are other numbers")
 
 
 # Codec -> (steps per unit, limit, first 16 hex digits of SHA-256 over the chunks of sample 1).
@@ -312,4 +343,10 @@ _CPU_CHECKS: tuple[tuple[str, Callable[[], None]], ...] = (
     ("rotation", _rotation),
     ("subsample", _subsample),
     ("exact mean", _mean),
+)
+
+_DEVICE: tuple[tuple[str, Callable[[str], None]], ...] = (
+    ("masks", partial(_device_masks, "chacha20")),
+    ("AES masks", partial(_device_masks, "aes256ctr")),
+    ("ring sums", _device_ring_sums),
 )
