@@ -50,7 +50,7 @@ __device__ __forceinline__ std::uint64_t times(int code, std::uint64_t multiplie
 // Patterns of magnitudes order like magnitudes, and a NaN is beyond all of them.
 struct FloatCodes {
   static constexpr unsigned kValues = 4;
-  static constexpr unsigned kBlocks = 4;
+  [[maybe_unused]] static constexpr unsigned kBlocks = 4;
   __device__ static bool add(const Piece& piece, std::uint64_t* sums) {
     const float4 four = load_aligned<float4>(piece.term->codes + 4 * piece.at);
     const float values[] = {four.x, four.y, four.z, four.w};
@@ -65,7 +65,7 @@ struct FloatCodes {
 
 struct DoubleCodes {
   static constexpr unsigned kValues = 2;
-  static constexpr unsigned kBlocks = 4;
+  [[maybe_unused]] static constexpr unsigned kBlocks = 4;
   __device__ static bool add(const Piece& piece, std::uint64_t* sums) {
     const double2 two = load_aligned<double2>(piece.term->codes + 8 * piece.at);
     const double values[] = {two.x, two.y};
@@ -88,7 +88,7 @@ struct WidenBrain {
 template <class Widen>
 struct HalfCodes {
   static constexpr unsigned kValues = 8;
-  static constexpr unsigned kBlocks = 2;
+  [[maybe_unused]] static constexpr unsigned kBlocks = 2;
   __device__ static bool add(const Piece& piece, std::uint64_t* sums) {
     const uint4 eight = load_aligned<uint4>(piece.term->codes + 2 * piece.at);
     const std::uint32_t words[] = {eight.x, eight.y, eight.z, eight.w};
@@ -104,7 +104,7 @@ struct HalfCodes {
 
 struct Int8Codes {
   static constexpr unsigned kValues = 16;
-  static constexpr unsigned kBlocks = 2;
+  [[maybe_unused]] static constexpr unsigned kBlocks = 2;
   __device__ static bool add(const Piece& piece, std::uint64_t* sums) {
     const uint4 sixteen = load_aligned<uint4>(piece.term->codes + piece.at);
     const std::uint32_t words[] = {sixteen.x, sixteen.y, sixteen.z, sixteen.w};
@@ -133,7 +133,7 @@ struct Fp4Unit {
 template <class Unit>
 struct UnitNibbles {
   static constexpr unsigned kValues = 16;
-  static constexpr unsigned kBlocks = 2;
+  [[maybe_unused]] static constexpr unsigned kBlocks = 2;
   __device__ static bool add(const Piece& piece, std::uint64_t* sums) {
     const uint2 sixteen = load_aligned<uint2>(piece.term->codes + piece.at / 2);
     const std::uint32_t words[] = {sixteen.x, sixteen.y};
@@ -166,7 +166,7 @@ __constant__ float kNf4Values[kTableCodes] = {-1.0F,
 // would serve 64 coordinates, but no thread has as many.
 struct Nf4Codes {
   static constexpr unsigned kValues = 16;
-  static constexpr unsigned kBlocks = 1;
+  [[maybe_unused]] static constexpr unsigned kBlocks = 1;
   __device__ static bool add(const Piece& piece, std::uint64_t* sums) {
     const uint2 sixteen = load_aligned<uint2>(piece.term->codes + piece.at / 2);
     const std::uint32_t words[] = {sixteen.x, sixteen.y};
@@ -183,7 +183,7 @@ struct Nf4Codes {
 template <class Format>
 struct Fp8Codes {
   static constexpr unsigned kValues = 16;
-  static constexpr unsigned kBlocks = 2;
+  [[maybe_unused]] static constexpr unsigned kBlocks = 2;
   __device__ static bool add(const Piece& piece, std::uint64_t* sums) {
     const uint4 sixteen = load_aligned<uint4>(piece.term->codes + piece.at);
     const std::uint32_t words[] = {sixteen.x, sixteen.y, sixteen.z, sixteen.w};
@@ -198,7 +198,7 @@ struct Fp8Codes {
 
 struct SignCodes {
   static constexpr unsigned kValues = 16;
-  static constexpr unsigned kBlocks = 2;
+  [[maybe_unused]] static constexpr unsigned kBlocks = 2;
   __device__ static bool add(const Piece& piece, std::uint64_t* sums) {
     const unsigned bits = load_aligned<std::uint16_t>(piece.term->codes + piece.at / 8);
     const std::uint64_t term =
@@ -222,11 +222,7 @@ struct MeanSinkArgs {
 };
 
 MeanSinkArgs sink_args(const WindowMeans& means) {
-  return {divisors_of(means.total_weight),
-          means.divisor,
-          means.format,
-          means.means,
-          means.wide};
+  return {divisors_of(means.total_weight), means.divisor, means.format, means.means, means.wide};
 }
 
 // Two or four sums to means.

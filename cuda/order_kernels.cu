@@ -15,7 +15,7 @@ constexpr unsigned kTileValues = 4096;
 constexpr unsigned kThreads = 256;
 constexpr std::size_t kMostBlocks = 4096;
 // That fit a processor at once: 32 values, of doubles too, stay in registers.
-constexpr unsigned kSortedBlocks = 2;
+[[maybe_unused]] constexpr unsigned kSortedBlocks = 2;
 static_assert(kRegisterRows == kMaxNetwork);
 
 // Both values come out of a comparison. Which of two zeros is the smaller one is left to the

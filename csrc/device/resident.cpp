@@ -53,9 +53,7 @@ std::size_t value_bytes(MeanFormat format) {
 class ResidentReader final : public UpdateReader {
  public:
   ResidentReader(const Layout& layout, DeviceOwner device, TensorData tensors)
-      : layout_(layout),
-        tensors_(std::move(device), layout, tensors),
-        integers_(read_tensors(layout, tensors)) {}
+      : tensors_(std::move(device), layout, tensors), integers_(read_tensors(layout, tensors)) {}
 
   // By way of the values: passes on a device look at them there.
   Screened screen(const Tile& tile, const std::string& site, Screening) const override {
@@ -90,7 +88,6 @@ class ResidentReader final : public UpdateReader {
   }
 
  private:
-  const Layout& layout_;
   const ResidentTensors tensors_;
   const std::unique_ptr<UpdateReader> integers_;
 };
