@@ -226,7 +226,7 @@ def test_nothing_outside_the_bindings_knows_python() -> None:
 
 
 # What kernels may know of the core: arithmetic of one element, and how they are launched.
-_OF_KERNELS = ("element/", "device/launch.h", "device/api.h", "base/cuda_api.h")
+_OF_KERNELS = ("element/", "device/launch.h", "device/api.h")
 
 
 def included_by(path: Path) -> list[str]:
