@@ -4,7 +4,7 @@ stays behind in its memory."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -14,9 +14,13 @@ from numpy.typing import NDArray
 
 from reference.secagg import mask_words
 from support.devices import every_device, small_windows
-from veilsum import _native
+from support.secagg import NAMES, make_contributions, make_plan, small_arrays
+from veilsum import _native, secagg
 from veilsum._native import Secret
-from veilsum.errors import ConfigError, DecodeError, DeviceError
+from veilsum.aggregate import tile_audit
+from veilsum.aggregate.secure_sum import SecureSum
+from veilsum.errors import ConfigError, DecodeError, DeviceError, RoundAborted
+from veilsum.model import ModelLayout
 
 Words = NDArray[Any]
 
@@ -412,3 +416,122 @@ def test_no_secret_is_left_when_memory_runs_out_in_between(needle: str) -> None:
                 add_one_key(generator)
             assert _native.emulator_needles() == 0
             assert _native.emulator_bytes() == 0
+
+
+# --- rounds and their audit ----------------------------------------------------------------
+
+
+LARGE = ModelLayout.from_arrays(small_arrays(0, size=70_000))
+
+
+def run(backend: str, drop: Mapping[str, Any] | None = None, **changes: Any) -> str:
+    plan = make_plan(5, layout=LARGE, **changes)
+    updates = make_contributions(plan, lambda number: small_arrays(number, 70_000))
+    return secagg.run_in_process(plan, updates, drop=drop, backend=backend).digest
+
+
+@every_device
+@pytest.mark.parametrize("generator", GENERATORS)
+def test_a_masked_round_on_a_device_has_the_digest_of_the_cpu(generator: str, backend: str) -> None:
+    drop = {NAMES[1]: "inputs"}
+    expected = run("cpu", drop, mask_generator=generator)
+    assert run(backend, drop, mask_generator=generator) == expected
+
+
+def test_a_round_on_a_device_that_is_lost_aborts() -> None:
+    _native.use_emulator()
+    run("emu")
+    calls = _native.emulator_calls()
+    for lost_at in (1, calls // 2, calls - 20):
+        _native.use_emulator(lost_at_call=lost_at)
+        with pytest.raises(RoundAborted, match="the device is lost"):
+            run("emu")
+        assert _native.emulator_bytes() == 0
+
+
+SPEC = make_plan(5).ring
+TALL = make_plan(5, layout=LARGE).ring
+
+
+def secure_sum(spec: Any = TALL) -> SecureSum:
+    return SecureSum(spec, backend="emu", audit_seed=bytes(range(32)))
+
+
+def upload(spec: Any) -> list[bytes]:
+    return [
+        chunk
+        for stream in spec.streams
+        for chunk in _native.ring_word_chunks(
+            np.arange(stream.elements, dtype=np.uint64),
+            bits=stream.bits,
+            group=stream.group,
+            keys=[],
+            signs=[],
+            generator="chacha20",
+            plan_digest=bytes(32),
+            update_id=7,
+            chunk_coordinates=spec.chunk_coordinates,
+            threads=1,
+        )
+    ]
+
+
+@pytest.mark.parametrize("step", ["fold_ring_chunks", "add_masks"])
+@pytest.mark.parametrize("spec", [SPEC, TALL], ids=["few tiles", "many tiles"])
+def test_the_audit_refuses_what_a_device_spoils(
+    step: str, spec: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One bit in every eighth tile, as a broken lane would."""
+    right = getattr(_native, step)
+
+    def spoil(words: Words, *args: Any, backend: str = "cpu", **options: Any) -> None:
+        right(words, *args, backend=backend, **options)
+        if backend != "cpu":
+            words[:: 8 * 512] ^= words.dtype.type(1)
+
+    total = secure_sum(spec)
+    monkeypatch.setattr(_native, step, spoil)
+    total.fold(upload(spec))
+    total.add_masks(secrets(3), [1, -1, 1])
+    with pytest.raises(DeviceError, match="emu computed another sum than the CPU in tile"):
+        total.finish(1)
+
+
+def test_the_audit_sees_every_tile_where_there_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    for place in range(SPEC.streams[1].elements):
+        total = secure_sum(SPEC)
+        total.fold(upload(SPEC))
+        total._words[1][place] ^= 1
+        with pytest.raises(DeviceError, match="in tile 0 of stream 1"):
+            total.finish(1)
+
+
+def test_audited_tiles_are_different_ones_that_the_seed_chooses() -> None:
+    chosen = [tile_audit.chosen_tiles(bytes([n]) * 32, 1, 1000) for n in range(20)]
+    assert all(len(set(tiles)) == 64 and max(tiles) < 1000 for tiles in chosen)
+    assert len({tuple(tiles) for tiles in chosen}) == 20
+    assert tile_audit.chosen_tiles(bytes(32), 1, 1000) != tile_audit.chosen_tiles(
+        bytes(32), 2, 1000
+    )
+    assert tile_audit.chosen_tiles(bytes(32), 1, 64) == list(range(64))
+
+
+def test_a_sum_on_a_device_needs_the_seed_of_its_audit() -> None:
+    for seed in (None, b"", bytes(31)):
+        with pytest.raises(ConfigError, match="it needs audit_seed"):
+            SecureSum(SPEC, backend="emu", audit_seed=seed)
+
+
+def test_after_an_error_of_its_device_a_sum_is_of_no_use() -> None:
+    total = secure_sum()
+    _native.use_emulator(lost_at_call=3)
+    with pytest.raises(DeviceError, match="the device is lost"):
+        total.fold(upload(TALL))
+    _native.use_emulator()
+    for call in (
+        lambda: total.fold(upload(TALL)),
+        lambda: total.add_masks(secrets(1), [1]),
+        lambda: total.finish(1),
+    ):
+        with pytest.raises(DeviceError, match="there is no sum"):
+            call()

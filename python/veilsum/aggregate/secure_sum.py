@@ -14,6 +14,7 @@ back once.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -24,8 +25,9 @@ from typing_extensions import Buffer
 
 from veilsum import _native
 from veilsum.aggregate.step_sums import StepSums, check_range, trip
+from veilsum.aggregate.tile_audit import SEED_BYTES, TileAudit
 from veilsum.codecs.form import CHUNK_ROTATED
-from veilsum.errors import ConfigError, RoundAborted
+from veilsum.errors import ConfigError, DeviceError, RoundAborted
 from veilsum.model import NUMPY_DTYPES, ModelLayout
 
 METRIC_STEPS = 2**20
@@ -127,11 +129,30 @@ class RingMean:
 
 
 class SecureSum:
-    """Accumulates ring words of many updates, masked or not."""
+    """Accumulates ring words of many updates, masked or not.
 
-    def __init__(self, spec: RingSpec, *, threads: int = 1) -> None:
+    Args:
+        backend: where words are added, "cpu" or a device such as "cuda:0". The bits are the same.
+        audit_seed: with a device 32 fresh random bytes, which choose the tiles that the CPU sums
+            as well. After a DeviceError the sum is of no use, and every call raises another.
+
+    Raises:
+        ConfigError: a device without a seed.
+    """
+
+    def __init__(
+        self,
+        spec: RingSpec,
+        *,
+        threads: int = 1,
+        backend: str = "cpu",
+        audit_seed: bytes | None = None,
+    ) -> None:
         self._spec = spec
         self._threads = threads
+        self._backend = backend
+        self._audits = _audits(spec, backend, audit_seed)
+        self._failed = False
         self._words: dict[int, NDArray[np.uint32] | NDArray[np.uint64]] = {}
         for stream in spec.streams:
             # Bits above the ring's are scratch, so a ring of 22 bits sums in 32.
@@ -149,7 +170,9 @@ class SecureSum:
 
         Raises:
             ConfigError: not the number of chunks an upload has; nothing is added.
+            DeviceError: the device failed.
         """
+        self._require_whole()
         expected = sum(self._spec.chunk_count(stream) for stream in self._spec.streams)
         for chunks in uploads:
             if len(chunks) != expected:
@@ -157,28 +180,55 @@ class SecureSum:
         first = 0
         for stream in self._spec.streams:
             count = self._spec.chunk_count(stream)
-            _native.fold_ring_chunks(
-                self._words[stream.group],
-                [chunks[first : first + count] for chunks in uploads],
-                bits=stream.bits,
-                chunk_coordinates=self._spec.chunk_coordinates,
-                threads=self._threads,
-            )
+            pieces = [chunks[first : first + count] for chunks in uploads]
+            with self._broken_by_the_device():
+                _native.fold_ring_chunks(
+                    self._words[stream.group],
+                    pieces,
+                    bits=stream.bits,
+                    chunk_coordinates=self._spec.chunk_coordinates,
+                    threads=self._threads,
+                    backend=self._backend,
+                )
+            if stream.group in self._audits:
+                self._audits[stream.group].fold(pieces, self._spec.chunk_coordinates)
             first += count
 
     def add_masks(self, keys: Sequence[_native.Secret], signs: Sequence[int]) -> None:
-        """Adds sign * mask of every key to every stream."""
+        """Adds sign * mask of every key to every stream.
+
+        Raises:
+            DeviceError: the device failed.
+        """
+        self._require_whole()
         for stream in self._spec.streams:
-            _native.add_masks(
-                self._words[stream.group],
-                keys,
-                signs,
-                generator=self._spec.mask_generator,
-                stream=stream.group,
-                first=0,
-                bits=stream.bits,
-                threads=self._threads,
-            )
+            with self._broken_by_the_device():
+                _native.add_masks(
+                    self._words[stream.group],
+                    keys,
+                    signs,
+                    generator=self._spec.mask_generator,
+                    stream=stream.group,
+                    first=0,
+                    bits=stream.bits,
+                    threads=self._threads,
+                    backend=self._backend,
+                )
+            if stream.group in self._audits:
+                self._audits[stream.group].add_masks(keys, signs, self._spec.mask_generator)
+
+    @contextmanager
+    def _broken_by_the_device(self) -> Iterator[None]:
+        """A device that fails leaves sums that are part old and part new."""
+        try:
+            yield
+        except DeviceError:
+            self._failed = True
+            raise
+
+    def _require_whole(self) -> None:
+        if self._failed:
+            raise DeviceError(f"{self._backend} failed before: there is no sum")
 
     def finish(self, contributors: int) -> RingMean:
         """Checks that the sum is one that `contributors` honest updates can have, and decodes it.
@@ -188,7 +238,11 @@ class SecureSum:
 
         Raises:
             RoundAborted: a value is out of range; nothing of the sum is published.
+            DeviceError: the device failed, or the CPU came to another sum in a tile.
         """
+        self._require_whole()
+        for group, audit in self._audits.items():
+            audit.check(self._words[group], self._backend)
         scalars = [int(word) for word in _native.center_ring(self._words[0], WORD_BITS)]
         total_weight = self._total_weight(scalars, contributors)
         metrics = self._metrics(scalars[2:], total_weight)
@@ -277,6 +331,22 @@ class SecureSum:
                 trip(f"the mean of {name!r} does not fit {dtype}")
             mean[block] = values
         return mean.reshape(shape)
+
+
+def _audits(spec: RingSpec, backend: str, seed: bytes | None) -> dict[int, TileAudit]:
+    if backend == "cpu":
+        return {}
+    if seed is None or len(seed) != SEED_BYTES:
+        raise ConfigError(
+            f"a sum on backend {backend!r} is audited: it needs audit_seed",
+            hint=f"pass {SEED_BYTES} fresh random bytes",
+        )
+    return {
+        stream.group: TileAudit(
+            seed, group=stream.group, elements=stream.elements, bits=stream.bits
+        )
+        for stream in spec.streams
+    }
 
 
 def divide_half_even(sums: NDArray[np.int64], divisor: int) -> NDArray[np.int64]:

@@ -83,7 +83,11 @@ class RoundFactory:
             nonce=self.entropy(_NONCE_BYTES),
         )
         session = secagg.CoordinatorSession(
-            plan, signing_key=self.signing_key, threads=self.threads
+            plan,
+            signing_key=self.signing_key,
+            threads=self.threads,
+            backend=self.backend,
+            audit_seed=None if self.backend == "cpu" else self.entropy(_NONCE_BYTES),
         )
         return MaskedRound(session, invitation, journal, spec)
 

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from typing_extensions import Buffer
 
 from veilsum.aggregate.secure_sum import SecureSum
-from veilsum.errors import ConfigError, DecodeError, PeerError, RoundAborted
+from veilsum.errors import ConfigError, DecodeError, DeviceError, PeerError, RoundAborted
 from veilsum.secagg import keys
 from veilsum.secagg.effects import (
     Aborted,
@@ -75,17 +75,28 @@ class CoordinatorSession:
         plan: of the attempt.
         signing_key: the coordinator's; its public half is in the roster.
         threads: to sum and unmask with.
+        backend: where the sum is, "cpu" or a device such as "cuda:0"; one that fails or computes
+            another sum than the CPU aborts the round.
+        audit_seed: with a device 32 fresh random bytes (SecureSum).
 
     Raises:
-        ConfigError: the key is not the roster's.
+        ConfigError: the key is not the roster's, or a device comes without a seed.
     """
 
-    def __init__(self, plan: Plan, *, signing_key: Ed25519PrivateKey, threads: int = 1) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        signing_key: Ed25519PrivateKey,
+        threads: int = 1,
+        backend: str = "cpu",
+        audit_seed: bytes | None = None,
+    ) -> None:
         if signing_key.public_key().public_bytes_raw() != plan.roster.coordinator_key:
             raise ConfigError("the signing key is not the one the roster lists for the coordinator")
         self._plan = plan
         self._signing_key = signing_key
-        self._sum = SecureSum(plan.ring, threads=threads)
+        self._sum = SecureSum(plan.ring, threads=threads, backend=backend, audit_seed=audit_seed)
         self._lost: dict[str, str] = {}
         self._heard: set[tuple[str, bytes]] = set()
         self._phase: CoordinatorPhase = CollectingKeys(plan.cohort)
@@ -158,7 +169,10 @@ class CoordinatorSession:
         for chunk in chunks:
             receiver.add(chunk)
         receiver.finish()
-        self._sum.fold(chunks)
+        try:
+            self._sum.fold(chunks)
+        except DeviceError as error:
+            return self.abort(str(error))
         phase.received[site] = Envelope.from_bytes(header).payload_digest
         return self._advance()
 
@@ -349,10 +363,12 @@ class CoordinatorSession:
         survivors = phase.survivors
         try:
             masks = masks_to_remove(self._plan, phase.dealers, survivors, phase.received)
-            self._sum.add_masks(masks.keys, masks.signs)
-            masks.wipe()
+            try:
+                self._sum.add_masks(masks.keys, masks.signs)
+            finally:
+                masks.wipe()
             mean = self._sum.finish(len(survivors))
-        except RoundAborted as error:
+        except (DeviceError, RoundAborted) as error:
             return self.abort(str(error))
         finally:
             phase.wipe()

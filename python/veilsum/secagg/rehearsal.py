@@ -65,6 +65,7 @@ def run_in_process(
     consortium: Consortium | None = None,
     entropy: Entropy = Secret.from_os,
     threads: int = 1,
+    backend: str = "cpu",
 ) -> SecureResult:
     """Runs a masked round with every message really signed, sent and checked.
 
@@ -77,6 +78,7 @@ def run_in_process(
             the plan is re-made for a roster that differs in the keys only.
         entropy: source of secret bytes.
         threads: of encoding and summing.
+        backend: where the coordinator sums, "cpu" or a device such as "cuda:0".
 
     Raises:
         ConfigError: an update does not fit the plan, or `drop` names a stranger.
@@ -88,7 +90,7 @@ def run_in_process(
     strangers = sorted({*(drop or {}), *updates} - set(plan.cohort))
     if strangers:
         raise ConfigError(f"sites outside the cohort: {strangers}")
-    rehearsal = _Rehearsal(plan, consortium, updates, dict(drop or {}), entropy, threads)
+    rehearsal = _Rehearsal(plan, consortium, updates, dict(drop or {}), entropy, threads, backend)
     try:
         return rehearsal.run()
     finally:
@@ -106,13 +108,18 @@ class _Rehearsal:
         drop: dict[str, Stage],
         entropy: Entropy,
         threads: int,
+        backend: str,
     ) -> None:
         self._updates = updates
         self._drop = drop
         self._entropy = entropy
         self._threads = threads
         self._coordinator = CoordinatorSession(
-            plan, signing_key=consortium.coordinator_key, threads=threads
+            plan,
+            signing_key=consortium.coordinator_key,
+            threads=threads,
+            backend=backend,
+            audit_seed=None if backend == "cpu" else bytes(entropy(SECRET_BYTES)),
         )
         self._sites = {
             site: SiteSession(

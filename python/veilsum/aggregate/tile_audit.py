@@ -1,0 +1,105 @@
+"""Whether a device summed what it was given: some tiles of a stream, summed on the CPU as well.
+
+A device that computes a wrong bit gives no error. Which tiles are looked at is random, and known to
+nobody outside the process. A fault that spoils a share p of the tiles is seen with a probability of
+1 - (1 - p)^64; one that spoils a single tile of many is most likely not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from itertools import count
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import Buffer
+
+from veilsum import _native
+from veilsum.errors import DeviceError
+
+TILE = 512
+"""Elements of a tile of masks (docs/protocol.md)."""
+
+AUDITED_TILES = 64
+SEED_BYTES = 32
+
+
+def chosen_tiles(seed: bytes, group: int, tiles: int) -> list[int]:
+    """AUDITED_TILES different ones in order, all if there are no more."""
+    if tiles <= AUDITED_TILES:
+        return list(range(tiles))
+    chosen: set[int] = set()
+    for number in count():
+        words = np.frombuffer(
+            hashlib.sha256(
+                seed + group.to_bytes(4, "little") + number.to_bytes(4, "little")
+            ).digest(),
+            "<u8",
+        )
+        for word in words.tolist():
+            chosen.add(word % tiles)
+            if len(chosen) == AUDITED_TILES:
+                return sorted(chosen)
+    raise AssertionError("numbers do not end")
+
+
+class TileAudit:
+    """The sum of one stream in some of its tiles.
+
+    Args:
+        seed: SEED_BYTES fresh random bytes.
+        group, elements, bits: of the stream.
+    """
+
+    def __init__(self, seed: bytes, *, group: int, elements: int, bits: int) -> None:
+        self._group, self._elements, self._bits = group, elements, bits
+        self._tiles = chosen_tiles(seed, group, -(-elements // TILE))
+        size = TILE * len(self._tiles)
+        self._sums: NDArray[np.uint32] | NDArray[np.uint64] = (
+            np.zeros(size, np.uint32) if bits <= 32 else np.zeros(size, np.uint64)
+        )
+
+    def fold(self, uploads: Sequence[Sequence[Buffer]], chunk_coordinates: int) -> None:
+        """Adds the words of uploads, as fold_ring_chunks does with all of them."""
+        _native.fold_ring_tiles(
+            self._sums,
+            uploads,
+            tiles=self._tiles,
+            elements=self._elements,
+            bits=self._bits,
+            chunk_coordinates=chunk_coordinates,
+        )
+
+    def add_masks(
+        self, keys: Sequence[_native.Secret], signs: Sequence[int], generator: str
+    ) -> None:
+        """Adds masks, as add_masks does to all of them."""
+        for place, tile in enumerate(self._tiles):
+            _native.add_masks(
+                self._sums[place * TILE : (place + 1) * TILE],
+                keys,
+                signs,
+                generator=generator,
+                stream=self._group,
+                first=tile * TILE,
+                bits=self._bits,
+                threads=1,
+            )
+
+    def check(self, words: NDArray[np.uint32] | NDArray[np.uint64], backend: str) -> None:
+        """Compares with the sum of all tiles.
+
+        Raises:
+            DeviceError: a tile differs.
+        """
+        kept = np.uint64((1 << self._bits) - 1)
+        for place, tile in enumerate(self._tiles):
+            theirs = words[tile * TILE : (tile + 1) * TILE]
+            ours = self._sums[place * TILE : place * TILE + theirs.size]
+            if ((theirs.astype(np.uint64) ^ ours.astype(np.uint64)) & kept).any():
+                raise DeviceError(
+                    f"{backend} computed another sum than the CPU in tile {tile} of stream "
+                    f"{self._group}",
+                    hint='run "veilsum doctor" there, and use backend = "cpu" until it is mended',
+                )
