@@ -112,6 +112,7 @@ constexpr RuntimeApi kRuntime = {
 
 }  // namespace
 
+extern const DecodeLaunchers vs_cuda_decode;
 extern const GramLaunchers vs_cuda_gram;
 extern const MeanLaunchers vs_cuda_mean;
 extern const OrderLaunchers vs_cuda_order;
@@ -122,6 +123,7 @@ extern const MaskLaunchers vs_cuda_masks;
 extern const DeviceApi vs_cuda_api;
 const DeviceApi vs_cuda_api = {.name = "cuda",
                                .runtime = &kRuntime,
+                               .decode = &vs_cuda_decode,
                                .gram = &vs_cuda_gram,
                                .mean = &vs_cuda_mean,
                                .order = &vs_cuda_order,

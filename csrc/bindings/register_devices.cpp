@@ -76,6 +76,7 @@ void set_emulator(std::uint64_t seed, std::size_t memory_bytes, std::uint64_t lo
 }
 std::uint64_t emulator_needles() { return vs_emu::needles_found(); }
 std::uint64_t emulator_calls() { return vs_emu::calls(); }
+std::size_t emulator_copied_bytes() { return vs_emu::copied_bytes(); }
 std::size_t emulator_bytes() { return vs_emu::allocated_bytes(); }
 #else
 void set_emulator(std::uint64_t, std::size_t, std::uint64_t, const py::bytes&) {
@@ -83,6 +84,7 @@ void set_emulator(std::uint64_t, std::size_t, std::uint64_t, const py::bytes&) {
 }
 std::uint64_t emulator_needles() { return 0; }
 std::uint64_t emulator_calls() { return 0; }
+std::size_t emulator_copied_bytes() { return 0; }
 std::size_t emulator_bytes() { return 0; }
 #endif
 
@@ -105,6 +107,7 @@ void register_devices(py::module_& module) {
              py::arg("needle") = py::bytes());
   module.def("emulator_needles", &emulator_needles);
   module.def("emulator_calls", &emulator_calls);
+  module.def("emulator_copied_bytes", &emulator_copied_bytes);
   module.def("emulator_bytes", &emulator_bytes);
   module.def("require_device", [](const std::string& name) { open_device(name); }, py::arg("name"));
   module.def("cuda_status", &cuda_status);

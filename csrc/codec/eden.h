@@ -4,9 +4,14 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "codec/chunk.h"
+#include "codec/rotation.h"
 #include "element/rotation.h"
 
 namespace veilsum {
+
+// The rotation of an update's own.
+Rotation eden_rotation(const ChunkHeader& header);
 
 // Coordinates that codes are written for: a tile's rotation is made of blocks of 64 and more.
 inline std::uint64_t eden_padded(std::uint64_t count) {

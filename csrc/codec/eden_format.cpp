@@ -2,9 +2,11 @@
 #include "codec/eden.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "codec/codecs.h"
 #include "codec/format.h"
+#include "element/eden.h"
 #include "kernels/codec_kernels.h"
 
 namespace veilsum {
@@ -44,6 +46,12 @@ class EdenFormat final : public CodecFormat {
 constexpr EdenFormat kEden;
 
 }  // namespace
+
+Rotation eden_rotation(const ChunkHeader& header) {
+  std::uint64_t plan_tag;
+  std::memcpy(&plan_tag, header.plan.data(), sizeof plan_tag);
+  return {kRotationTile, eden_key(header.update_id, plan_tag), header.group};
+}
 
 const CodecFormat& eden_format() { return kEden; }
 

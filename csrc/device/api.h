@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "device/decode_launchers.h"
 #include "device/gram_launchers.h"
 #include "device/mask_launchers.h"
 #include "device/mean_launchers.h"
@@ -62,6 +63,7 @@ struct RuntimeApi {
 struct DeviceApi {
   const char* name;  // of devices: "cuda" for "cuda:0"
   const RuntimeApi* runtime;
+  const DecodeLaunchers* decode;
   const GramLaunchers* gram;
   const MeanLaunchers* mean;
   const OrderLaunchers* order;

@@ -32,6 +32,9 @@ struct BatchPlaces {
   BatchPlaces(const WindowBatch& batch, std::size_t tiles)
       : gathered(places.add(
             batch.form.resident ? batch.updates.size() * tiles * sizeof(GatheredTile) : 0)),
+        packed(places.add(batch.form.packed() ? batch.updates.size() * tiles * sizeof(PackedTile)
+                                              : 0)),
+        ends(places.add(batch.form.packed() ? tiles * kTileBlocks : 0)),
         terms(places.add(batch.updates.size() * tiles * sizeof(WindowTerm))),
         copied_without_codes(places.bytes()),
         codes(places.add(batch.updates.size() * tiles * batch.form.code_bytes())),
@@ -43,7 +46,7 @@ struct BatchPlaces {
   }
 
   Places places;
-  std::size_t gathered, terms, copied_without_codes, codes, scales;
+  std::size_t gathered, packed, ends, terms, copied_without_codes, codes, scales;
 };
 
 // What the means of a window need besides the sums.
@@ -118,6 +121,7 @@ class Slot {
         input_(device, input_bytes_ + mean_places_.places.bytes()),
         device_input_(stream_, input_bytes_ + mean_places_.places.bytes()),
         sums_(stream_, tiles * kTile * sizeof(std::uint64_t)),
+        unpacked_(stream_, most_unpacked(pass, tiles)),
         device_result_(stream_, result_places_.places.bytes()),
         result_(device, result_places_.places.bytes()) {}
 
@@ -163,6 +167,14 @@ class Slot {
     return most;
   }
 
+  // Values of the batch that is summed, if it was packed. Never nothing: that is no allocation.
+  static std::size_t most_unpacked(const Pass& pass, std::size_t tiles) {
+    std::size_t most = 256;
+    for (const WindowBatch& batch : pass.batches)
+      most = std::max(most, batch.updates.size() * tiles * batch.form.value_bytes());
+    return most;
+  }
+
   // Behind the batches' memory, because every batch uses that anew.
   void write_mean_input() {
     auto* const divisors = input_.as<TileDivisor>(input_bytes_ + mean_places_.divisors);
@@ -192,11 +204,32 @@ class Slot {
     term.codes = device_input_.as<unsigned char>(codes);
     term.scales = device_input_.as<unsigned char>(scales);
     const CommittedUpdate& own = *pass_.set.updates[update];
+    if (batch.form.packed()) {
+      PackedTile& packed = input_.as<PackedTile>(at.packed)[place];
+      packed = packed_tile(batch.form, own, pass_.tile(index));
+      packed.codes = term.codes;
+      packed.scales = term.scales;
+      packed.ends =
+          device_input_.as<std::uint8_t>(at.ends) + (index - window_->first_tile) * kTileBlocks;
+      packed.values = unpacked_.as<float>(place * batch.form.value_bytes());
+      term.codes = unpacked_.as<unsigned char>(place * batch.form.value_bytes());
+    }
     if (!batch.form.resident)
       write_window_tile(batch.form, own, pass_.tile(index), input_.as<std::byte>(codes),
                         input_.as<std::byte>(scales));
     else if (const unsigned char* there = own.values->resident()->in_place(pass_.tile(index)))
       term.codes = there;
+  }
+
+  // How many of each 64 coordinates belong to a tensor: no two tensors share any.
+  void write_ends(std::size_t index, std::uint8_t* ends) const {
+    std::fill_n(ends, kTileBlocks, std::uint8_t{0});
+    const Tile tile = pass_.tile(index);
+    for_each_part(pass_.layout, kFloatGroup, tile.first, tile.count, [&](const TensorPart& part) {
+      for (std::size_t done = 0; done < part.count; done += kBlock)
+        ends[(part.offset + done) / kBlock] =
+            static_cast<std::uint8_t>(std::min(kBlock, part.count - done));
+    });
   }
 
   void write_batch(const WindowBatch& batch, const BatchPlaces& at) {
@@ -206,6 +239,8 @@ class Slot {
       const std::size_t t = range.index;
       const std::size_t index = window_->first_tile + t;
       const int exponent = tile_exponent(pass_.set, index);
+      if (batch.form.packed())
+        write_ends(index, input_.as<std::uint8_t>(at.ends) + t * kTileBlocks);
       for (std::size_t k = 0; k < count; ++k) {
         WindowTerm& term = terms[t * count + k];
         term = window_term(pass_, batch.form, batch.updates[k], index, exponent);
@@ -246,6 +281,18 @@ class Slot {
     }
   }
 
+  void unpack_batch(const WindowBatch& batch, const BatchPlaces& at) {
+    const DecodeTiles job = {.packing = batch.form.packing,
+                             .bits = batch.form.bits,
+                             .rotation_block = batch.form.rotation_block,
+                             .scale_block = batch.form.scale_block,
+                             .group = kFloatGroup,
+                             .tiles = batch.updates.size() * window_->tiles,
+                             .tile = device_input_.as<PackedTile>(at.packed)};
+    stream_.device().check(stream_.device().api().decode->decode(stream_.launch(), job),
+                           "launching the decoding of tiles", job.tiles * kTile * sizeof(float));
+  }
+
   void sum_batch(std::size_t number) {
     const WindowBatch& batch = pass_.batches[number];
     const BatchPlaces at(batch, window_->tiles);
@@ -254,6 +301,7 @@ class Slot {
         batch.form.resident ? write_gathered(batch, at) : std::vector<std::size_t>();
     stream_.to_device(device_input_.as<void>(), input_.as<void>(), at.copied(batch.form));
     gather_batch(batch, at, gathered);
+    if (batch.form.packed()) unpack_batch(batch, at);
     const WindowSum sum = {
         .kind = batch.form.codes,
         .scale_format = batch.form.scales,
@@ -300,6 +348,7 @@ class Slot {
   const PinnedBuffer input_;
   const DeviceBuffer device_input_;
   const DeviceBuffer sums_;
+  const DeviceBuffer unpacked_;
   const DeviceBuffer device_result_;
   const PinnedBuffer result_;
   std::optional<Window> window_;

@@ -6,8 +6,10 @@
 
 #include "codec/block_scales.h"
 #include "codec/codecs.h"
+#include "codec/eden.h"
 #include "codec/format.h"
 #include "device/resident.h"
+#include "element/bits.h"
 
 namespace veilsum {
 namespace {
@@ -66,11 +68,83 @@ void write_codes(const WindowForm& form, const CodedTile& tile, std::byte* codes
               scales, form.scale_bytes());
 }
 
+// --- packed tiles ----------------------------------------------------------------
+
+constexpr unsigned kTensorBlock = kTensorAlignment;
+
+// Coordinates that share a scale wherever they lie: tensors begin at multiples of 64.
+unsigned ring_scale_block(const UpdateForm& form) {
+  if (form.transform == nullptr || !form.transform->grid) return kTile;
+  const std::size_t block = form.transform->grid->block();
+  return block == 0 ? kTensorBlock : static_cast<unsigned>(block);
+}
+
+std::optional<WindowForm> packed_form(const CodedTile& tile) {
+  WindowForm form = {WindowCodes::f32, WindowScales::none, 0};
+  const std::uint16_t codec = tile.chunk.header.codec;
+  if (eden_bits(codec) != 0) {
+    form.packing = WindowPacking::eden;
+    form.bits = eden_bits(codec);
+    form.rotation_block = kRotationTile;
+    return form;
+  }
+  if (ring_bits(codec) == 0) return std::nullopt;
+  form.packing = WindowPacking::ring;
+  form.bits = ring_bits(codec);
+  form.scale_block = ring_scale_block(tile.form);
+  if (tile.form.transform != nullptr)
+    form.rotation_block = static_cast<unsigned>(tile.form.transform->rotation.block);
+  return form;
+}
+
+void write_eden_scales(const CodedTile& tile, std::byte* scales) {
+  std::size_t blocks = 0;
+  for_each_eden_block(tile.count, [&](std::size_t, std::size_t, std::size_t) { ++blocks; });
+  copy_padded(tile.chunk.scales.subspan(tile.begin / kRotationTile * 4, blocks * 4), scales,
+              kMostEdenBlocks * 4);
+}
+
+// Beyond the end, where steps are zero, any scale will do that can divide.
+void write_ring_scales(const WindowForm& form, const CodedTile& tile, std::byte* bytes) {
+  auto* const scales = reinterpret_cast<double*>(bytes);
+  const Transform* const transform = tile.form.transform.get();
+  if (transform == nullptr || !transform->grid) {
+    scales[0] = tile.form.scale;
+    return;
+  }
+  std::fill_n(scales, kTile / form.scale_block, 1.0);
+  transform->grid->for_each_stretch(tile.chunk.header.first + tile.begin, tile.count,
+                                    [&](std::size_t offset, std::size_t count, std::size_t entry) {
+                                      std::fill_n(scales + offset / form.scale_block,
+                                                  block_count(count, form.scale_block),
+                                                  transform->scales[entry]);
+                                    });
+}
+
+void write_packed(const WindowForm& form, const CodedTile& tile, std::byte* codes,
+                  std::byte* scales) {
+  copy_padded(tile.chunk.codes.subspan(packed_size(tile.begin, form.bits),
+                                       packed_size(tile.count, form.bits)),
+              codes, form.code_bytes());
+  if (form.packing == WindowPacking::eden)
+    write_eden_scales(tile, scales);
+  else
+    write_ring_scales(form, tile, scales);
+}
+
 }  // namespace
 
-std::size_t WindowForm::code_bytes() const { return kTile * code_bits(codes) / 8; }
+std::size_t WindowForm::code_bytes() const {
+  return kTile / 8 * (packed() ? bits : code_bits(codes));
+}
+
+std::size_t WindowForm::value_bytes() const { return packed() ? kTile * sizeof(float) : 0; }
 
 std::size_t WindowForm::scale_bytes() const {
+  // A multiple of 16 bytes: every tile's scales begin at one.
+  if (packing == WindowPacking::eden) return (kMostEdenBlocks * sizeof(float) + 15) / 16 * 16;
+  if (packing == WindowPacking::ring)
+    return std::max<std::size_t>(16, kTile / scale_block * sizeof(double));
   return scales == WindowScales::none ? 0 : kTile / scale_block * bytes_of(scales);
 }
 
@@ -101,11 +175,24 @@ WindowForm window_form(const Layout& layout, const CommittedUpdate& update, cons
     const WindowScales scales = window_scales(codec_scales(codec));
     return {kind.codes, scales, scales == WindowScales::none ? 0 : codec_block(codec)};
   }
-  return values;
+  return packed_form(*coded).value_or(values);
+}
+
+PackedTile packed_tile(const WindowForm& form, const CommittedUpdate& update, const Tile& tile) {
+  const CodedTile coded = *update.values->coded(tile);
+  PackedTile packed = {};
+  packed.first = tile.first;
+  packed.count = static_cast<unsigned>(tile.count);
+  if (form.packing == WindowPacking::eden)
+    packed.key = eden_rotation(coded.chunk.header).key;
+  else if (form.rotation_block != 0)
+    packed.key = coded.form.transform->rotation.key;
+  return packed;
 }
 
 void write_window_tile(const WindowForm& form, const CommittedUpdate& update, const Tile& tile,
                        std::byte* codes, std::byte* scales) {
+  if (form.packed()) return write_packed(form, *update.values->coded(tile), codes, scales);
   if (form.codes == WindowCodes::f32) return write_window_values<float>(update, tile, codes);
   if (form.codes == WindowCodes::f64) return write_window_values<double>(update, tile, codes);
   write_codes(form, *update.values->coded(tile), codes, scales);

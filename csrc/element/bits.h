@@ -64,6 +64,16 @@ VS_FN std::uint64_t read_field(const unsigned char* bytes, std::size_t index, un
   return read_field_unmasked(bytes, index, bits) & low_bits(bits);
 }
 
+// The same from whole words, of which none is read that has no bit of the field.
+VS_FN std::uint64_t read_word_field(const std::uint32_t* words, std::size_t index, unsigned bits) {
+  const std::uint32_t* const from = words + index * bits / 32;
+  const unsigned shift = index * bits % 32;
+  std::uint64_t field = from[0] >> shift;
+  if (shift + bits > 32) field |= std::uint64_t{from[1]} << (32 - shift);
+  if (shift + bits > 64) field |= std::uint64_t{from[2]} << (64 - shift);
+  return field & low_bits(bits);
+}
+
 // `value` (of `bits` bits) as a signed integer in [-2^(bits-1), 2^(bits-1)).
 VS_FN std::int64_t sign_extend(std::uint64_t value, unsigned bits) {
   const unsigned unused = 64 - bits;

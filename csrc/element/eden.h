@@ -23,10 +23,17 @@ constexpr double kEdenCentroids[kEdenMostBits][kEdenMostCodes / 2] = {
 };
 
 // Codes ascend with the centroids: code 0 is the most negative one.
-VS_FN double eden_centroid(unsigned bits, unsigned code) {
+VS_FN double eden_centroid_of(const double* positive, unsigned bits, unsigned code) {
   const unsigned half = 1u << (bits - 1);
-  return code < half ? -kEdenCentroids[bits - 1][half - 1 - code]
-                     : kEdenCentroids[bits - 1][code - half];
+  return code < half ? -positive[half - 1 - code] : positive[code - half];
+}
+VS_FN double eden_centroid(unsigned bits, unsigned code) {
+  return eden_centroid_of(kEdenCentroids[bits - 1], bits, code);
+}
+
+// What a code stands for before it is rotated back.
+VS_FN float eden_value(double centroid, float scale) {
+  return static_cast<float>(centroid * static_cast<double>(scale));
 }
 
 // Between centroids `code` and `code` + 1.

@@ -42,4 +42,9 @@ VS_FN Step round_nearest(double y) {
   return static_cast<Step>(has_fraction ? rounded : y);
 }
 
+// The value of a step that was made with so many steps per unit.
+VS_FN float unscale_step(double step, double steps_per_unit) {
+  return static_cast<float>(step / steps_per_unit);
+}
+
 }  // namespace veilsum

@@ -3,6 +3,7 @@
 
 #include "element/bits.h"
 #include "element/fixed_point.h"
+#include "element/quantize.h"
 #include "kernels/doubles.inl"
 #include "kernels/fields.inl"
 #include "kernels/ring_kernels.h"
@@ -53,7 +54,7 @@ void divide_steps(const double* steps, std::size_t count, double scale, float* v
     for (std::size_t i = 0; i < count; ++i) values[i] = static_cast<float>(steps[i] * inverse);
     return;
   }
-  for (std::size_t i = 0; i < count; ++i) values[i] = static_cast<float>(steps[i] / scale);
+  for (std::size_t i = 0; i < count; ++i) values[i] = unscale_step(steps[i], scale);
 }
 
 }  // namespace

@@ -24,18 +24,12 @@ static_assert(kRotationTile == kCodedTile);
 
 constexpr float kSmallestNormal = 0x1p-126f;
 
-Rotation own_rotation(const ChunkHeader& header) {
-  std::uint64_t plan_tag;
-  std::memcpy(&plan_tag, header.plan.data(), sizeof plan_tag);
-  return {kRotationTile, eden_key(header.update_id, plan_tag), header.group};
-}
-
 using Table = std::array<float, kEdenMostCodes>;
 
 Table scaled_centroids(unsigned bits, float scale) {
   Table table{};
   for (unsigned code = 0; code < 1u << bits; ++code)
-    table[code] = static_cast<float>(eden_centroid(bits, code) * double{scale});
+    table[code] = eden_value(eden_centroid(bits, code), scale);
   return table;
 }
 
@@ -85,7 +79,7 @@ class EdenValues final : public PieceCodec {
       kernels().eden.look_up(codes_at(tile.chunk.codes, tile.begin + begin, bits), size, bits,
                              scaled_centroids(bits, scale).data(), values.data() + begin);
     });
-    unrotate(own_rotation(tile.chunk.header), tile.chunk.header.first + tile.begin, values);
+    unrotate(eden_rotation(tile.chunk.header), tile.chunk.header.first + tile.begin, values);
     for_each_block(tile, [&](float scale, std::size_t begin, std::size_t size) {
       if (scale == 0) std::fill_n(values.data() + begin, size, 0.0f);  // not the negative one
     });
@@ -115,7 +109,7 @@ class EdenValues final : public PieceCodec {
     std::copy(values.begin(), values.end(), rotated.begin());
     const std::uint32_t largest = kernels().codec.max_abs32(rotated.data(), values.size());
     if (largest >= std::bit_cast<std::uint32_t>(0x1p120f)) return false;  // a NaN too
-    rotate(own_rotation(piece.header), piece.header.first + piece.begin,
+    rotate(eden_rotation(piece.header), piece.header.first + piece.begin,
            {rotated.data(), values.size()});
     for_each_eden_block(values.size(), [&](std::size_t number, std::size_t begin,
                                            std::size_t size) {

@@ -112,6 +112,9 @@ def emulator_needles() -> int:
 def emulator_calls() -> int:
     """Calls of emulated devices since use_emulator()."""
 
+def emulator_copied_bytes() -> int:
+    """Bytes that were copied to emulated devices since use_emulator()."""
+
 def emulator_bytes() -> int:
     """Memory that is allocated on emulated devices."""
 

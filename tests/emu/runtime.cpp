@@ -17,6 +17,7 @@
 #include "settings.h"
 
 namespace veilsum {
+extern const DecodeLaunchers vs_emu_decode;
 extern const GramLaunchers vs_emu_gram;
 extern const MeanLaunchers vs_emu_mean;
 extern const OrderLaunchers vs_emu_order;
@@ -54,6 +55,7 @@ struct Devices {
   Settings settings;
   std::mt19937_64 random{0};
   std::uint64_t calls = 0;
+  std::size_t copied_bytes = 0;
   std::uint64_t needles_found = 0;
   std::vector<std::unique_ptr<Stream>> streams;
   std::map<void*, std::pair<std::size_t, int>> memory;  // bytes and device
@@ -274,6 +276,10 @@ int copy(const char* what, void* to, const void* from, std::size_t bytes, void* 
 }
 
 int to_device(void* to, const void* from, std::size_t bytes, void* stream) {
+  {
+    const Lock lock(devices().mutex);
+    devices().copied_bytes += bytes;
+  }
   return copy("copy to the device", to, from, bytes, stream);
 }
 int to_host(void* to, const void* from, std::size_t bytes, void* stream) {
@@ -324,6 +330,7 @@ void use(const Settings& settings) {
   all.settings = settings;
   all.random.seed(settings.seed);
   all.calls = 0;
+  all.copied_bytes = 0;
   all.needles_found = 0;
   all.fault.clear();
 }
@@ -331,6 +338,11 @@ void use(const Settings& settings) {
 std::uint64_t calls() {
   const Lock lock(devices().mutex);
   return devices().calls;
+}
+
+std::size_t copied_bytes() {
+  const Lock lock(devices().mutex);
+  return devices().copied_bytes;
 }
 
 std::size_t allocated_bytes() {
@@ -360,6 +372,7 @@ constexpr RuntimeApi kRuntime = {
 extern const DeviceApi vs_emu_api;
 const DeviceApi vs_emu_api = {.name = "emu",
                               .runtime = &kRuntime,
+                              .decode = &vs_emu_decode,
                               .gram = &vs_emu_gram,
                               .mean = &vs_emu_mean,
                               .order = &vs_emu_order,

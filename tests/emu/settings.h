@@ -23,6 +23,8 @@ struct Settings {
 void use(const Settings& settings);
 // Calls since then.
 std::uint64_t calls();
+// Bytes that were copied to devices since then.
+std::size_t copied_bytes();
 // How often the needle was found since then. What a lost device holds does not count: nobody can
 // clear it.
 std::uint64_t needles_found();

@@ -1,0 +1,198 @@
+"""What devices decode themselves: sums of packed updates have the bits of the CPU's, and one update
+alone comes out as what decode() makes of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import veilsum
+from support.devices import every_device, results_of_losses
+from veilsum import Aggregator, ModelLayout, _native, encode
+from veilsum.arrays import round_to_bfloat16, widen_bfloat16
+
+Update = Any
+WINDOW_BYTES = 1 << 22
+
+# Ends of tensors, gaps and short last tiles around every size of a rotation block.
+LAYOUTS = {
+    "gaps": [
+        ("a", "f32", (5000,)),
+        ("b", "f16", (77,)),
+        ("c", "bf16", (8200,)),
+        ("d", "f32", (1,)),
+    ],
+    "tiny": [("a", "f32", (3,))],
+    "64": [("a", "f32", (64,)), ("b", "f32", (65,)), ("c", "f32", (63,))],
+    "256": [("a", "f32", (255,)), ("b", "f32", (257,))],
+    "1024": [("a", "f32", (1023,)), ("b", "f32", (1025 + 256,))],
+    "4096": [("a", "f32", (4095,)), ("b", "f32", (4097,)), ("c", "f32", (3 * 1024 + 3 * 256,))],
+    "wide": [("a", "f64", (4100,)), ("b", "f32", (70,))],
+}
+every_layout = pytest.mark.parametrize("shape", LAYOUTS)
+
+
+def layout_of(shape: str) -> ModelLayout:
+    return ModelLayout(_native.Layout(LAYOUTS[shape]))
+
+
+def as_dtype(values: np.ndarray[Any, Any], dtype: str) -> np.ndarray[Any, Any]:
+    if dtype == "bf16":
+        return widen_bfloat16(round_to_bfloat16(values.astype(np.float32)))
+    return values.astype({"f16": "f2", "f32": "f4", "f64": "f8"}[dtype])
+
+
+def arrays_of(number: int, layout: ModelLayout) -> dict[str, np.ndarray[Any, Any]]:
+    rng = np.random.default_rng(number)
+    return {
+        name: as_dtype(np.clip(rng.normal(size=shape) / 8, -0.9, 0.9), dtype)
+        for name, dtype, shape in layout.native.tensors
+    }
+
+
+def updates_of(codec: str, layout: ModelLayout, count: int = 3, **options: Any) -> list[Update]:
+    return [
+        encode(arrays_of(number, layout), codec=codec, layout=layout, seed=number, **options)
+        for number in range(count)
+    ]
+
+
+def digest_of(updates: list[Update], layout: ModelLayout, backend: str) -> str:
+    mean = Aggregator(layout, backend=backend, threads=2)
+    for number, update in enumerate(updates):
+        mean.add(update, weight=1 + 3**number, site=f"s{number}")
+    return mean.finish().digest
+
+
+def tables(layout: ModelLayout) -> list[dict[str, Any]]:
+    """Every way of scaling a ring codec: one scale, one per tensor, one per block."""
+    tensors = len(layout.native.tensors)
+    coordinates = layout.native.group_size(1)
+    return [
+        {"clip": 1.0},
+        {"clip": [1.0 + number / 3 for number in range(tensors)], "scales": "tensor"},
+        *(
+            {
+                "clip": [1.0 + number / 7 for number in range(-(-coordinates // block))],
+                "scales": "block",
+                "block": block,
+            }
+            for block in (256, 1024, 4096)
+        ),
+    ]
+
+
+@every_device
+@every_layout
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+def test_eden_updates_sum_as_on_the_cpu(bits: int, shape: str, backend: str) -> None:
+    layout = layout_of(shape)
+    updates = updates_of(f"eden{bits}", layout)
+    _native.use_pass_memory(window_bytes=WINDOW_BYTES, window_tiles=2)
+
+    assert digest_of(updates, layout, backend) == digest_of(updates, layout, "cpu")
+
+
+@every_device
+@pytest.mark.parametrize("bits", [*range(2, 65)])
+def test_ring_words_of_every_width_sum_as_on_the_cpu(bits: int, backend: str) -> None:
+    layout = layout_of("gaps")
+    updates = updates_of(f"ring{bits}", layout, clip=1.0)
+
+    assert digest_of(updates, layout, backend) == digest_of(updates, layout, "cpu")
+
+
+@every_device
+@every_layout
+@pytest.mark.parametrize("hadamard", [0, 64, 256, 1024, 4096])
+def test_ring_updates_with_every_rotation_and_table_sum_as_on_the_cpu(
+    hadamard: int, shape: str, backend: str
+) -> None:
+    layout = layout_of(shape)
+    _native.use_pass_memory(window_bytes=WINDOW_BYTES, window_tiles=2)
+    for options in tables(layout):
+        rotation = {"hadamard": hadamard, "overrange": "clip"} if hadamard else {}
+        updates = updates_of("ring11", layout, **options, **rotation)
+        assert digest_of(updates, layout, backend) == digest_of(updates, layout, "cpu")
+
+
+@every_device
+@pytest.mark.parametrize(
+    ("codec", "options"),
+    [
+        ("eden3", {}),
+        ("ring5", {"clip": 1.0}),
+        ("ring33", {"clip": 1.0, "hadamard": 1024, "overrange": "clip"}),
+    ],
+)
+def test_one_update_alone_comes_out_as_it_is_decoded(
+    codec: str, options: dict[str, Any], backend: str
+) -> None:
+    layout = layout_of("4096")
+    [update] = updates_of(codec, layout, 1, **options)
+    mean = Aggregator(layout, backend=backend)
+    mean.add(update, weight=1, site="s")
+
+    found = mean.finish().arrays
+    for name, array in veilsum.decode(update).items():
+        # Sums are exact to 2^-61 of the largest value of a tile and more.
+        assert np.allclose(found[name], array, rtol=2**-24, atol=2.0**-55)
+
+
+@every_device
+@pytest.mark.parametrize("empty", [0, 1])
+def test_blocks_of_zeros_have_no_scale_and_stay_zeros(empty: int, backend: str) -> None:
+    layout = layout_of("4096")
+    arrays = arrays_of(0, layout)
+    arrays[("a", "c")[empty]][:] = 0
+    updates = [encode(arrays, codec="eden2", layout=layout, seed=1)]
+
+    assert digest_of(updates, layout, backend) == digest_of(updates, layout, "cpu")
+
+
+def mixed(layout: ModelLayout) -> list[Update]:
+    return [
+        *updates_of("eden4", layout, 2),
+        *updates_of("ring7", layout, 2, clip=1.0, hadamard=4096, overrange="clip"),
+        *updates_of("ring20", layout, 1, clip=1.0),
+        *updates_of("int8", layout, 1),
+    ]
+
+
+@every_device
+def test_neither_order_nor_launch_shape_nor_window_shows(backend: str) -> None:
+    layout = layout_of("gaps")
+    updates = mixed(layout)
+    expected = digest_of(updates, layout, "cpu")
+
+    for seed, blocks, threads, tiles in [(1, 1, 32, 1), (2, 2, 96, 2), (3, 3, 256, 256)]:
+        _native.use_emulator(seed=seed)
+        _native.use_launch_shape(blocks=blocks, threads=threads)
+        _native.use_pass_memory(window_bytes=WINDOW_BYTES, window_tiles=tiles)
+        assert digest_of(updates, layout, backend) == expected
+
+
+def test_packed_updates_take_less_of_the_bus_than_values() -> None:
+    layout = layout_of("gaps")
+    sizes = {}
+    for codec in ("f32", "eden1"):
+        _native.use_emulator()
+        digest_of(updates_of(codec, layout, 8), layout, "emu")
+        sizes[codec] = _native.emulator_copied_bytes()
+
+    assert sizes["eden1"] < sizes["f32"] / 3
+
+
+def test_a_device_that_is_lost_on_the_way_gives_no_sum_and_keeps_nothing() -> None:
+    layout = layout_of("gaps")
+    updates = mixed(layout)
+    expected = digest_of(updates, layout, "cpu")
+    _native.use_pass_memory(window_bytes=WINDOW_BYTES, window_tiles=2)
+
+    found = results_of_losses(lambda: digest_of(updates, layout, "emu"), step=3)
+
+    done = found.index(expected)
+    assert found == [None] * done + [expected] * (len(found) - done)
+    assert done > len(found) // 2
