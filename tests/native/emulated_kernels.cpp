@@ -117,6 +117,51 @@ Result run_mean(const DeviceStream& stream) {
   return all;
 }
 
+// --- masked sums ---------------------------------------------------------------------------
+
+// Three tiles and a part, from inside a tile on; more keys than go through shared memory at once.
+Result masks_of(const DeviceStream& stream, bool aes, bool wide) {
+  constexpr std::size_t kWords = 1700;
+  constexpr std::size_t kKeys = 9;
+  const OnDeviceCopy<unsigned char> keys(
+      stream, random_bytes(kKeys * (aes ? sizeof(DeviceAesKey) : sizeof(DeviceChaChaKey)), 5));
+  const DeviceBuffer sums(stream, kWords * (wide ? 8 : 4));
+  stream.clear(sums.as<void>(), sums.bytes());
+  const MaskWindow window = {.sums = {sums.as<void>(), kWords, wide},
+                             .aes = aes,
+                             .keys = keys.at(),
+                             .added = 5,
+                             .subtracted = kKeys - 5,
+                             .stream = 1,
+                             .bits = wide ? 41u : 22u,
+                             .first = 300};
+  stream.device().check(stream.device().api().masks->add_masks(stream.launch(), window), "masks");
+  return read(stream, sums);
+}
+
+Result packed_of(const DeviceStream& stream, bool wide) {
+  constexpr std::size_t kWords = 1700;
+  constexpr std::size_t kUploads = 3;
+  const unsigned bits = wide ? 41 : 22;
+  const std::size_t stride = packed_stride(kWords, bits);
+  const OnDeviceCopy<unsigned char> strings(stream, random_bytes(kUploads * stride, 6));
+  const DeviceBuffer sums(stream, kWords * (wide ? 8 : 4));
+  stream.clear(sums.as<void>(), sums.bytes());
+  const PackedWindow window = {
+      {sums.as<void>(), kWords, wide}, strings.at(), kUploads, stride, bits};
+  stream.device().check(stream.device().api().masks->add_packed(stream.launch(), window), "packed");
+  return read(stream, sums);
+}
+
+Result run_masks(const DeviceStream& stream) {
+  Result all;
+  for (const bool wide : {false, true}) {
+    for (const bool aes : {false, true}) append(all, masks_of(stream, aes, wide));
+    append(all, packed_of(stream, wide));
+  }
+  return all;
+}
+
 // --- all of them -----------------------------------------------------------------------------
 
 struct Family {
@@ -126,6 +171,7 @@ struct Family {
 
 constexpr Family kFamilies[] = {
     {"mean", run_mean},
+    {"masks", run_masks},
 };
 
 struct Run {
