@@ -18,7 +18,7 @@ from support.federation import (
     rounding_seed,
     small_model,
 )
-from veilsum import Aggregator, secagg
+from veilsum import Aggregator, _native, secagg
 from veilsum._native import Layout
 from veilsum.control import (
     Deadlines,
@@ -566,6 +566,21 @@ def test_a_plain_result_of_a_device_is_that_of_the_cpu() -> None:
 
     assert digests["emu:1"] == digests["cpu"]
     assert all(digests["cpu"])
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("lost_at_call", [1, 12])
+def test_a_device_that_is_lost_ends_the_run_with_the_reason(
+    lost_at_call: int, masked: bool
+) -> None:
+    federation = Federation(SITES, backend="emu")
+    _native.use_emulator(lost_at_call=lost_at_call)
+
+    status = run(federation, spec(masked))
+
+    assert status.state == "aborted"
+    assert "on emu:0" in status.reason
+    assert status.reason.endswith("failed: the device is lost")
 
 
 @pytest.mark.parametrize(

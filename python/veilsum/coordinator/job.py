@@ -47,7 +47,7 @@ from veilsum.coordinator.policy import missing_sites, shortfall
 from veilsum.coordinator.round import Receiver, Round
 from veilsum.coordinator.rounds import ModelRef, RoundFactory
 from veilsum.coordinator.server_step import apply_mean, saved_state, start_optimizer
-from veilsum.errors import ConfigError, PeerError, RoundAborted
+from veilsum.errors import ConfigError, DeviceError, PeerError, RoundAborted
 from veilsum.model import result_digest
 
 JOIN = "join"
@@ -277,7 +277,7 @@ class Job:
         journal = Journal(invitation, joined_s=now - phase.began)
         try:
             opened = self._factory.make(self._spec, invitation, phase.model.ref, journal)
-        except ConfigError as error:
+        except (ConfigError, DeviceError) as error:
             return self._end("aborted", f"round {phase.round.number}: {error}")
         running = Running(phase.model, invitation, opened)
         self._phase = running

@@ -13,7 +13,7 @@ from veilsum.coordinator.journal import Invitation, Journal, size_bytes
 from veilsum.coordinator.outcome import Failed, Finished, Outcome
 from veilsum.coordinator.plain_receiver import PlainReceiver
 from veilsum.coordinator.policy import shortfall
-from veilsum.errors import DecodeError, PeerError
+from veilsum.errors import DecodeError, DeviceError, PeerError
 from veilsum.model import ModelLayout, result_digest
 
 PHASE = "updates"
@@ -141,8 +141,11 @@ class PlainRound:
         reason = shortfall("sent an update", count, invited, self._spec.min_sites)
         self.outcome = self._mean() if reason is None else Failed(reason)
 
-    def _mean(self) -> Finished:
-        tensors = self._aggregator.finish()
+    def _mean(self) -> Finished | Failed:
+        try:
+            tensors = self._aggregator.finish()
+        except DeviceError as error:
+            return Failed(str(error))
         names = (name for name, _, _ in self._layout.native.tensors)
         mean = dict(zip(names, tensors, strict=True))
         return Finished(
