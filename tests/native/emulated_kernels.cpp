@@ -162,6 +162,119 @@ Result run_masks(const DeviceStream& stream) {
   return all;
 }
 
+// --- rules ---------------------------------------------------------------------------------
+
+// Rows of small floats with many ties, one behind the other, and where each starts.
+template <class Value>
+struct Rows {
+  Rows(const DeviceStream& stream, std::size_t count, std::size_t tiles)
+      : values(stream, small_values(count * tiles * kTile)) {
+    for (std::size_t r = 0; r < count; ++r)
+      starts.push_back(reinterpret_cast<const unsigned char*>(values.at(r * tiles * kTile)));
+  }
+  static std::vector<Value> small_values(std::size_t count) {
+    std::vector<Value> all(count);
+    const std::vector<unsigned char> bytes = random_bytes(count, 2);
+    for (std::size_t i = 0; i < count; ++i) all[i] = static_cast<Value>(bytes[i] - 128) / 16;
+    return all;
+  }
+
+  const OnDeviceCopy<Value> values;
+  std::vector<const unsigned char*> starts;
+};
+
+// `in_memory`: sorted there, as columns are that no shared memory holds.
+template <class Value>
+Result ordered(const DeviceStream& stream, std::size_t count, ColumnRule rule, bool in_memory) {
+  constexpr bool kWide = sizeof(Value) == sizeof(double);
+  const Rows<Value> rows(stream, count, 1);
+  const OnDeviceCopy<const unsigned char*> row(stream, rows.starts);
+  const OnDeviceCopy<MeanFormat> format(
+      stream, std::vector<MeanFormat>(kTile / 64, kWide ? MeanFormat::f64 : MeanFormat::f32));
+  const DeviceBuffer results(stream, kTile * sizeof(Value));
+  const DeviceBuffer scratch(
+      stream, in_memory ? kTile / kOrderPiece * sorted_piece_bytes(count, kWide) : 0);
+  const ColumnOrder order = {.rule = rule,
+                             .wide = kWide,
+                             .tiles = 1,
+                             .rows = count,
+                             .row = row.at(),
+                             .first = 1,
+                             .kept = count - 2,
+                             .reciprocal = 1.0 / static_cast<double>(count - 2),
+                             .format = format.at(),
+                             .scratch = scratch.as<void>(),
+                             .results = results.as<void>()};
+  const OrderLaunchers& kernels = *stream.device().api().order;
+  stream.device().check(kernels.order_columns(stream.launch(), order), "order_columns");
+  return read(stream, results);
+}
+
+template <class Value>
+Result mixed(const DeviceStream& stream) {
+  const Rows<Value> rows(stream, 3, 1);
+  const DeviceBuffer means(stream, kTile * sizeof(Value));
+  const OnDeviceCopy<MixTerm> term(stream,
+                                   {{rows.starts[0], 1}, {rows.starts[1], 2}, {rows.starts[2], 4}});
+  const OnDeviceCopy<MixRow> row(stream, {{means.as<unsigned char>(), 0, 3, 7, 1.0 / 7}});
+  const OnDeviceCopy<int> exponent(stream, {40});
+  const RowMeans job = {.wide = sizeof(Value) == sizeof(double),
+                        .tiles = 1,
+                        .rows = 1,
+                        .row = row.at(),
+                        .term = term.at(),
+                        .exponent = exponent.at()};
+  const OrderLaunchers& kernels = *stream.device().api().order;
+  stream.device().check(kernels.mean_rows(stream.launch(), job), "mean_rows");
+  return read(stream, means);
+}
+
+template <class Value>
+void append_orders(const DeviceStream& stream, Result& all) {
+  append(all, mixed<Value>(stream));
+  for (const ColumnRule rule : {ColumnRule::median, ColumnRule::middle, ColumnRule::nearest}) {
+    for (const std::size_t count : {3, 7, 40})
+      append(all, ordered<Value>(stream, count, rule, false));
+    append(all, ordered<Value>(stream, 40, rule, true));
+  }
+}
+
+Result run_order(const DeviceStream& stream) {
+  Result all;
+  append_orders<float>(stream, all);
+  append_orders<double>(stream, all);
+  return all;
+}
+
+template <class Value>
+Result multiplied(const DeviceStream& stream) {
+  constexpr std::size_t kRows = 18;                        // three tiles of pairs
+  constexpr std::size_t kSomeTiles = kGramRangeTiles + 1;  // two ranges
+  const Rows<Value> rows(stream, kRows, kSomeTiles);
+  std::vector<GramRow> table;
+  for (const unsigned char* start : rows.starts) table.push_back({start, 0.25});
+  const OnDeviceCopy<GramRow> row(stream, table);
+  const DeviceBuffer gram(stream, 2 * kRows * (kRows + 1) / 2 * sizeof(double));
+  WindowGram window = {.wide = sizeof(Value) == sizeof(double),
+                       .tiles = kSomeTiles,
+                       .rows = kRows,
+                       .row = row.at(),
+                       .first = true,
+                       .gram = gram.as<double>()};
+  const GramLaunchers& kernels = *stream.device().api().gram;
+  stream.device().check(kernels.add_window(stream.launch(), window), "add_window");
+  window.first = false;
+  window.tiles = 1;
+  stream.device().check(kernels.add_window(stream.launch(), window), "add_window");
+  return read(stream, gram);
+}
+
+Result run_gram(const DeviceStream& stream) {
+  Result all = multiplied<float>(stream);
+  append(all, multiplied<double>(stream));
+  return all;
+}
+
 // --- all of them -----------------------------------------------------------------------------
 
 struct Family {
@@ -172,6 +285,8 @@ struct Family {
 constexpr Family kFamilies[] = {
     {"mean", run_mean},
     {"masks", run_masks},
+    {"order", run_order},
+    {"gram", run_gram},
 };
 
 struct Run {
