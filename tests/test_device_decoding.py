@@ -152,6 +152,14 @@ def test_blocks_of_zeros_have_no_scale_and_stay_zeros(empty: int, backend: str) 
     assert digest_of(updates, layout, backend) == digest_of(updates, layout, "cpu")
 
 
+@every_device
+def test_noise_in_gaps_is_no_value_beyond_the_screened_ones(backend: str) -> None:
+    layout = layout_of("tiny")  # 3 values and 61 coordinates of nobody
+    updates = updates_of("ring2", layout, 8, clip=1.0, hadamard=64, overrange="clip")
+
+    assert digest_of(updates, layout, backend) == digest_of(updates, layout, "cpu")
+
+
 def mixed(layout: ModelLayout) -> list[Update]:
     return [
         *updates_of("eden4", layout, 2),
