@@ -71,6 +71,12 @@ int destroy_event(void* event) { return checked(cudaEventDestroy(event_of(event)
 int record(void* event, void* stream) {
   return checked(cudaEventRecord(event_of(event), stream_of(stream)));
 }
+int create_timed_event(void** event) {
+  return checked(cudaEventCreate(reinterpret_cast<cudaEvent_t*>(event)));
+}
+int elapsed(void* begin, void* end, float* milliseconds) {
+  return checked(cudaEventElapsedTime(milliseconds, event_of(begin), event_of(end)));
+}
 int wait(void* stream, void* event) {
   return checked(cudaStreamWaitEvent(stream_of(stream), event_of(event), 0));
 }
@@ -93,6 +99,9 @@ int to_device(void* to, const void* from, std::size_t bytes, void* stream) {
 int to_host(void* to, const void* from, std::size_t bytes, void* stream) {
   return checked(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream_of(stream)));
 }
+int copy(void* to, const void* from, std::size_t bytes, void* stream) {
+  return checked(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream_of(stream)));
+}
 int clear(void* memory, std::size_t bytes, void* stream) {
   return checked(cudaMemsetAsync(memory, 0, bytes, stream_of(stream)));
 }
@@ -104,10 +113,29 @@ void describe(int status, char* text, std::size_t size, int* out_of_memory) {
 }
 
 constexpr RuntimeApi kRuntime = {
-    device_count, facts,        use_device,      device_of,      create_stream, destroy_stream,
-    synchronize,  create_event, destroy_event,   record,         wait,          synchronize_event,
-    allocate,     release,      allocate_pinned, release_pinned, to_device,     to_host,
-    clear,        describe,
+    device_count,
+    facts,
+    use_device,
+    device_of,
+    create_stream,
+    destroy_stream,
+    synchronize,
+    create_event,
+    destroy_event,
+    record,
+    create_timed_event,
+    elapsed,
+    wait,
+    synchronize_event,
+    allocate,
+    release,
+    allocate_pinned,
+    release_pinned,
+    to_device,
+    to_host,
+    copy,
+    clear,
+    describe,
 };
 
 }  // namespace
@@ -119,6 +147,7 @@ extern const OrderLaunchers vs_cuda_order;
 extern const RotationLaunchers vs_cuda_rotation;
 extern const TensorLaunchers vs_cuda_tensors;
 extern const MaskLaunchers vs_cuda_masks;
+extern const BenchLaunchers vs_cuda_bench;
 
 extern const DeviceApi vs_cuda_api;
 const DeviceApi vs_cuda_api = {.name = "cuda",
@@ -129,6 +158,7 @@ const DeviceApi vs_cuda_api = {.name = "cuda",
                                .order = &vs_cuda_order,
                                .rotation = &vs_cuda_rotation,
                                .tensors = &vs_cuda_tensors,
-                               .masks = &vs_cuda_masks};
+                               .masks = &vs_cuda_masks,
+                               .bench = &vs_cuda_bench};
 
 }  // namespace veilsum

@@ -4,6 +4,7 @@
 PYBIND11_MODULE(_native, module) {
   veilsum::register_errors(module);
   veilsum::register_devices(module);
+  veilsum::register_device_bench(module);
   veilsum::register_device_arrays(module);
   veilsum::register_secrets(module);
   veilsum::register_layout(module);

@@ -7,6 +7,7 @@ namespace veilsum {
 
 void register_errors(pybind11::module_& module);
 void register_devices(pybind11::module_& module);
+void register_device_bench(pybind11::module_& module);
 void register_device_arrays(pybind11::module_& module);
 void register_secrets(pybind11::module_& module);
 void register_layout(pybind11::module_& module);

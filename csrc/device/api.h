@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "device/bench_launchers.h"
 #include "device/decode_launchers.h"
 #include "device/gram_launchers.h"
 #include "device/mask_launchers.h"
@@ -41,6 +42,9 @@ struct RuntimeApi {
   int (*create_event)(void** event);
   int (*destroy_event)(void* event);
   int (*record)(void* event, void* stream);
+  // An event that also keeps when it happened, and the time between two of these that have.
+  int (*create_timed_event)(void** event);
+  int (*elapsed)(void* begin, void* end, float* milliseconds);
   // What is done on the stream from now on waits for the event.
   int (*wait)(void* stream, void* event);
   int (*synchronize_event)(void* event);
@@ -53,6 +57,7 @@ struct RuntimeApi {
 
   int (*to_device)(void* to, const void* from, std::size_t bytes, void* stream);
   int (*to_host)(void* to, const void* from, std::size_t bytes, void* stream);
+  int (*copy)(void* to, const void* from, std::size_t bytes, void* stream);  // on one device
   int (*clear)(void* memory, std::size_t bytes, void* stream);
 
   // Name and explanation of a status. `out_of_memory` is 1 if it says so.
@@ -70,6 +75,7 @@ struct DeviceApi {
   const RotationLaunchers* rotation;
   const TensorLaunchers* tensors;
   const MaskLaunchers* masks;
+  const BenchLaunchers* bench;
 };
 
 }  // namespace veilsum

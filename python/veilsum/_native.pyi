@@ -121,6 +121,21 @@ def emulator_bytes() -> int:
 def require_device(name: str) -> None:
     """Raises ConfigError or DeviceError unless there is a device of this name."""
 
+def device_benchmarks() -> tuple[str, ...]:
+    """What device_benchmark() can time."""
+
+def device_benchmark(
+    backend: str, name: str, *, bytes: int, repeats: int
+) -> tuple[tuple[float, ...], float, float]:
+    """Times a copy or a kernel on about so many bytes, by the device's own clock: (seconds of each
+    repetition, bytes read and written by one, integer operations of one or 0). What an emulated
+    device says is the host's time.
+
+    Raises:
+        ConfigError: no such benchmark.
+        DeviceError: no such device, or it failed.
+    """
+
 def cuda_status() -> tuple[bool, tuple[str, ...], str]:
     """(built with CUDA, device names, why there is no device or ""). Never raises."""
 

@@ -1,6 +1,7 @@
 // Emulated devices: memory of exact size, streams whose work waits until somebody waits for it.
 // So a copy that is not waited for has not happened, and memory that is freed too early is gone.
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -24,6 +25,7 @@ extern const OrderLaunchers vs_emu_order;
 extern const RotationLaunchers vs_emu_rotation;
 extern const TensorLaunchers vs_emu_tensors;
 extern const MaskLaunchers vs_emu_masks;
+extern const BenchLaunchers vs_emu_bench;
 }  // namespace veilsum
 
 namespace vs_emu {
@@ -33,6 +35,7 @@ enum Status : int { ok, invalid, out_of_memory, fault };
 
 struct Event {
   bool happened = true;  // an event that was never recorded holds nobody up
+  std::chrono::steady_clock::time_point when{};
 };
 
 // Whoever waits for an event may do so longer than it has a handle.
@@ -204,7 +207,22 @@ int record(void* event, void* stream) {
   const EventOwner own = event_of(event);
   if (!is_ours(stream)) return ok;  // a default stream, on which nobody else works
   own->happened = false;
-  stream_of(stream).work.push_back({"record", [own] { own->happened = true; }, nullptr});
+  const auto happen = [own] {
+    own->happened = true;
+    own->when = std::chrono::steady_clock::now();
+  };
+  stream_of(stream).work.push_back({"record", happen, nullptr});
+  return ok;
+}
+
+// The host's time, which says nothing about a device.
+int elapsed(void* begin, void* end, float* milliseconds) {
+  const Lock lock(devices().mutex);
+  if (const int status = begin_call()) return status;
+  if (!event_of(begin)->happened || !event_of(end)->happened) return invalid;
+  const std::chrono::duration<float, std::milli> between =
+      event_of(end)->when - event_of(begin)->when;
+  *milliseconds = between.count();
   return ok;
 }
 
@@ -268,7 +286,7 @@ int release_pinned(void* memory) {
   return ok;
 }
 
-int copy(const char* what, void* to, const void* from, std::size_t bytes, void* stream) {
+int start_copy(const char* what, void* to, const void* from, std::size_t bytes, void* stream) {
   const Lock lock(devices().mutex);
   if (const int status = begin_call()) return status;
   stream_of(stream).work.push_back({what, [=] { std::memcpy(to, from, bytes); }, nullptr});
@@ -280,10 +298,14 @@ int to_device(void* to, const void* from, std::size_t bytes, void* stream) {
     const Lock lock(devices().mutex);
     devices().copied_bytes += bytes;
   }
-  return copy("copy to the device", to, from, bytes, stream);
+  return start_copy("copy to the device", to, from, bytes, stream);
 }
 int to_host(void* to, const void* from, std::size_t bytes, void* stream) {
-  return copy("copy to the host", to, from, bytes, stream);
+  return start_copy("copy to the host", to, from, bytes, stream);
+}
+
+int copy(void* to, const void* from, std::size_t bytes, void* stream) {
+  return start_copy("copy on the device", to, from, bytes, stream);
 }
 
 int clear(void* memory, std::size_t bytes, void* stream) {
@@ -358,13 +380,29 @@ namespace veilsum {
 namespace {
 
 constexpr RuntimeApi kRuntime = {
-    vs_emu::device_count,   vs_emu::facts,         vs_emu::use_device,
-    vs_emu::device_of,      vs_emu::create_stream, vs_emu::destroy_stream,
-    vs_emu::synchronize,    vs_emu::create_event,  vs_emu::destroy_event,
-    vs_emu::record,         vs_emu::wait,          vs_emu::synchronize_event,
-    vs_emu::allocate,       vs_emu::release,       vs_emu::allocate_pinned,
-    vs_emu::release_pinned, vs_emu::to_device,     vs_emu::to_host,
-    vs_emu::clear,          vs_emu::describe,
+    vs_emu::device_count,
+    vs_emu::facts,
+    vs_emu::use_device,
+    vs_emu::device_of,
+    vs_emu::create_stream,
+    vs_emu::destroy_stream,
+    vs_emu::synchronize,
+    vs_emu::create_event,
+    vs_emu::destroy_event,
+    vs_emu::record,
+    vs_emu::create_event,
+    vs_emu::elapsed,
+    vs_emu::wait,
+    vs_emu::synchronize_event,
+    vs_emu::allocate,
+    vs_emu::release,
+    vs_emu::allocate_pinned,
+    vs_emu::release_pinned,
+    vs_emu::to_device,
+    vs_emu::to_host,
+    vs_emu::copy,
+    vs_emu::clear,
+    vs_emu::describe,
 };
 
 }  // namespace
@@ -378,6 +416,7 @@ const DeviceApi vs_emu_api = {.name = "emu",
                               .order = &vs_emu_order,
                               .rotation = &vs_emu_rotation,
                               .tensors = &vs_emu_tensors,
-                              .masks = &vs_emu_masks};
+                              .masks = &vs_emu_masks,
+                              .bench = &vs_emu_bench};
 
 }  // namespace veilsum
