@@ -4,8 +4,8 @@
     python3 bench/gpu.py --backend emu --quick   the same way on emulated devices, whose times
                                                  say nothing
 
-Needs numpy and pybind11, no network and nothing installed: the module is built in build/gpu and used
-from there. --sanitize also runs the tests of devices under compute-sanitizer.
+Needs numpy and pybind11, no network and nothing installed: the module is built in build/gpu and
+used from there. --sanitize also runs the tests of devices under compute-sanitizer.
 
 Every kernel's time stands beside the least that its bytes could take at the measured speed of
 copies on the device, and every round's beside that of its bytes over the bus.

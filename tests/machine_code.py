@@ -72,7 +72,7 @@ class Instruction:
 
     @property
     def fused(self) -> bool:
-        """Whether a product is added without being rounded; with RZ it is a way to set a constant."""
+        """Whether a product is added unrounded; with RZ it is a way to set a constant."""
         return self.family in _FUSED and "RZ" not in self.operands
 
     @property

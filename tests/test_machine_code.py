@@ -40,7 +40,7 @@ def test_no_kernel_uses_local_memory(found: dict[str, Row], name: str) -> None:
 
 @pytest.mark.parametrize("name", TABLE)
 def test_a_product_is_rounded_before_it_is_added(found: dict[str, Row], name: str) -> None:
-    assert found[name]["fused_multiplies"] == 0
+    assert found[name]["fused_multiplies"] == TABLE[name]["fused_multiplies"]
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -56,17 +56,18 @@ def test_a_kernel_costs_no_more_than_the_table_says(found: dict[str, Row], name:
 
 # --- of the table itself ---------------------------------------------------------------------
 
-# It picks a byte of a block of keystream by its number; the block is on the stack for that.
-WITH_A_STACK = {"mask_kernel"}
+# The one kernel that asks for it: products of two floats are exact in a double, so the sum is
+# rounded once, fused or not.
+FUSED = {"gram_kernel<float>"}
 
 
-@pytest.mark.parametrize("name", sorted(TABLE.keys() - WITH_A_STACK))
+@pytest.mark.parametrize("name", TABLE)
 def test_nothing_in_the_table_is_out_of_bounds(name: str) -> None:
     row = TABLE[name]
 
     assert row["stack_bytes"] == 0
     assert row["local_accesses"] == 0
-    assert row["fused_multiplies"] == 0
+    assert row["fused_multiplies"] == 0 or name in FUSED
     assert row["registers"] <= 255
 
 

@@ -127,10 +127,14 @@ DeviceTimes time_mean(const DeviceStream& stream, const WindowForm& form, std::s
   const DeviceBuffer input(stream, input_bytes);
   stream.clear(input.as<void>(), input_bytes);
   std::vector<WindowTerm> terms;
+  // Codes first, then scales: what is loaded sixteen bytes at a time is aligned so.
+  const std::size_t scales_at = kUpdates * tiles * form.code_bytes();
   for (std::size_t tile = 0; tile < tiles; ++tile)
     for (std::size_t update = 0; update < kUpdates; ++update) {
-      auto* const codes = input.as<unsigned char>((update * tiles + tile) * form.tile_bytes());
-      terms.push_back({codes, codes + form.code_bytes(), 1, ~std::uint64_t{0}});
+      const std::size_t place = update * tiles + tile;
+      terms.push_back({input.as<unsigned char>(place * form.code_bytes()),
+                       input.as<unsigned char>(scales_at + place * form.scale_bytes()), 1,
+                       ~std::uint64_t{0}});
     }
   const std::vector<TileDivisor> divisors(tiles, {1.0 / kUpdates, 0});
   const std::vector<MeanFormat> formats(tiles * kTile / 64, MeanFormat::f32);
