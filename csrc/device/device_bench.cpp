@@ -73,6 +73,7 @@ DeviceTimes time_bus(const DeviceStream& stream, std::size_t bytes, unsigned rep
                      bool to_device) {
   const PinnedBuffer host(stream.device(), bytes);
   const DeviceBuffer memory(stream, bytes);
+  const DrainAtExit drain(stream);
   std::fill_n(host.as<unsigned char>(), bytes, static_cast<unsigned char>(1));
   stream.clear(memory.as<void>(), bytes);
   stream.synchronize();
@@ -143,6 +144,7 @@ DeviceTimes time_mean(const DeviceStream& stream, const WindowForm& form, std::s
   const DeviceBuffer format(stream, formats.size() * sizeof(MeanFormat));
   const DeviceBuffer means(stream, tiles * kTile * sizeof(float));
   const DeviceBuffer beyond(stream, sizeof(std::uint32_t));
+  const DrainAtExit drain(stream);
   stream.to_device(term.as<void>(), terms.data(), term.bytes());
   stream.to_device(divisor.as<void>(), divisors.data(), divisor.bytes());
   stream.to_device(format.as<void>(), formats.data(), format.bytes());

@@ -16,7 +16,7 @@ struct Settings {
   std::uint64_t lost_at_call = 0;
   // Secret bytes that must not be found in memory that is given back, nor in the shared memory that
   // a block leaves; empty: nothing is looked for.
-  std::string needle;
+  std::string needle{};
 };
 
 // Applies from the next call on; calls are counted anew.
