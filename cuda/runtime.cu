@@ -46,6 +46,8 @@ int use_device(int device, int* previous) {
   return *previous == device ? 0 : checked(cudaSetDevice(device));
 }
 
+int synchronize_device() { return checked(cudaDeviceSynchronize()); }
+
 int device_of(const void* memory, int* device) {
   cudaPointerAttributes attributes;
   if (const int status = checked(cudaPointerGetAttributes(&attributes, memory))) return status;
@@ -116,6 +118,7 @@ constexpr RuntimeApi kRuntime = {
     device_count,
     facts,
     use_device,
+    synchronize_device,
     device_of,
     create_stream,
     destroy_stream,

@@ -135,6 +135,14 @@ def test_an_array_lives_as_long_as_somebody_reads_it() -> None:
     ("changes", "reason"),
     [
         ({"strides": (4, 12)}, "C-contiguous"),
+        ({"strides": ()}, "2 dimensions and 0 strides"),
+        ({"strides": (4,)}, "2 dimensions and 1 strides"),
+        ({"shape": (3, -4)}, "cannot have the shape"),
+        ({"shape": (-3, -4)}, "cannot have the shape"),
+        ({"shape": (2**62, 4)}, "cannot have the shape"),
+        ({"shape": (2**40, 2**40), "strides": (0, 4)}, "cannot have the shape"),
+        ({"typestr": ">f4"}, "byte order"),
+        ({"mask": 1}, "mask"),
         ({"typestr": "<c8"}, "dtype"),
         ({"typestr": "|b1"}, "dtype"),
         ({"data": (np.zeros(12).ctypes.data, False)}, "not that of a device"),
@@ -144,6 +152,71 @@ def test_what_cannot_be_read_in_place_is_refused(changes: dict[str, Any], reason
     own = _native.DeviceArray("emu:0", np.zeros((3, 4), np.float32), "f32")
     with pytest.raises(ConfigError, match=reason):
         _native.device_array(Foreign(own, **changes), kind="emu")
+
+
+def test_values_that_are_not_aligned_are_refused_before_a_kernel_faults_on_them() -> None:
+    own = _native.DeviceArray("emu:0", np.zeros((3, 4), np.float32), "f32")
+    place = own.__cuda_array_interface__["data"][0]
+    with pytest.raises(ConfigError, match="not aligned"):
+        _native.device_array(Foreign(own, shape=(2,), data=(place + 2, False)), kind="emu")
+
+
+@pytest.mark.parametrize(
+    ("shape", "strides"), [((4, 0), (4, 4)), ((2, 0, 3), (12, 12, 4)), ((0,), None)]
+)
+def test_an_array_of_nothing_has_any_strides(
+    shape: tuple[int, ...], strides: tuple[int, ...] | None
+) -> None:
+    own = _native.DeviceArray("emu:0", np.zeros(4, np.float32), "f32")
+    taken = _native.device_array(
+        Foreign(own, shape=shape, strides=strides, data=(0, False)), kind="emu"
+    )
+    assert taken.to_host().shape == shape
+
+
+class Lent:
+    """What a library with DLPack says of an array of its own."""
+
+    def __init__(self, array: _native.DeviceArray, where: Any = None) -> None:
+        self._array = array
+        self._where = array.__dlpack_device__() if where is None else where
+
+    def __dlpack_device__(self) -> Any:
+        return self._where
+
+    def __dlpack__(self, *, stream: int) -> Any:
+        assert stream
+        return self._array.__dlpack__(stream=stream)
+
+
+def test_an_array_comes_in_through_dlpack_where_it_lies() -> None:
+    values = np.arange(12, dtype=np.float32).reshape(3, 4)
+    lent = Lent(_native.DeviceArray("emu:1", values, "f32"))
+
+    assert _native.is_device_array(lent)
+    taken = _native.device_array(lent)
+    del lent
+
+    assert (taken.device, taken.shape, taken.dtype) == ("emu:1", (3, 4), "f32")
+    assert (taken.to_host() == values).all()
+    del taken
+    assert _native.emulator_bytes() == 0
+
+
+def test_an_array_that_is_elsewhere_than_it_says_is_refused() -> None:
+    own = _native.DeviceArray("emu:1", np.zeros(4, np.float32), "f32")
+    with pytest.raises(ConfigError, match="not on the device that it says"):
+        _native.device_array(Lent(own, (12, 0)))
+    for where in (("x", 0), (12,), None.__class__, 3):
+        assert not _native.is_device_array(Lent(own, where))
+
+
+def test_a_wrong_shape_is_refused_before_anything_is_copied() -> None:
+    layout = layout_of("f32", 4)
+    own = _native.DeviceArray("emu:0", np.zeros(5, np.float32), "f32")
+    _native.use_emulator(lost_at_call=1)  # no call is made
+    with pytest.raises(PeerError, match=r"shape \(5,\), the layout has \(4,\)"):
+        Aggregator(layout).add({"t0": own}, weight=1, site="lyon")
 
 
 def test_an_array_on_another_device_than_the_aggregators_is_copied() -> None:

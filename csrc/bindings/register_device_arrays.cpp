@@ -1,8 +1,12 @@
 // Arrays in device memory, in and out: __cuda_array_interface__ version 3 and DLPack.
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "bindings/adding.h"
 #include "bindings/arrays.h"
@@ -24,42 +28,89 @@ namespace {
 
 // --- in ------------------------------------------------------------------------------
 
-[[noreturn]] void refuse_strides() {
-  throw ConfigError("an array on a device must be C-contiguous",
-                    "make it so on the device, for example with .contiguous()");
+// Everything that foreign objects say of themselves is checked here, once. What cannot be checked
+// is whether memory reaches as far as they say.
+
+// Sizes of all dimensions, whose product in bytes is a number.
+std::vector<py::ssize_t> checked_shape(const std::vector<std::int64_t>& extents, DType dtype) {
+  std::size_t bytes = dtype_size(dtype);
+  bool empty = false;
+  bool fits = true;
+  for (const std::int64_t extent : extents) {
+    empty |= extent == 0;
+    fits &= extent >= 0 && (extent == 0 || !__builtin_mul_overflow(
+                                               bytes, static_cast<std::size_t>(extent), &bytes));
+  }
+  const bool negative = std::any_of(extents.begin(), extents.end(), [](auto e) { return e < 0; });
+  if (negative || (!fits && !empty) || (!empty && bytes > std::size_t{PTRDIFF_MAX}))
+    throw ConfigError("an array cannot have the shape that it says it has");
+  return {extents.begin(), extents.end()};
 }
 
-void require_contiguous(const std::vector<py::ssize_t>& shape,
-                        const std::vector<py::ssize_t>& strides, py::ssize_t expected) {
-  for (std::size_t i = shape.size(); i-- > 0;) {
-    if (shape[i] != 1 && strides[i] != expected) refuse_strides();
-    expected *= shape[i];
+// `expected`: between neighbours of the last dimension. Of an empty array strides say nothing, nor
+// of a dimension of one.
+void require_contiguous(const DeviceArray& array, const std::vector<std::int64_t>& strides,
+                        std::int64_t expected) {
+  if (strides.size() != array.shape.size())
+    throw ConfigError("an array has " + std::to_string(array.shape.size()) + " dimensions and " +
+                      std::to_string(strides.size()) + " strides");
+  if (array.elements() == 0) return;
+  for (std::size_t i = strides.size(); i-- > 0;) {
+    if (array.shape[i] != 1 && strides[i] != expected)
+      throw ConfigError("an array on a device must be C-contiguous",
+                        "make it so on the device, for example with .contiguous()");
+    expected *= array.shape[i];
   }
+}
+
+// The number of the device that holds the array's values. Kernels fault on what is not a multiple
+// of its values' size, and a fault costs the whole process its device.
+int require_place(const DeviceArray& array, const DeviceApi& api) {
+  if (array.elements() == 0) return 0;
+  int number = 0;
+  if (api.runtime->device_of(array.data, &number) != 0)
+    throw ConfigError("the array's memory is not that of a device of backend '" +
+                      std::string(api.name) + "'");
+  if (reinterpret_cast<std::uintptr_t>(array.data) % dtype_size(array.dtype) != 0)
+    throw ConfigError("the array's values are not aligned to their size",
+                      "copy the array on its device");
+  return number;
+}
+
+std::vector<std::int64_t> integers_of(const py::handle& sequence) {
+  std::vector<std::int64_t> integers;
+  for (const py::handle item : py::iter(sequence)) integers.push_back(item.cast<std::int64_t>());
+  return integers;
+}
+
+bool has(const py::dict& facts, const char* key) {
+  return facts.contains(key) && !facts[key].is_none();
+}
+
+DType interface_dtype(const py::dict& facts) {
+  const auto dtype = py::dtype::from_args(facts["typestr"]);
+  if (!dtype.attr("isnative").cast<bool>())
+    throw ConfigError("an array on a device must have the byte order of this machine");
+  return dtype_from_name(std::string(1, dtype.kind()) + std::to_string(8 * dtype.itemsize()));
 }
 
 // An array of another library, whose own stream has been waited for. `object` keeps it alive.
 DeviceArray from_interface(const py::object& object, const DeviceApi& api) {
   const auto facts = py::dict(object.attr("__cuda_array_interface__"));
   DeviceArray array{};
-  for (const py::handle extent : facts["shape"]) array.shape.push_back(extent.cast<py::ssize_t>());
-  const auto dtype = py::dtype::from_args(facts["typestr"]);
-  array.dtype =
-      dtype_from_name(std::string(1, dtype.kind()) + std::to_string(8 * dtype.itemsize()));
-  if (facts.contains("strides") && !facts["strides"].is_none()) {
-    std::vector<py::ssize_t> strides;
-    for (const py::handle stride : facts["strides"]) strides.push_back(stride.cast<py::ssize_t>());
-    require_contiguous(array.shape, strides, dtype.itemsize());
-  }
+  array.dtype = interface_dtype(facts);
+  array.shape = checked_shape(integers_of(facts["shape"]), array.dtype);
+  if (has(facts, "mask"))
+    throw ConfigError("an array with a mask has values that are none", "fill them first");
+  if (has(facts, "strides"))
+    require_contiguous(array, integers_of(facts["strides"]),
+                       static_cast<std::int64_t>(dtype_size(array.dtype)));
   array.data =
       reinterpret_cast<const std::byte*>(py::tuple(facts["data"])[0].cast<std::uintptr_t>());
   array.owner = own(py::object(object));
-  int number = 0;
-  std::string reason;
-  if (array.bytes() != 0 && api.runtime->device_of(array.data, &number) != 0)
-    throw ConfigError("the array's memory is not that of a device of backend '" +
-                      std::string(api.name) + "'");
-  array.device = open_device(std::string(api.name) + ":" + std::to_string(number));
-  if (facts.contains("stream") && !facts["stream"].is_none()) {
+  array.device =
+      open_device(std::string(api.name) + ":" + std::to_string(require_place(array, api)));
+  if (has(facts, "stream")) {
     const OnDevice on(*array.device);
     const DeviceStream stream(*array.device);
     stream.wait_for(reinterpret_cast<void*>(facts["stream"].cast<std::uintptr_t>()));
@@ -71,21 +122,42 @@ DeviceArray from_interface(const py::object& object, const DeviceApi& api) {
 
 DeviceArray from_tensor(const dl::Tensor& tensor, DeviceOwner device, py::capsule capsule) {
   DeviceArray array{};
-  const dl::Kind& kind = dl::kind_of(tensor.dtype);
-  array.device = std::move(device);
-  array.dtype = dtype_from_name(kind.name);
-  array.shape.assign(tensor.shape, tensor.shape + tensor.rank);
-  if (tensor.strides != nullptr)
-    require_contiguous(array.shape,
-                       std::vector<py::ssize_t>(tensor.strides, tensor.strides + tensor.rank), 1);
-  array.data = static_cast<const std::byte*>(tensor.data) + tensor.byte_offset;
   array.owner = own(std::move(capsule));
+  array.device = std::move(device);
+  array.dtype = dtype_from_name(dl::kind_of(tensor.dtype).name);
+  if (tensor.rank < 0) throw ConfigError("an array cannot have a negative number of dimensions");
+  array.shape = checked_shape({tensor.shape, tensor.shape + tensor.rank}, array.dtype);
+  if (tensor.strides != nullptr)
+    require_contiguous(array, {tensor.strides, tensor.strides + tensor.rank}, 1);
+  array.data = static_cast<const std::byte*>(tensor.data) + tensor.byte_offset;
+  if (array.elements() != 0 && require_place(array, array.device->api()) != array.device->number())
+    throw ConfigError("the array is not on the device that it says it is on");
   return array;
 }
 
+// Where an array says that it is, and on which number of device.
+struct DlpackDevice {
+  std::int32_t type;
+  int number;
+};
+
+// An object that cannot say where it is, is none of ours: whoever reads it says why.
+std::optional<DlpackDevice> dlpack_device(const py::object& object) {
+  if (!py::hasattr(object, "__dlpack_device__")) return std::nullopt;
+  try {
+    const py::tuple found(object.attr("__dlpack_device__")());
+    const DlpackDevice device = {found[0].cast<std::int32_t>(), found[1].cast<int>()};
+    if (device.type == dl::kCuda || device.type == dl::kExtension) return device;
+  } catch (const py::builtin_exception&) {
+  } catch (const py::error_already_set&) {
+  }
+  return std::nullopt;
+}
+
 // The producer makes our stream wait for what it has still to write.
-DeviceArray from_dlpack(const py::object& object, int number) {
-  const DeviceOwner device = open_device("cuda:" + std::to_string(number));
+DeviceArray from_dlpack(const py::object& object, const DlpackDevice& where) {
+  const std::string kind = where.type == dl::kCuda ? "cuda:" : "emu:";
+  const DeviceOwner device = open_device(kind + std::to_string(where.number));
   const OnDevice on(*device);
   const DeviceStream stream(*device);
   const auto capsule = py::object(object.attr("__dlpack__")(
@@ -97,35 +169,27 @@ DeviceArray from_dlpack(const py::object& object, int number) {
   if (PyCapsule_IsValid(capsule.ptr(), "dltensor_versioned")) {
     auto owner =
         dl::take<dl::ManagedVersioned>(capsule, "dltensor_versioned", "used_dltensor_versioned");
-    const dl::Tensor& tensor = owner.get_pointer<dl::ManagedVersioned>()->tensor;
-    return from_tensor(tensor, device, std::move(owner));
+    const auto* managed = owner.get_pointer<dl::ManagedVersioned>();
+    if (managed->major != 1)
+      throw ConfigError("DLPack version " + std::to_string(managed->major) + " is not supported",
+                        "ask the library for version 1");
+    return from_tensor(managed->tensor, device, std::move(owner));
   }
   auto owner = dl::take<dl::Managed>(capsule, "dltensor", "used_dltensor");
   const dl::Tensor& tensor = owner.get_pointer<dl::Managed>()->tensor;
   return from_tensor(tensor, device, std::move(owner));
 }
 
-// An object that cannot say where it is, is none of ours: whoever reads it says why.
-bool is_on_cuda(const py::object& object) {
-  if (!py::hasattr(object, "__dlpack_device__")) return false;
-  try {
-    return py::tuple(object.attr("__dlpack_device__")())[0].cast<std::int32_t>() == dl::kCuda;
-  } catch (const py::error_already_set&) {
-    return false;
-  }
-}
-
 // Also whether an attribute is there that says why it cannot be used, like that of a tensor which
 // requires a gradient.
 bool is_device_array(const py::object& object) {
-  if (py::isinstance<DeviceArray>(object) || is_on_cuda(object)) return true;
+  if (py::isinstance<DeviceArray>(object) || dlpack_device(object)) return true;
   return py::hasattr(object, "__cuda_array_interface__");
 }
 
 DeviceArray device_array(const py::object& object, const std::string& kind) {
   if (py::isinstance<DeviceArray>(object)) return object.cast<DeviceArray>();
-  if (is_on_cuda(object))
-    return from_dlpack(object, py::tuple(object.attr("__dlpack_device__")())[1].cast<int>());
+  if (const auto where = dlpack_device(object)) return from_dlpack(object, *where);
   return from_interface(object, device_api(kind));
 }
 
@@ -135,6 +199,11 @@ DeviceArray device_array(const py::object& object, const std::string& kind) {
 struct OwnMemory {
   OwnMemory(const DeviceOwner& on, std::size_t bytes)
       : device(on), stream(*device), buffer(stream, bytes) {}
+  // A library that let go of it may still have kernels under way that read it, on its own streams.
+  ~OwnMemory() { device->finish_everything(); }
+  OwnMemory(const OwnMemory&) = delete;
+  OwnMemory& operator=(const OwnMemory&) = delete;
+
   const DeviceOwner device;
   const DeviceStream stream;
   const DeviceBuffer buffer;

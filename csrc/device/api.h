@@ -33,6 +33,8 @@ struct RuntimeApi {
   // Makes a device the calling thread's; `previous` gets the one before.
   int (*use_device)(int device, int* previous);
 
+  // Waits for everything that the calling thread's device has to do.
+  int (*synchronize_device)();
   // On which device memory is; a failure if it is not a device's.
   int (*device_of)(const void* memory, int* device);
 

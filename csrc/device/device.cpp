@@ -42,6 +42,14 @@ void Device::check(int status, const char* call, std::size_t bytes) const {
                                                    : std::string());
 }
 
+void Device::finish_everything() const noexcept {
+  int previous = 0;
+  int own = 0;
+  if (api_.runtime->use_device(number_, &previous) != 0) return;
+  ignore(api_.runtime->synchronize_device());
+  ignore(api_.runtime->use_device(previous, &own));
+}
+
 std::vector<DeviceOwner> list_devices(const DeviceApi& api, std::string& reason) {
   char text[512] = "";
   const int count = api.runtime->device_count(text, sizeof text);

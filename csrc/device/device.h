@@ -30,6 +30,9 @@ class Device {
   int number() const { return number_; }
   const char* model() const { return facts_.name; }
 
+  // Waits for all streams, those of other libraries too.
+  void finish_everything() const noexcept;
+
   // Throws the DeviceError of a status that is not 0.
   void check(int status, const char* call, std::size_t bytes = 0) const;
 

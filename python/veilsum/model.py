@@ -160,6 +160,11 @@ def _some(names: set[str]) -> str:
     return f"{len(names)} ({shown}{', ...' if len(names) > 3 else ''})" if names else "none"
 
 
+def _require_shape(name: str, found: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    if found != shape:
+        raise ConfigError(f"tensor {name!r} has shape {found}, the layout has {shape}")
+
+
 def fit_on_device(array: Any, name: str, dtype: str, shape: tuple[int, ...]) -> _native.DeviceArray:
     """One tensor of a layout where it lies in device memory.
 
@@ -168,8 +173,7 @@ def fit_on_device(array: Any, name: str, dtype: str, shape: tuple[int, ...]) -> 
         DeviceError: the device fails.
     """
     found = on_its_device(array, name)
-    if found.shape != shape:
-        raise ConfigError(f"tensor {name!r} has shape {found.shape}, the layout has {shape}")
+    _require_shape(name, found.shape, shape)
     if found.dtype != dtype:
         raise ConfigError(
             f"tensor {name!r} is {found.dtype}, the layout has {dtype}",
@@ -186,9 +190,11 @@ def fit_array(array: Any, name: str, dtype: str, shape: tuple[int, ...]) -> NDAr
     """
     if is_native(array, NUMPY_DTYPES[dtype]) and array.shape == shape:
         return array  # by far the most frequent; a model has hundreds of tensors
+    if _native.is_device_array(array):
+        array = on_its_device(array, name)
+        _require_shape(name, array.shape, shape)  # before it is copied from the device
     values, found = as_native(array, name)
-    if values.shape != shape:
-        raise ConfigError(f"tensor {name!r} has shape {values.shape}, the layout has {shape}")
+    _require_shape(name, values.shape, shape)
     if found == dtype or (found, dtype) == ("u16", "bf16"):
         return values
     if (found, dtype) == ("f32", "bf16"):

@@ -151,6 +151,17 @@ int use_device(int device, int* previous) {
   return ok;
 }
 
+// Streams of the other device too, which does no harm.
+int synchronize_device() {
+  const Lock lock(devices().mutex);
+  if (!devices().fault.empty()) return fault;
+  return run_until([] {
+    const auto& streams = devices().streams;
+    return std::none_of(streams.begin(), streams.end(),
+                        [](const auto& stream) { return can_run(*stream); });
+  });
+}
+
 int device_of(const void* memory, int* device) {
   const Lock lock(devices().mutex);
   auto found = devices().memory.upper_bound(const_cast<void*>(memory));
@@ -383,6 +394,7 @@ constexpr RuntimeApi kRuntime = {
     vs_emu::device_count,
     vs_emu::facts,
     vs_emu::use_device,
+    vs_emu::synchronize_device,
     vs_emu::device_of,
     vs_emu::create_stream,
     vs_emu::destroy_stream,

@@ -275,6 +275,104 @@ Result run_gram(const DeviceStream& stream) {
   return all;
 }
 
+// --- tensors in device memory ----------------------------------------------------------------
+
+// Two tensors with a gap between them, over two tiles and a part.
+Result run_tensors(const DeviceStream& stream) {
+  constexpr std::uint64_t kFirst = 4500;
+  constexpr std::uint64_t kSecond = 4608;
+  constexpr std::size_t kSomeTiles = 3;
+  const OnDeviceCopy<float> a(stream, Rows<float>::small_values(kFirst));
+  const OnDeviceCopy<double> b(stream, Rows<double>::small_values(kSecond));
+  const OnDeviceCopy<DeviceTensor> tensor(
+      stream, {{reinterpret_cast<unsigned char*>(a.at()), 0, kFirst, MeanFormat::f32},
+               {reinterpret_cast<unsigned char*>(b.at()), 4544, kSecond, MeanFormat::f64}});
+  const DeviceTensors tensors = {tensor.at(), 2, 4544 + kSecond};
+  const DeviceBuffer largest(stream, kSomeTiles * sizeof(std::uint64_t));
+  const DeviceBuffer squares(stream, kSomeTiles * sizeof(double));
+  const DeviceBuffer gathered(stream, 2 * kTile * sizeof(double));
+  const OnDeviceCopy<GatheredTile> tile(
+      stream, {{1, gathered.as<unsigned char>()}, {2, gathered.as<unsigned char>(kTile * 8)}});
+  const TensorLaunchers& kernels = *stream.device().api().tensors;
+  stream.device().check(
+      kernels.screen(stream.launch(),
+                     {tensors, kSomeTiles, largest.as<std::uint64_t>(), squares.as<double>()}),
+      "screen");
+  stream.device().check(kernels.gather(stream.launch(), {tensors, 2, tile.at(), WindowCodes::f64}),
+                        "gather");
+  Result all = read(stream, largest);
+  append(all, read(stream, squares));
+  append(all, read(stream, gathered));
+  return all;
+}
+
+// --- rotation and decoding -------------------------------------------------------------------
+
+template <class Value>
+Result rotated(const DeviceStream& stream, unsigned block, bool inverse) {
+  constexpr std::size_t kValues = kTile + 64 * 37;  // blocks get smaller at the end
+  const std::vector<Value> values = Rows<Value>::small_values(kValues);
+  const DeviceBuffer memory(stream, kValues * sizeof(Value));
+  stream.to_device(memory.as<void>(), values.data(), memory.bytes());
+  const RotateValues job = {.values = memory.as<void>(),
+                            .wide = sizeof(Value) == sizeof(double),
+                            .count = kValues,
+                            .first = kTile,
+                            .group = 1,
+                            .block = block,
+                            .key = {{3, 4}},
+                            .inverse = inverse};
+  stream.device().check(stream.device().api().rotation->rotate(stream.launch(), job), "rotate");
+  return read(stream, memory);
+}
+
+Result run_rotation(const DeviceStream& stream) {
+  Result all;
+  for (const unsigned block : {64, 256, 1024, 4096})
+    for (const bool inverse : {false, true}) {
+      append(all, rotated<float>(stream, block, inverse));
+      append(all, rotated<double>(stream, block, inverse));
+    }
+  return all;
+}
+
+Result decoded(const DeviceStream& stream, WindowPacking packing, unsigned bits,
+               unsigned rotation_block) {
+  constexpr unsigned kCount = 64 * 50;  // a short tile
+  const OnDeviceCopy<unsigned char> codes(stream, random_bytes(kTile * bits / 8 + 16, 7));
+  const OnDeviceCopy<double> steps(stream, std::vector<double>(kTile / 64, 0.75));
+  const OnDeviceCopy<float> scales(stream, std::vector<float>(kMostEdenBlocks, 0.75F));
+  const OnDeviceCopy<std::uint8_t> ends(stream, std::vector<std::uint8_t>(kTile / 64, 60));
+  const DeviceBuffer values(stream, kTile * sizeof(float));
+  const bool eden = packing == WindowPacking::eden;
+  const OnDeviceCopy<PackedTile> tile(stream, {{codes.at(),
+                                                eden ? reinterpret_cast<unsigned char*>(scales.at())
+                                                     : reinterpret_cast<unsigned char*>(steps.at()),
+                                                ends.at(),
+                                                values.as<float>(),
+                                                0,
+                                                kCount,
+                                                {{3, 4}}}});
+  const DecodeTiles job = {.packing = packing,
+                           .bits = bits,
+                           .rotation_block = rotation_block,
+                           .scale_block = eden ? 0u : 64u,
+                           .group = 1,
+                           .tiles = 1,
+                           .tile = tile.at()};
+  stream.device().check(stream.device().api().decode->decode(stream.launch(), job), "decode");
+  return read(stream, values);
+}
+
+Result run_decoding(const DeviceStream& stream) {
+  Result all;
+  for (const unsigned bits : {1, 4}) append(all, decoded(stream, WindowPacking::eden, bits, 4096));
+  for (const unsigned bits : {16, 41})
+    for (const unsigned block : {0, 1024})
+      append(all, decoded(stream, WindowPacking::ring, bits, block));
+  return all;
+}
+
 // --- all of them -----------------------------------------------------------------------------
 
 struct Family {
@@ -283,10 +381,9 @@ struct Family {
 };
 
 constexpr Family kFamilies[] = {
-    {"mean", run_mean},
-    {"masks", run_masks},
-    {"order", run_order},
-    {"gram", run_gram},
+    {"mean", run_mean},         {"masks", run_masks},     {"order", run_order},
+    {"gram", run_gram},         {"tensors", run_tensors}, {"rotation", run_rotation},
+    {"decoding", run_decoding},
 };
 
 struct Run {

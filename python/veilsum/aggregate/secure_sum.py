@@ -241,8 +241,9 @@ class SecureSum:
             DeviceError: the device failed, or the CPU came to another sum in a tile.
         """
         self._require_whole()
-        for group, audit in self._audits.items():
-            audit.check(self._words[group], self._backend)
+        with self._broken_by_the_device():
+            for group, audit in self._audits.items():
+                audit.check(self._words[group], self._backend)
         scalars = [int(word) for word in _native.center_ring(self._words[0], WORD_BITS)]
         total_weight = self._total_weight(scalars, contributors)
         metrics = self._metrics(scalars[2:], total_weight)
