@@ -117,7 +117,8 @@ def test_a_secret_in_a_file_is_never_repeated_in_an_error(tmp_path: Path) -> Non
             load_site(file)
 
         assert "rounding_seed" in str(caught.value)
-        assert "123" not in str(caught.value)
+        # The folder's own name may hold some digits too.
+        assert "123" not in str(caught.value).replace(str(file), "")
 
 
 def test_a_missing_file_and_a_file_that_is_not_toml_are_errors_with_its_name(
