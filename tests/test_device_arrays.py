@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 
-from support.devices import every_device
+from support.devices import every_device, on_device
 from test_device_mean import LAYOUT, WIDE, digest_of, encoded, values_of
 from veilsum import Aggregator, ModelLayout, _native
-from veilsum.arrays import as_native, round_to_bfloat16
+from veilsum.arrays import as_native
 from veilsum.errors import ConfigError, DeviceError, PeerError
-
-
-def on_device(
-    arrays: Mapping[str, np.ndarray[Any, Any]], backend: str, layout: ModelLayout
-) -> dict[str, Any]:
-    """The floating-point tensors as DeviceArray, integers as they are."""
-    moved: dict[str, Any] = {}
-    for name, dtype, _ in layout.native.tensors:
-        array = arrays[name]
-        if dtype == "bf16" and array.dtype == np.float32:
-            array = round_to_bfloat16(array)
-        floating = dtype[0] in "fb"
-        moved[name] = _native.DeviceArray(backend, array, dtype) if floating else array
-    return moved
 
 
 def layout_of(dtype: str, *sizes: int) -> ModelLayout:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from support.devices import every_device, reset_devices, small_windows
+from support.devices import every_device, on_device, small_windows
 from veilsum import Aggregator, ModelLayout, _native, encode, rules
 from veilsum.errors import ConfigError, DeviceError
 
@@ -49,12 +49,6 @@ EVERY_RULE: dict[str, Any] = {
     ],
     "bucketed meamed": [rules.Bucketing(size=3, seed=1), rules.Meamed(byzantine=1)],
 }
-
-
-@pytest.fixture(autouse=True)
-def _devices_as_they_are() -> Any:
-    yield
-    reset_devices()
 
 
 def update_of(layout: ModelLayout, number: int) -> Update:
@@ -253,3 +247,15 @@ def test_a_device_that_is_lost_at_any_call_gives_no_result_and_keeps_no_memory(n
     given = [lost for lost, digest in found.items() if digest]
     assert {found[lost] for lost in given} <= {expected}
     assert min(given, default=calls) > calls - 4
+
+
+@every_device
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_every_rule_takes_updates_that_lie_in_device_memory(backend: str, kind: str) -> None:
+    layout = LAYOUTS[kind]
+    updates = updates_of(layout, 11)
+    moved = [on_device(update, backend, layout) for update in updates]
+    resident = filled(layout, moved, backend, copy=False)
+    wanted = EVERY_RULE | {"median": rules.CoordinateMedian()}
+
+    assert digests(resident, wanted) == digests(filled(layout, updates, "cpu"), wanted)

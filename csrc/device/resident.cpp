@@ -55,17 +55,18 @@ class ResidentReader final : public UpdateReader {
   ResidentReader(const Layout& layout, DeviceOwner device, TensorData tensors)
       : tensors_(std::move(device), layout, tensors), integers_(read_tensors(layout, tensors)) {}
 
-  // By way of the values: passes on a device look at them there.
-  Screened screen(const Tile& tile, const std::string& site, Screening) const override {
+  // By way of the values, of which doubles have the squares that floats have: passes on a device
+  // look at them there.
+  Screened screen(const Tile& tile, const std::string& site, Screening screening) const override {
     std::array<double, kTile> room;
     const std::span<double> found(room.data(), tile.count);
     tensors_.values(tile, found);
-    double largest = 0;
-    for (const double value : found) {
-      if (!std::isfinite(value)) throw PeerError(site, "sent values that are not finite");
-      largest = std::max(largest, std::fabs(value));
-    }
-    return {largest, std::numeric_limits<double>::quiet_NaN()};
+    std::uint64_t bits;
+    const double squares = kernels().codec.screen_f64(found.data(), found.size(), &bits);
+    const double largest = std::bit_cast<double>(bits);
+    if (!std::isfinite(largest)) throw PeerError(site, "sent values that are not finite");
+    return {largest,
+            screening == Screening::squares ? squares : std::numeric_limits<double>::quiet_NaN()};
   }
 
   void add(const Tile& tile, double factor, std::uint64_t* sums) const override {

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import numpy as np
 import pytest
 
-from veilsum import _native
+from veilsum import ModelLayout, _native
+from veilsum.arrays import round_to_bfloat16
 from veilsum.errors import DeviceError
 
 Result = TypeVar("Result")
@@ -67,3 +69,17 @@ def _result_of_loss(action: Callable[[], Result]) -> Result | None:
         if "lost" not in str(error):
             raise
         return None
+
+
+def on_device(
+    arrays: Mapping[str, np.ndarray[Any, Any]], backend: str, layout: ModelLayout
+) -> dict[str, Any]:
+    """The floating-point tensors as DeviceArray, integers as they are."""
+    moved: dict[str, Any] = {}
+    for name, dtype, _ in layout.native.tensors:
+        array = arrays[name]
+        if dtype == "bf16" and array.dtype == np.float32:
+            array = round_to_bfloat16(array)
+        floating = dtype[0] in "fb"
+        moved[name] = _native.DeviceArray(backend, array, dtype) if floating else array
+    return moved
