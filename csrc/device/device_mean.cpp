@@ -1,7 +1,6 @@
 #include "device/device_mean.h"
 
 #include <algorithm>
-#include <array>
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -14,6 +13,7 @@
 #include "base/parallel.h"
 #include "device/places.h"
 #include "device/resident.h"
+#include "device/row_pass.h"
 #include "device/window_form.h"
 #include "element/half.h"
 
@@ -22,7 +22,6 @@ namespace {
 
 PassMemory pass_memory;
 
-constexpr std::size_t kSlots = 3;  // one is filled, one computes, one is copied back
 constexpr std::size_t kBlock = 64;
 constexpr std::size_t kTileBlocks = kTile / kBlock;
 
@@ -68,11 +67,6 @@ struct ResultPlaces {
   std::size_t means, beyond;
 };
 
-struct Window {
-  std::size_t first_tile;
-  std::size_t tiles;
-};
-
 // One pass over a set.
 struct Pass {
   const Layout& layout;
@@ -112,8 +106,9 @@ WindowTerm window_term(const Pass& pass, const WindowForm& form, std::size_t upd
 // Host and device memory for one window, and the stream that it is worked on.
 class Slot {
  public:
-  Slot(const Pass& pass, const Device& device, std::size_t tiles)
+  Slot(const Pass& pass, const Device& device, std::size_t tiles, const MeanSink& sink)
       : pass_(pass),
+        sink_(sink),
         stream_(device),
         input_bytes_(most_input(pass, tiles)),
         mean_places_(tiles),
@@ -145,16 +140,16 @@ class Slot {
   }
 
   // Waits for it and hands on the means. Does nothing if no window was begun.
-  void finish(const MeanSink& sink) {
+  void finish() {
     if (!window_) return;
     stream_.synchronize();
     if (*result_.as<std::uint32_t>(result_places_.beyond) != 0) refuse_changed();
     parallel_for(window_->tiles, 1, pass_.threads, [&](const Range& range) {
       const Tile tile = pass_.tile(window_->first_tile + range.index);
       if (pass_.wide)
-        sink.means(tile, result_.as<double>(result_places_.means) + range.index * kTile);
+        sink_.means(tile, result_.as<double>(result_places_.means) + range.index * kTile);
       else
-        sink.means(tile, result_.as<float>(result_places_.means) + range.index * kTile);
+        sink_.means(tile, result_.as<float>(result_places_.means) + range.index * kTile);
     });
     window_.reset();
   }
@@ -341,6 +336,7 @@ class Slot {
   }
 
   const Pass& pass_;
+  const MeanSink& sink_;
   const DeviceStream stream_;
   const std::size_t input_bytes_;
   const MeanPlaces mean_places_;
@@ -380,17 +376,8 @@ void take_float_mean_on(const Device& device, const Layout& layout, const Update
                      window_batches(layout, set, device, pass_memory.window_bytes)};
   const std::size_t tiles = window_tiles(pass, total);
   const OnDevice on(device);
-  std::array<std::optional<Slot>, kSlots> slots;
-  std::size_t number = 0;
-  for (std::size_t first = 0; first < total; first += tiles, ++number) {
-    std::optional<Slot>& slot = slots[number % kSlots];
-    if (!slot) slot.emplace(pass, device, tiles);
-    slot->finish(sink);
-    slot->begin({first, std::min(tiles, total - first)});
-    if ((number + 1) * tiles % kReleaseTiles < tiles) set.release_pages();
-  }
-  for (std::size_t left = 0; left < kSlots; ++left)
-    if (auto& slot = slots[(number + left) % kSlots]) slot->finish(sink);
+  walk_windows<Slot>(set, total, tiles,
+                     [&](std::optional<Slot>& slot) { slot.emplace(pass, device, tiles, sink); });
 }
 
 }  // namespace veilsum

@@ -55,18 +55,20 @@ inline constexpr std::size_t kFormatBlock = kTensorAlignment;
 // Windows that are under way at once: one is filled, one computes, one is copied back.
 inline constexpr std::size_t kWindowsAtOnce = 3;
 
-// Calls begin(window) of slots in turns, and finish() of each before its next window and at the
-// end, in order. make(slot) puts something there when it is first needed.
+// Walks over `total` tiles of a set: calls begin(window) of slots in turns, and finish() of each
+// before its next window and at the end, in order. make(slot) puts something there when it is first
+// needed.
 template <class Slot, class Make>
-void walk_windows(const RowPass& pass, std::size_t tiles, const Make& make) {
+void walk_windows(const UpdateSnapshot& set, std::size_t total, std::size_t tiles,
+                  const Make& make) {
   std::array<std::optional<Slot>, kWindowsAtOnce> slots;
   std::size_t number = 0;
-  for (std::size_t first = 0; first < pass.tiles; first += tiles, ++number) {
+  for (std::size_t first = 0; first < total; first += tiles, ++number) {
     std::optional<Slot>& slot = slots[number % kWindowsAtOnce];
     if (!slot) make(slot);
     slot->finish();
-    slot->begin({first, std::min(tiles, pass.tiles - first)});
-    if ((number + 1) * tiles % kReleaseTiles < tiles) pass.set.release_pages();
+    slot->begin({first, std::min(tiles, total - first)});
+    if ((number + 1) * tiles % kReleaseTiles < tiles) set.release_pages();
   }
   for (std::size_t left = 0; left < kWindowsAtOnce; ++left)
     if (auto& slot = slots[(number + left) % kWindowsAtOnce]) slot->finish();
