@@ -583,6 +583,18 @@ def test_a_device_that_is_lost_ends_the_run_with_the_reason(
     assert status.reason.endswith("failed: the device is lost")
 
 
+def test_a_masked_update_that_a_lost_device_cannot_add_is_refused() -> None:
+    federation = Federation(SITES, backend="emu")
+    _native.use_emulator(lost_at_call=1)
+
+    run(federation, spec(masked=True))
+
+    answers = [effect for effect in federation.effects if isinstance(effect, AnswerUpload)]
+    assert answers
+    assert not any(answer.accepted for answer in answers)
+    assert answers[0].reason.endswith("failed: the device is lost")
+
+
 @pytest.mark.parametrize(
     ("event", "message"),
     [

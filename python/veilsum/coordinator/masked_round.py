@@ -80,6 +80,11 @@ class MaskedRound:
             )
         except (DecodeError, PeerError) as error:
             return [AnswerUpload(header.round, site, False, str(error))]
+        if reason := _why_aborted(folded):  # a device failed: the update counts for nothing
+            return [
+                AnswerUpload(header.round, site, False, reason),
+                *self._carry_out(folded, now),
+            ]
         answer = AnswerUpload(header.round, site, True, "")
         delivered = self.journal.delivered(site, size_bytes(arrived.chunks), now)
         return [answer, *delivered, *self._carry_out(folded, now)]
@@ -131,6 +136,10 @@ class MaskedRound:
         if self._opened:
             return ProtocolMessage(round_id, message)
         return RoundOpened(round_id, self._spec.task_id, self._spec.task, message, None)
+
+
+def _why_aborted(steps: Sequence[secagg.CoordinatorEffect]) -> str:
+    return next((step.reason for step in steps if isinstance(step, secagg.Aborted)), "")
 
 
 def _finished(result: secagg.SecureResult) -> Finished:
