@@ -48,6 +48,14 @@ __device__ inline T load_aligned(const void* place) {
   return *static_cast<const T*>(place);
 }
 template <class T>
+__device__ inline T load_global(const void* place) {
+  return load_aligned<T>(place);
+}
+template <class T>
+__device__ inline T load_once(const void* place) {
+  return load_aligned<T>(place);
+}
+template <class T>
 __device__ inline void store_aligned(void* place, const T& value) {
   if (reinterpret_cast<std::uintptr_t>(place) % alignof(T) != 0)
     throw ::vs_emu::Error("a vector store is not aligned");
@@ -75,6 +83,39 @@ template <class T>
 __device__ __forceinline__ T load_aligned(const void* place) {
   return *static_cast<const T*>(place);
 }
+
+// From an address that itself comes from memory. The compiler sees no more than that it may be any
+// kind of memory, and would make a load that looks it up; addresses in tables are of global memory.
+template <class T>
+__device__ __forceinline__ T load_global(const void* place) {
+  __builtin_assume(__isGlobal(place));
+  return *static_cast<const T*>(place);
+}
+
+// The same of what no other thread reads: caches give it up first. Unlike __ldcs the load is not
+// volatile, because nothing writes there while a kernel runs: it may be moved and asked for early.
+template <class T>
+__device__ __forceinline__ T load_once(const void* place) {
+  static_assert(sizeof(T) == 16 || sizeof(T) == 8 || sizeof(T) == 2);
+  T value;
+  if constexpr (sizeof(T) == 16) {
+    uint4 words;
+    asm("ld.global.cs.v4.u32 {%0, %1, %2, %3}, [%4];"
+        : "=r"(words.x), "=r"(words.y), "=r"(words.z), "=r"(words.w)
+        : "l"(place));
+    __builtin_memcpy(&value, &words, sizeof value);
+  } else if constexpr (sizeof(T) == 8) {
+    uint2 words;
+    asm("ld.global.cs.v2.u32 {%0, %1}, [%2];" : "=r"(words.x), "=r"(words.y) : "l"(place));
+    __builtin_memcpy(&value, &words, sizeof value);
+  } else {
+    std::uint16_t word;
+    asm("ld.global.cs.u16 %0, [%1];" : "=h"(word) : "l"(place));
+    __builtin_memcpy(&value, &word, sizeof value);
+  }
+  return value;
+}
+
 template <class T>
 __device__ __forceinline__ void store_aligned(void* place, const T& value) {
   *static_cast<T*>(place) = value;

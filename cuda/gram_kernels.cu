@@ -58,7 +58,7 @@ __device__ __forceinline__ void pack(const WindowGram& job, unsigned first, std:
     double value = 0;
     if (first + r < job.rows) {
       const GramRow row = job.row[first + r];
-      value = static_cast<double>(load_aligned<Value>(row.values + (at + k) * sizeof(Value))) *
+      value = static_cast<double>(load_global<Value>(row.values + (at + k) * sizeof(Value))) *
               row.factor;
     }
     packed[r * kStride + k] = value;

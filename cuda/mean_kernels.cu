@@ -34,8 +34,8 @@ __device__ __forceinline__ float scale_of(const Piece& piece) {
   if (piece.scale_format == WindowScales::none) return 1;
   const unsigned number = piece.at >> piece.scale_shift;
   if (piece.scale_format == WindowScales::f32)
-    return load_aligned<float>(piece.term->scales + 4 * number);
-  return widen_half(load_aligned<std::uint16_t>(piece.term->scales + 2 * number));
+    return load_global<float>(piece.term->scales + 4 * number);
+  return widen_half(load_global<std::uint16_t>(piece.term->scales + 2 * number));
 }
 
 __device__ __forceinline__ std::uint64_t term_of(float value, double factor) {
@@ -52,7 +52,7 @@ struct FloatCodes {
   static constexpr unsigned kValues = 4;
   [[maybe_unused]] static constexpr unsigned kBlocks = 4;
   __device__ static bool add(const Piece& piece, std::uint64_t* sums) {
-    const float4 four = load_aligned<float4>(piece.term->codes + 4 * piece.at);
+    const float4 four = load_once<float4>(piece.term->codes + 4 * piece.at);
     const float values[] = {four.x, four.y, four.z, four.w};
     bool within = true;
     for (unsigned i = 0; i < kValues; ++i) {
@@ -67,7 +67,7 @@ struct DoubleCodes {
   static constexpr unsigned kValues = 2;
   [[maybe_unused]] static constexpr unsigned kBlocks = 4;
   __device__ static bool add(const Piece& piece, std::uint64_t* sums) {
-    const double2 two = load_aligned<double2>(piece.term->codes + 8 * piece.at);
+    const double2 two = load_once<double2>(piece.term->codes + 8 * piece.at);
     const double values[] = {two.x, two.y};
     bool within = true;
     for (unsigned i = 0; i < kValues; ++i) {
@@ -90,7 +90,7 @@ struct HalfCodes {
   static constexpr unsigned kValues = 8;
   [[maybe_unused]] static constexpr unsigned kBlocks = 2;
   __device__ static bool add(const Piece& piece, std::uint64_t* sums) {
-    const uint4 eight = load_aligned<uint4>(piece.term->codes + 2 * piece.at);
+    const uint4 eight = load_once<uint4>(piece.term->codes + 2 * piece.at);
     const std::uint32_t words[] = {eight.x, eight.y, eight.z, eight.w};
     bool within = true;
     for (unsigned i = 0; i < kValues; ++i) {
@@ -106,7 +106,7 @@ struct Int8Codes {
   static constexpr unsigned kValues = 16;
   [[maybe_unused]] static constexpr unsigned kBlocks = 2;
   __device__ static bool add(const Piece& piece, std::uint64_t* sums) {
-    const uint4 sixteen = load_aligned<uint4>(piece.term->codes + piece.at);
+    const uint4 sixteen = load_once<uint4>(piece.term->codes + piece.at);
     const std::uint32_t words[] = {sixteen.x, sixteen.y, sixteen.z, sixteen.w};
     const std::uint64_t multiplier =
         bounded_fixed_point(static_cast<double>(scale_of(piece)) * piece.term->factor);
@@ -135,7 +135,7 @@ struct UnitNibbles {
   static constexpr unsigned kValues = 16;
   [[maybe_unused]] static constexpr unsigned kBlocks = 2;
   __device__ static bool add(const Piece& piece, std::uint64_t* sums) {
-    const uint2 sixteen = load_aligned<uint2>(piece.term->codes + piece.at / 2);
+    const uint2 sixteen = load_once<uint2>(piece.term->codes + piece.at / 2);
     const std::uint32_t words[] = {sixteen.x, sixteen.y};
     const std::uint64_t unit =
         bounded_fixed_point(Unit::kUnit * scale_of(piece) * piece.term->factor);
@@ -168,7 +168,7 @@ struct Nf4Codes {
   static constexpr unsigned kValues = 16;
   [[maybe_unused]] static constexpr unsigned kBlocks = 1;
   __device__ static bool add(const Piece& piece, std::uint64_t* sums) {
-    const uint2 sixteen = load_aligned<uint2>(piece.term->codes + piece.at / 2);
+    const uint2 sixteen = load_once<uint2>(piece.term->codes + piece.at / 2);
     const std::uint32_t words[] = {sixteen.x, sixteen.y};
     const double scale = scale_of(piece);
     for (unsigned i = 0; i < kValues; ++i) {
@@ -185,7 +185,7 @@ struct Fp8Codes {
   static constexpr unsigned kValues = 16;
   [[maybe_unused]] static constexpr unsigned kBlocks = 2;
   __device__ static bool add(const Piece& piece, std::uint64_t* sums) {
-    const uint4 sixteen = load_aligned<uint4>(piece.term->codes + piece.at);
+    const uint4 sixteen = load_once<uint4>(piece.term->codes + piece.at);
     const std::uint32_t words[] = {sixteen.x, sixteen.y, sixteen.z, sixteen.w};
     const float scale = scale_of(piece);
     for (unsigned i = 0; i < kValues; ++i) {
@@ -200,7 +200,7 @@ struct SignCodes {
   static constexpr unsigned kValues = 16;
   [[maybe_unused]] static constexpr unsigned kBlocks = 2;
   __device__ static bool add(const Piece& piece, std::uint64_t* sums) {
-    const unsigned bits = load_aligned<std::uint16_t>(piece.term->codes + piece.at / 8);
+    const unsigned bits = load_once<std::uint16_t>(piece.term->codes + piece.at / 8);
     const std::uint64_t term =
         bounded_fixed_point(static_cast<double>(scale_of(piece)) * piece.term->factor);
     for (unsigned i = 0; i < kValues; ++i) sums[i] += (bits >> i & 1) != 0 ? 0 - term : term;

@@ -42,7 +42,7 @@ struct ValueOrder {
 
 template <class Value>
 __device__ __forceinline__ Value value_at(const unsigned char* row, std::size_t at) {
-  return load_aligned<Value>(row + at * sizeof(Value));
+  return load_global<Value>(row + at * sizeof(Value));
 }
 
 // --- rows that are means -------------------------------------------------------------------

@@ -50,14 +50,14 @@ struct Cursor {
 };
 
 __device__ __forceinline__ float load_narrow(const DeviceTensor& tensor, std::uint64_t element) {
-  if (tensor.format == MeanFormat::f32) return load_aligned<float>(tensor.data + 4 * element);
-  const auto pattern = load_aligned<std::uint16_t>(tensor.data + 2 * element);
+  if (tensor.format == MeanFormat::f32) return load_global<float>(tensor.data + 4 * element);
+  const auto pattern = load_global<std::uint16_t>(tensor.data + 2 * element);
   return tensor.format == MeanFormat::f16 ? widen_half(pattern) : widen_brain(pattern);
 }
 
 // Exact.
 __device__ __forceinline__ double load_wide(const DeviceTensor& tensor, std::uint64_t element) {
-  if (tensor.format == MeanFormat::f64) return load_aligned<double>(tensor.data + 8 * element);
+  if (tensor.format == MeanFormat::f64) return load_global<double>(tensor.data + 8 * element);
   return load_narrow(tensor, element);
 }
 
@@ -88,7 +88,7 @@ struct Largest {
 __device__ void see_floats(const unsigned char* values, Largest& largest) {
   VS_UNROLL(4)
   for (unsigned i = 4 * threadIdx.x; i < kTileValues; i += 4 * blockDim.x) {
-    const uint4 four = load_aligned<uint4>(values + 4 * i);
+    const uint4 four = load_global<uint4>(values + 4 * i);
     const std::uint32_t words[] = {four.x, four.y, four.z, four.w};
     for (const std::uint32_t word : words) {
       const std::uint32_t bits = word & kMagnitude32;
@@ -199,7 +199,7 @@ __device__ void store_value(unsigned char* values, unsigned i, WindowCodes codes
     store_aligned(values + 4 * i, tensor != nullptr ? load_narrow(*tensor, element) : 0.0F);
   else  // patterns as they are
     store_aligned(values + 2 * i, tensor != nullptr
-                                      ? load_aligned<std::uint16_t>(tensor->data + 2 * element)
+                                      ? load_global<std::uint16_t>(tensor->data + 2 * element)
                                       : std::uint16_t{0});
 }
 

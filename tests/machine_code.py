@@ -26,7 +26,7 @@ from typing import Any
 TABLE = Path(__file__).parent / "machine_code.json"
 ARCHITECTURE = "sm_90"
 
-# LD goes wherever its address says: the compiler was not told that it is global memory.
+# LD goes wherever its address says: shared memory, or global.
 _LOADS = ("LDG", "LD")
 _FUSED = ("FFMA", "DFMA", "HFMA2")
 _LOCAL = ("LDL", "STL")

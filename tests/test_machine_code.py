@@ -60,6 +60,9 @@ def test_a_kernel_costs_no_more_than_the_table_says(found: dict[str, Row], name:
 # division that rounds correctly is made of fused multiplies.
 FUSED = {"gram_kernel<float>", "ring_kernel", "rotated_ring_kernel"}
 
+# Their columns lie in shared memory or, where that is too small, in device memory.
+GENERIC = ("kept_kernel", "sorted_median_kernel")
+
 
 @pytest.mark.parametrize("name", TABLE)
 def test_nothing_in_the_table_is_out_of_bounds(name: str) -> None:
@@ -69,6 +72,13 @@ def test_nothing_in_the_table_is_out_of_bounds(name: str) -> None:
     assert row["local_accesses"] == 0
     assert row["fused_multiplies"] == 0 or name in FUSED
     assert row["registers"] <= 255
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_loads_are_told_that_memory_is_global(name: str) -> None:
+    generic = [load for load in TABLE[name]["loop_loads"] if load.split(".")[0] == "LD"]
+
+    assert not generic or name.startswith(GENERIC)
 
 
 # --- of the reading ----------------------------------------------------------------------------
