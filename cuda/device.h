@@ -52,6 +52,10 @@ __device__ inline T load_global(const void* place) {
   return load_aligned<T>(place);
 }
 template <class T>
+__device__ inline T* global_memory(T* place) {
+  return place;
+}
+template <class T>
 __device__ inline T load_once(const void* place) {
   return load_aligned<T>(place);
 }
@@ -90,6 +94,13 @@ template <class T>
 __device__ __forceinline__ T load_global(const void* place) {
   __builtin_assume(__isGlobal(place));
   return *static_cast<const T*>(place);
+}
+
+// The same of all that is read or written by way of a pointer.
+template <class T>
+__device__ __forceinline__ T* global_memory(T* place) {
+  __builtin_assume(__isGlobal(place));
+  return place;
 }
 
 // The same of what no other thread reads: caches give it up first. Unlike __ldcs the load is not

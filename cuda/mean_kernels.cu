@@ -1,12 +1,10 @@
 // The exact mean: every thread takes a few consecutive coordinates, walks over all updates with
 // their sums in registers, and ends with the sums or with the means.
+#include "codes.h"
 #include "device.h"
 #include "device/mean_launchers.h"
 #include "element/bits.h"
-#include "element/code_tables.h"
 #include "element/fixed_point.h"
-#include "element/fp8.h"
-#include "element/half.h"
 #include "mean_of.h"
 
 namespace veilsum {
@@ -31,11 +29,7 @@ struct Piece {
 };
 
 __device__ __forceinline__ float scale_of(const Piece& piece) {
-  if (piece.scale_format == WindowScales::none) return 1;
-  const unsigned number = piece.at >> piece.scale_shift;
-  if (piece.scale_format == WindowScales::f32)
-    return load_global<float>(piece.term->scales + 4 * number);
-  return widen_half(load_global<std::uint16_t>(piece.term->scales + 2 * number));
+  return load_scale(piece.scale_format, piece.term->scales, piece.at, piece.scale_shift);
 }
 
 __device__ __forceinline__ std::uint64_t term_of(float value, double factor) {
@@ -76,13 +70,6 @@ struct DoubleCodes {
     }
     return within;
   }
-};
-
-struct WidenHalf {
-  VS_FN float widen(std::uint16_t pattern) { return widen_half(pattern); }
-};
-struct WidenBrain {
-  VS_FN float widen(std::uint16_t pattern) { return widen_brain(pattern); }
 };
 
 template <class Widen>
@@ -145,22 +132,7 @@ struct UnitNibbles {
   }
 };
 
-__constant__ float kNf4Values[kTableCodes] = {-1.0F,
-                                              -0.6961928009986877F,
-                                              -0.5250730514526367F,
-                                              -0.39491748809814453F,
-                                              -0.28444138169288635F,
-                                              -0.18477343022823334F,
-                                              -0.09105003625154495F,
-                                              0.0F,
-                                              0.07958029955625534F,
-                                              0.16093020141124725F,
-                                              0.24611230194568634F,
-                                              0.33791524171829224F,
-                                              0.44070982933044434F,
-                                              0.5626170039176941F,
-                                              0.7229568362236023F,
-                                              1.0F};
+__constant__ CodeTable kNf4 = kNf4Table;
 
 // No unit divides its values, so every code's term is rounded by itself. The sixteen of a block
 // would serve 64 coordinates, but no thread has as many.
@@ -172,7 +144,7 @@ struct Nf4Codes {
     const std::uint32_t words[] = {sixteen.x, sixteen.y};
     const double scale = scale_of(piece);
     for (unsigned i = 0; i < kValues; ++i) {
-      const double value = kNf4Values[words[i / 8] >> 4 * (i % 8) & 15];
+      const double value = kNf4.value[words[i / 8] >> 4 * (i % 8) & 15];
       sums[i] += bounded_fixed_point(value * scale * piece.term->factor);
     }
     return true;
@@ -190,7 +162,7 @@ struct Fp8Codes {
     const float scale = scale_of(piece);
     for (unsigned i = 0; i < kValues; ++i) {
       const auto pattern = static_cast<std::uint8_t>(words[i / 4] >> 8 * (i % 4));
-      sums[i] += term_of(widen_fp8<Format>(pattern) * scale, piece.term->factor);
+      sums[i] += term_of(fp8_value<Format>(pattern, scale), piece.term->factor);
     }
     return true;
   }
@@ -337,8 +309,7 @@ int launch_sum(const Launch& launch, const WindowSum& sum, const MeanSinkArgs& s
   const unsigned threads = choose_threads(launch, kThreads);
   const std::size_t pieces = sum.tiles * kTileValues / Codes::kValues;
   const unsigned blocks = choose_blocks(launch, (pieces + threads - 1) / threads, kMostBlocks);
-  const unsigned shift =
-      sum.scale_block == 0 ? 12 : static_cast<unsigned>(top_bit(sum.scale_block));
+  const unsigned shift = scale_shift_of(sum.scale_block);
   return launch_kernel("sum_kernel", launch, blocks, threads,
                        kMeans ? mean_shared_bytes<Codes::kValues>(threads) : 0,
                        sum_kernel<Codes, kMeans>, sum, shift, sink);

@@ -32,8 +32,8 @@ _FUSED = ("FFMA", "DFMA", "HFMA2")
 _LOCAL = ("LDL", "STL")
 _LOAD_BYTES = {"128": 16, "64": 8, "U16": 2, "S16": 2, "U8": 1, "S8": 1}
 
-# What one turn of the main loop is for, by the kernel's name: four updates of as many coordinates
-# as a thread holds.
+# What one turn of the main loop is for, by the kernel's name: of the mean four updates of as many
+# coordinates as a thread holds.
 TURNS = {
     "FloatCodes": 4 * 4,
     "DoubleCodes": 4 * 2,
@@ -43,6 +43,13 @@ TURNS = {
     "Nf4Codes": 4 * 16,
     "Fp8Codes": 4 * 16,
     "SignCodes": 4 * 16,
+    # One run of a packed tile.
+    "FloatRun": 4,
+    "HalfRun": 4,
+    "Int8Run": 4,
+    "NibbleRun": 4,
+    "Fp8Run": 4,
+    "SignRun": 4,
 }
 
 

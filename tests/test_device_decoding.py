@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 import veilsum
+from support.codec_options import every_codec
 from support.devices import every_device, results_of_losses
 from veilsum import Aggregator, ModelLayout, _native, encode
 from veilsum.arrays import round_to_bfloat16, widen_bfloat16
+from veilsum.errors import ConfigError
 
 Update = Any
 WINDOW_BYTES = 1 << 22
@@ -161,12 +163,103 @@ def test_noise_in_gaps_is_no_value_beyond_the_screened_ones(backend: str) -> Non
         assert digest_of([update], layout, backend) == digest_of([update], layout, "cpu")
 
 
+# --- topk ------------------------------------------------------------------------------------
+
+
+def sparse_updates(layout: ModelLayout, count: int = 3, **options: Any) -> list[Update]:
+    """Most of what is kept lies in one tile, some tiles keep nothing, and tiles begin with either
+    of the two indices that share three bytes."""
+    updates = []
+    for number in range(count):
+        arrays = arrays_of(number, layout)
+        for array in arrays.values():
+            array.reshape(-1)[300:4700] *= 0.001
+        updates.append(encode(arrays, codec="topk", layout=layout, **options))
+    return updates
+
+
+@every_device
+@every_layout
+@pytest.mark.parametrize("density", [0.5, 0.1, 0.001])
+@pytest.mark.parametrize("values", ["f32", "f16"])
+def test_topk_updates_sum_as_on_the_cpu(
+    values: str, density: float, shape: str, backend: str
+) -> None:
+    layout = layout_of(shape)
+    _native.use_pass_memory(window_bytes=WINDOW_BYTES, window_tiles=2)
+    for chunk in (4096, 1 << 20):
+        updates = sparse_updates(layout, density=density, values=values, chunk_coordinates=chunk)
+        assert digest_of(updates, layout, backend) == digest_of(updates, layout, "cpu")
+
+
+# --- subsamples --------------------------------------------------------------------------------
+
+SUBSAMPLED: dict[str, dict[str, Any]] = {
+    "f32": {},
+    "f16": {},
+    "bf16": {},
+    "int8": {},
+    "int8/b32/f16": {},
+    "int4": {},
+    "nf4": {},
+    "fp4/f32": {},
+    "fp8_e4m3": {},
+    "fp8_e5m2/b32": {},
+    "fp8_e4m3/raw": {},
+    "ring5": {"clip": 1.0},
+    "ring22": {"clip": 1.0},
+    "ring64": {"clip": 1.0},
+}
+
+
+def subsampled_updates(codec: str, layout: ModelLayout, keep: int, **options: Any) -> list[Update]:
+    return [
+        encode(
+            arrays_of(number, layout),
+            codec=codec,
+            layout=layout,
+            seed=number,
+            subsample=keep / 64,
+            subsample_seed=number,
+            **SUBSAMPLED[codec],
+            **options,
+        )
+        for number in range(3)
+    ]
+
+
+def test_every_codec_that_can_be_subsampled_is_tried() -> None:
+    layout = layout_of("tiny")
+    families = {codec.partition("/")[0] for codec in SUBSAMPLED} - {"ring5", "ring22", "ring64"}
+    for codec in every_codec():
+        if codec == "i64" or codec.partition("/")[0] in families or codec.startswith("ring"):
+            continue
+        with pytest.raises(ConfigError, match="cannot be subsampled"):
+            encode(
+                arrays_of(0, layout), codec=codec, layout=layout, subsample=0.5, subsample_seed=1
+            )
+
+
+@every_device
+@pytest.mark.parametrize("shape", ["gaps", "4096", "wide"])
+@pytest.mark.parametrize("codec", SUBSAMPLED)
+def test_subsampled_updates_sum_as_on_the_cpu(codec: str, shape: str, backend: str) -> None:
+    layout = layout_of(shape)
+    _native.use_pass_memory(window_bytes=WINDOW_BYTES, window_tiles=2)
+    for keep, rescale in ((1, True), (44, False), (63, True)):
+        # Kept blocks of a tile lie in two chunks.
+        updates = subsampled_updates(codec, layout, keep, rescale=rescale, chunk_coordinates=4096)
+        assert digest_of(updates, layout, backend) == digest_of(updates, layout, "cpu")
+
+
 def mixed(layout: ModelLayout) -> list[Update]:
     return [
         *updates_of("eden4", layout, 2),
         *updates_of("ring7", layout, 2, clip=1.0, hadamard=4096, overrange="clip"),
         *updates_of("ring20", layout, 1, clip=1.0),
         *updates_of("int8", layout, 1),
+        *sparse_updates(layout, 2, density=0.1),
+        *subsampled_updates("fp4/f32", layout, 20)[:2],
     ]
 
 
@@ -183,15 +276,31 @@ def test_neither_order_nor_launch_shape_nor_window_shows(backend: str) -> None:
         assert digest_of(updates, layout, backend) == expected
 
 
-def test_packed_updates_take_less_of_the_bus_than_values() -> None:
-    layout = layout_of("gaps")
-    sizes = {}
-    for codec in ("f32", "eden1"):
-        _native.use_emulator()
-        digest_of(updates_of(codec, layout, 8), layout, "emu")
-        sizes[codec] = _native.emulator_copied_bytes()
+# Beside codes and scales: what a kernel is told of a tile of each update, and of each tile.
+TABLE_BYTES = 160
 
-    assert sizes["eden1"] < sizes["f32"] / 3
+
+@pytest.mark.parametrize(
+    ("codec", "options"),
+    [
+        ("eden1", {}),
+        ("ring5", {"clip": 1.0}),
+        ("topk", {"density": 0.02}),
+        ("topk", {"density": 0.1, "values": "f16"}),
+        ("int8", {"subsample": 0.25, "subsample_seed": 1}),
+        ("nf4", {"subsample": 8 / 64, "subsample_seed": 2}),
+        ("f32", {"subsample": 4 / 64, "subsample_seed": 3}),
+        ("ring3", {"clip": 1.0, "subsample": 0.5, "subsample_seed": 4}),
+    ],
+)
+def test_codes_cross_the_bus_as_they_are(codec: str, options: dict[str, Any]) -> None:
+    layout = ModelLayout(_native.Layout([("a", "f32", (8 * 4096,))]))
+    updates = updates_of(codec, layout, 8, **options)
+    _native.use_emulator()
+    digest_of(updates, layout, "emu")
+
+    codes = sum(update.nbytes for update in updates)
+    assert _native.emulator_copied_bytes() < codes + (len(updates) + 4) * 8 * TABLE_BYTES
 
 
 def test_a_device_that_is_lost_on_the_way_gives_no_sum_and_keeps_nothing() -> None:

@@ -58,7 +58,7 @@ def test_a_kernel_costs_no_more_than_the_table_says(found: dict[str, Row], name:
 
 # Products of two floats are exact in a double, so the sum is rounded once, fused or not; and a
 # division that rounds correctly is made of fused multiplies.
-FUSED = {"gram_kernel<float>", "ring_kernel", "rotated_ring_kernel"}
+FUSED = ("gram_kernel<float>", "ring_kernel", "rotated_ring_kernel")
 
 # Their columns lie in shared memory or, where that is too small, in device memory.
 GENERIC = ("kept_kernel", "sorted_median_kernel")
@@ -70,7 +70,7 @@ def test_nothing_in_the_table_is_out_of_bounds(name: str) -> None:
 
     assert row["stack_bytes"] == 0
     assert row["local_accesses"] == 0
-    assert row["fused_multiplies"] == 0 or name in FUSED
+    assert row["fused_multiplies"] == 0 or name.startswith(FUSED)
     assert row["registers"] <= 255
 
 

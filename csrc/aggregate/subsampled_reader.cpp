@@ -55,6 +55,7 @@ class SubsampledReader final : public UpdateReader {
   bool adds_whole_tiles() const override { return true; }
 
   const WireFloat* floats(const Tile&, const TensorPart&) const override { return nullptr; }
+  const SubsampledValues* subsampled() const override { return &kept_; }
 
   void values(const Tile& tile, std::span<float> out) const override {
     kept_.read(tile.first, out);

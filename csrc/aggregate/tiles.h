@@ -14,6 +14,12 @@ inline std::size_t count_tiles(const Layout& layout, int group) {
   return (layout.group_size(group) + kTile - 1) / kTile;
 }
 
+inline Tile tile_at(const Layout& layout, int group, std::size_t index) {
+  const std::uint64_t first = std::uint64_t{index} * kTile;
+  return {first, static_cast<std::size_t>(
+                     std::min<std::uint64_t>(kTile, layout.group_size(group) - first))};
+}
+
 // Tiles that one thread takes at a time: long enough that memory is read ahead, and short
 // enough that models of a million values keep several threads busy.
 inline constexpr std::size_t kTilesAtOnce = 8;

@@ -42,6 +42,7 @@ struct Screened {
 };
 
 class ResidentTensors;
+class SubsampledValues;
 
 class UpdateReader {
  public:
@@ -63,6 +64,9 @@ class UpdateReader {
 
   // The tile's codes, if it is kept encoded and not as floats; else nothing.
   virtual std::optional<CodedTile> coded(const Tile&) const { return std::nullopt; }
+
+  // The codes of an update of which only some blocks travelled; else null.
+  virtual const SubsampledValues* subsampled() const { return nullptr; }
 
   // The tensors of group 1 on a device, if they lie there; else null.
   virtual const ResidentTensors* resident() const { return nullptr; }

@@ -40,6 +40,17 @@ struct TopKSections {
   float value(std::size_t entry) const;
 };
 
+// What one tile keeps: entries first .. first + count - 1 of its chunk.
+struct TopKEntries {
+  std::size_t first;
+  std::size_t count;
+};
+
+// Of tile number `tile` of the chunk. Counts were checked before, but decide here which memory is
+// touched: bounding them again is what keeps bytes that a caller changed meanwhile from becoming
+// an access out of bounds.
+TopKEntries topk_entries(const TopKSections& sections, std::size_t tile);
+
 TopKSections topk_sections(std::uint16_t codec, std::uint64_t count,
                            std::span<const std::byte> tile_counts,
                            std::span<const std::byte> codes);

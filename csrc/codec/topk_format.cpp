@@ -72,6 +72,14 @@ float TopKSections::value(std::size_t entry) const {
   return reinterpret_cast<const WireFloat*>(values)[entry];
 }
 
+TopKEntries topk_entries(const TopKSections& sections, std::size_t tile) {
+  std::size_t before = 0;  // not by std::accumulate, to which the counts would be aligned
+  for (std::size_t i = 0; i < tile; ++i) before += sections.tile_counts[i];
+  const std::size_t first = std::min(before, sections.kept);
+  const std::size_t most = std::min(kTopKTile, sections.kept - first);
+  return {first, std::min<std::size_t>(sections.tile_counts[tile], most)};
+}
+
 TopKSections topk_sections(std::uint16_t codec, std::uint64_t count,
                            std::span<const std::byte> tile_counts,
                            std::span<const std::byte> codes) {

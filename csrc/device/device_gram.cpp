@@ -131,7 +131,7 @@ void multiply_rows_on(const Device& device, const Layout& layout, const UpdateSn
   if (pass.rows.tiles == 0 || pass.count() == 0) return;
   const GramSteps steps(pass);
   const OnDevice on(device);
-  walk_windows<GramSlot>(set, pass.rows.tiles, steps.tiles, [&](std::optional<GramSlot>& slot) {
+  walk_tiles<GramSlot>(set, pass.rows.tiles, steps.tiles, [&](std::optional<GramSlot>& slot) {
     slot.emplace(pass, device, steps, take);
   });
 }

@@ -11,9 +11,9 @@
 #include "aggregate/tiles.h"
 #include "aggregate/write_means.h"
 #include "base/parallel.h"
+#include "device/packed_tiles.h"
 #include "device/places.h"
 #include "device/resident.h"
-#include "device/row_pass.h"
 #include "device/window_form.h"
 #include "element/half.h"
 
@@ -31,21 +31,23 @@ struct BatchPlaces {
   BatchPlaces(const WindowBatch& batch, std::size_t tiles)
       : gathered(places.add(
             batch.form.resident ? batch.updates.size() * tiles * sizeof(GatheredTile) : 0)),
-        packed(places.add(batch.form.packed() ? batch.updates.size() * tiles * sizeof(PackedTile)
-                                              : 0)),
-        ends(places.add(batch.form.packed() ? tiles * kTileBlocks : 0)),
         terms(places.add(batch.updates.size() * tiles * sizeof(WindowTerm))),
         copied_without_codes(places.bytes()),
-        codes(places.add(batch.updates.size() * tiles * batch.form.code_bytes())),
-        scales(places.add(batch.updates.size() * tiles * batch.form.scale_bytes())) {}
+        packed(batch.form, batch.updates.size(), tiles, places),
+        codes(places.add(
+            batch.form.packed() ? 0 : batch.updates.size() * tiles * batch.form.code_bytes())),
+        scales(places.add(
+            batch.form.packed() ? 0 : batch.updates.size() * tiles * batch.form.scale_bytes())) {}
 
-  // What the host writes and copies: of resident updates no values.
+  // What the host writes and copies of updates that are not packed: of resident ones no values.
   std::size_t copied(const WindowForm& form) const {
     return form.resident ? copied_without_codes : places.bytes();
   }
 
   Places places;
-  std::size_t gathered, packed, ends, terms, copied_without_codes, codes, scales;
+  std::size_t gathered, terms, copied_without_codes;
+  PackedPlaces packed;
+  std::size_t codes, scales;
 };
 
 // What the means of a window need besides the sums.
@@ -75,11 +77,7 @@ struct Pass {
   const bool wide;
   const std::vector<WindowBatch> batches;
 
-  Tile tile(std::size_t index) const {
-    const std::uint64_t first = std::uint64_t{index} * kTile;
-    return {first, static_cast<std::size_t>(
-                       std::min<std::uint64_t>(kTile, layout.group_size(kFloatGroup) - first))};
-  }
+  Tile tile(std::size_t index) const { return tile_at(layout, kFloatGroup, index); }
 };
 
 // Nobody changes codes that were checked; values are what they were only if nobody wrote to them.
@@ -87,8 +85,8 @@ std::uint64_t limit_pattern(const WindowForm& form, double largest) {
   // f32 tiles of a set with wider ones: what is beyond every float is not within the limit.
   const auto narrow =
       static_cast<float>(std::min(largest, double{std::numeric_limits<float>::max()}));
-  if (form.codes == WindowCodes::f64) return std::bit_cast<std::uint64_t>(largest);
-  if (form.codes == WindowCodes::f32) return std::bit_cast<std::uint32_t>(narrow);
+  if (form.summed() == WindowCodes::f64) return std::bit_cast<std::uint64_t>(largest);
+  if (form.summed() == WindowCodes::f32) return std::bit_cast<std::uint32_t>(narrow);
   if (!form.resident) return std::numeric_limits<std::uint64_t>::max();
   return form.codes == WindowCodes::f16 ? narrow_half(narrow) : narrow_brain(narrow);
 }
@@ -194,21 +192,15 @@ class Slot {
   // One update's tile: its place on the device, where host memory that is copied gets its values.
   void place_tile(const WindowBatch& batch, const BatchPlaces& at, std::size_t place,
                   std::size_t update, std::size_t index, WindowTerm& term) {
+    if (batch.form.packed()) {
+      term.codes = unpacked_.as<unsigned char>(place * batch.form.value_bytes());
+      return;
+    }
     const std::size_t codes = at.codes + place * batch.form.code_bytes();
     const std::size_t scales = at.scales + place * batch.form.scale_bytes();
     term.codes = device_input_.as<unsigned char>(codes);
     term.scales = device_input_.as<unsigned char>(scales);
     const CommittedUpdate& own = *pass_.set.updates[update];
-    if (batch.form.packed()) {
-      PackedTile& packed = input_.as<PackedTile>(at.packed)[place];
-      packed = packed_tile(batch.form, own, pass_.tile(index));
-      packed.codes = term.codes;
-      packed.scales = term.scales;
-      packed.ends =
-          device_input_.as<std::uint8_t>(at.ends) + (index - window_->first_tile) * kTileBlocks;
-      packed.values = unpacked_.as<float>(place * batch.form.value_bytes());
-      term.codes = unpacked_.as<unsigned char>(place * batch.form.value_bytes());
-    }
     if (!batch.form.resident)
       write_window_tile(batch.form, own, pass_.tile(index), input_.as<std::byte>(codes),
                         input_.as<std::byte>(scales));
@@ -216,26 +208,13 @@ class Slot {
       term.codes = there;
   }
 
-  // How many of each 64 coordinates belong to a tensor: no two tensors share any.
-  void write_ends(std::size_t index, std::uint8_t* ends) const {
-    std::fill_n(ends, kTileBlocks, std::uint8_t{0});
-    const Tile tile = pass_.tile(index);
-    for_each_part(pass_.layout, kFloatGroup, tile.first, tile.count, [&](const TensorPart& part) {
-      for (std::size_t done = 0; done < part.count; done += kBlock)
-        ends[(part.offset + done) / kBlock] =
-            static_cast<std::uint8_t>(std::min(kBlock, part.count - done));
-    });
-  }
-
-  void write_batch(const WindowBatch& batch, const BatchPlaces& at) {
+  void write_terms(const WindowBatch& batch, const BatchPlaces& at) {
     const std::size_t count = batch.updates.size();
     auto* const terms = input_.as<WindowTerm>(at.terms);
     parallel_for(window_->tiles, 1, pass_.threads, [&](const Range& range) {
       const std::size_t t = range.index;
       const std::size_t index = window_->first_tile + t;
       const int exponent = tile_exponent(pass_.set, index);
-      if (batch.form.packed())
-        write_ends(index, input_.as<std::uint8_t>(at.ends) + t * kTileBlocks);
       for (std::size_t k = 0; k < count; ++k) {
         WindowTerm& term = terms[t * count + k];
         term = window_term(pass_, batch.form, batch.updates[k], index, exponent);
@@ -276,29 +255,34 @@ class Slot {
     }
   }
 
+  // Brings codes and makes floats of them.
   void unpack_batch(const WindowBatch& batch, const BatchPlaces& at) {
-    const DecodeTiles job = {.packing = batch.form.packing,
-                             .bits = batch.form.bits,
-                             .rotation_block = batch.form.rotation_block,
-                             .scale_block = batch.form.scale_block,
-                             .group = kFloatGroup,
-                             .tiles = batch.updates.size() * window_->tiles,
-                             .tile = device_input_.as<PackedTile>(at.packed)};
-    stream_.device().check(stream_.device().api().decode->decode(stream_.launch(), job),
-                           "launching the decoding of tiles", job.tiles * kTile * sizeof(float));
+    const PackedBatch packed(pass_.layout, pass_.set, batch, pass_.threads);
+    const PackedMemory memory = {input_.as<std::byte>(), device_input_.as<unsigned char>(),
+                                 unpacked_.as<unsigned char>(), false};
+    const std::size_t end = packed.write(*window_, at.packed, memory);
+    stream_.to_device(device_input_.as<void>(), input_.as<void>(), end);
+    packed.decode(stream_, *window_, at.packed, memory);
+  }
+
+  // Brings what sums take as it is, and gathers what is there.
+  void bring_batch(const WindowBatch& batch, const BatchPlaces& at) {
+    const auto gathered =
+        batch.form.resident ? write_gathered(batch, at) : std::vector<std::size_t>();
+    stream_.to_device(device_input_.as<void>(), input_.as<void>(), at.copied(batch.form));
+    gather_batch(batch, at, gathered);
   }
 
   void sum_batch(std::size_t number) {
     const WindowBatch& batch = pass_.batches[number];
     const BatchPlaces at(batch, window_->tiles);
-    write_batch(batch, at);
-    const auto gathered =
-        batch.form.resident ? write_gathered(batch, at) : std::vector<std::size_t>();
-    stream_.to_device(device_input_.as<void>(), input_.as<void>(), at.copied(batch.form));
-    gather_batch(batch, at, gathered);
-    if (batch.form.packed()) unpack_batch(batch, at);
+    write_terms(batch, at);
+    if (batch.form.packed())
+      unpack_batch(batch, at);
+    else
+      bring_batch(batch, at);
     const WindowSum sum = {
-        .kind = batch.form.codes,
+        .kind = batch.form.summed(),
         .scale_format = batch.form.scales,
         .scale_block = batch.form.scale_block,
         .updates = batch.updates.size(),
@@ -376,8 +360,8 @@ void take_float_mean_on(const Device& device, const Layout& layout, const Update
                      window_batches(layout, set, device, pass_memory.window_bytes)};
   const std::size_t tiles = window_tiles(pass, total);
   const OnDevice on(device);
-  walk_windows<Slot>(set, total, tiles,
-                     [&](std::optional<Slot>& slot) { slot.emplace(pass, device, tiles, sink); });
+  walk_tiles<Slot>(set, total, tiles,
+                   [&](std::optional<Slot>& slot) { slot.emplace(pass, device, tiles, sink); });
 }
 
 }  // namespace veilsum

@@ -22,8 +22,7 @@ const PassMemory& current_pass_memory();
 std::size_t most_window_tiles(std::size_t tile_bytes);
 
 // take_float_mean() on a device: the same bits. Updates are streamed through it window by window;
-// `threads` host threads copy meanwhile. What no kernel decodes (sparse, rotated and subsampled
-// updates) is decoded on the host.
+// `threads` host threads copy meanwhile. Codes of all codecs are decoded there.
 //
 // Throws as take_float_mean(), and DeviceError.
 void take_float_mean_on(const Device& device, const Layout& layout, const UpdateSnapshot& set,

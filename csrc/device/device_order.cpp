@@ -228,7 +228,7 @@ void order_floats_on(const Device& device, const Layout& layout, const UpdateSna
   if (pass.rows.tiles == 0) return;
   const std::size_t tiles = window_tiles(pass);
   const OnDevice on(device);
-  walk_windows<OrderSlot>(set, pass.rows.tiles, tiles, [&](std::optional<OrderSlot>& slot) {
+  walk_tiles<OrderSlot>(set, pass.rows.tiles, tiles, [&](std::optional<OrderSlot>& slot) {
     slot.emplace(pass, device, tiles, sink);
   });
 }

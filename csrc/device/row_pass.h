@@ -2,9 +2,7 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <cstddef>
-#include <optional>
 #include <vector>
 
 #include "aggregate/tiles.h"
@@ -12,13 +10,9 @@
 #include "codec/layout.h"
 #include "device/device.h"
 #include "device/mean_launchers.h"
+#include "device/windows.h"
 
 namespace veilsum {
-
-struct Window {
-  std::size_t first_tile;
-  std::size_t tiles;
-};
 
 // One walk over a set. Refers to its arguments.
 struct RowPass {
@@ -51,27 +45,5 @@ struct RowPass {
 
 // One format for so many coordinates: no tensor starts within them.
 inline constexpr std::size_t kFormatBlock = kTensorAlignment;
-
-// Windows that are under way at once: one is filled, one computes, one is copied back.
-inline constexpr std::size_t kWindowsAtOnce = 3;
-
-// Walks over `total` tiles of a set: calls begin(window) of slots in turns, and finish() of each
-// before its next window and at the end, in order. make(slot) puts something there when it is first
-// needed.
-template <class Slot, class Make>
-void walk_windows(const UpdateSnapshot& set, std::size_t total, std::size_t tiles,
-                  const Make& make) {
-  std::array<std::optional<Slot>, kWindowsAtOnce> slots;
-  std::size_t number = 0;
-  for (std::size_t first = 0; first < total; first += tiles, ++number) {
-    std::optional<Slot>& slot = slots[number % kWindowsAtOnce];
-    if (!slot) make(slot);
-    slot->finish();
-    slot->begin({first, std::min(tiles, total - first)});
-    if ((number + 1) * tiles % kReleaseTiles < tiles) set.release_pages();
-  }
-  for (std::size_t left = 0; left < kWindowsAtOnce; ++left)
-    if (auto& slot = slots[(number + left) % kWindowsAtOnce]) slot->finish();
-}
 
 }  // namespace veilsum

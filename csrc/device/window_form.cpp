@@ -2,14 +2,16 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 #include <span>
 
-#include "codec/block_scales.h"
+#include "aggregate/tiles.h"
 #include "codec/codecs.h"
-#include "codec/eden.h"
 #include "codec/format.h"
+#include "codec/topk.h"
 #include "device/resident.h"
-#include "element/bits.h"
+#include "element/rotation.h"
+#include "update/subsampled.h"
 
 namespace veilsum {
 namespace {
@@ -20,11 +22,11 @@ struct Kind {
 };
 
 constexpr Kind kDecoded[] = {
-    {kCodecF16, WindowCodes::f16},          {kCodecBf16, WindowCodes::bf16},
-    {kCodecInt8, WindowCodes::int8},        {kCodecInt4, WindowCodes::int4},
-    {kCodecNf4, WindowCodes::nf4},          {kCodecFp4, WindowCodes::fp4},
-    {kCodecFp8E4M3, WindowCodes::fp8_e4m3}, {kCodecFp8E5M2, WindowCodes::fp8_e5m2},
-    {kCodecSign, WindowCodes::sign},
+    {kCodecF32, WindowCodes::f32},          {kCodecF16, WindowCodes::f16},
+    {kCodecBf16, WindowCodes::bf16},        {kCodecInt8, WindowCodes::int8},
+    {kCodecInt4, WindowCodes::int4},        {kCodecNf4, WindowCodes::nf4},
+    {kCodecFp4, WindowCodes::fp4},          {kCodecFp8E4M3, WindowCodes::fp8_e4m3},
+    {kCodecFp8E5M2, WindowCodes::fp8_e5m2}, {kCodecSign, WindowCodes::sign},
 };
 
 // Bits of a code, in the order of WindowCodes.
@@ -36,10 +38,6 @@ WindowScales window_scales(ScaleFormat format) {
   return format == ScaleFormat::f32   ? WindowScales::f32
          : format == ScaleFormat::f16 ? WindowScales::f16
                                       : WindowScales::none;
-}
-
-std::size_t bytes_of(WindowScales scales) {
-  return scales == WindowScales::f32 ? 4 : scales == WindowScales::f16 ? 2 : 0;
 }
 
 // Copies what there is of `size` bytes.
@@ -68,7 +66,7 @@ void write_codes(const WindowForm& form, const CodedTile& tile, std::byte* codes
               scales, form.scale_bytes());
 }
 
-// --- packed tiles ----------------------------------------------------------------
+// --- forms ----------------------------------------------------------------------
 
 constexpr unsigned kTensorBlock = kTensorAlignment;
 
@@ -79,73 +77,85 @@ unsigned ring_scale_block(const UpdateForm& form) {
   return block == 0 ? kTensorBlock : static_cast<unsigned>(block);
 }
 
-std::optional<WindowForm> packed_form(const CodedTile& tile) {
+WindowForm packed_values(WindowPacking packing, unsigned bits) {
   WindowForm form = {WindowCodes::f32, WindowScales::none, 0};
-  const std::uint16_t codec = tile.chunk.header.codec;
-  if (eden_bits(codec) != 0) {
-    form.packing = WindowPacking::eden;
-    form.bits = eden_bits(codec);
-    form.rotation_block = kRotationTile;
-    return form;
-  }
-  if (ring_bits(codec) == 0) return std::nullopt;
-  form.packing = WindowPacking::ring;
-  form.bits = ring_bits(codec);
-  form.scale_block = ring_scale_block(tile.form);
-  if (tile.form.transform != nullptr)
-    form.rotation_block = static_cast<unsigned>(tile.form.transform->rotation.block);
+  form.packing = packing;
+  form.bits = bits;
   return form;
 }
 
-void write_eden_scales(const CodedTile& tile, std::byte* scales) {
-  std::size_t blocks = 0;
-  for_each_eden_block(tile.count, [&](std::size_t, std::size_t, std::size_t) { ++blocks; });
-  copy_padded(tile.chunk.scales.subspan(tile.begin / kRotationTile * 4, blocks * 4), scales,
-              kMostEdenBlocks * 4);
+WindowForm ring_form(const UpdateForm& update) {
+  WindowForm form = packed_values(WindowPacking::ring, ring_bits(update.codec));
+  form.scale_block = ring_scale_block(update);
+  if (update.transform != nullptr)
+    form.rotation_block = static_cast<unsigned>(update.transform->rotation.block);
+  return form;
 }
 
-// Beyond the end, where steps are zero, any scale will do that can divide.
-void write_ring_scales(const WindowForm& form, const CodedTile& tile, std::byte* bytes) {
-  auto* const scales = reinterpret_cast<double*>(bytes);
-  const Transform* const transform = tile.form.transform.get();
-  if (transform == nullptr || !transform->grid) {
-    scales[0] = tile.form.scale;
-    return;
+// Of an update's own codes; nothing if no kernel decodes them.
+std::optional<WindowForm> coded_form(const UpdateForm& update) {
+  const std::uint16_t codec = update.codec;
+  const WindowScales scales = window_scales(codec_scales(codec));
+  for (const Kind& kind : kDecoded)
+    if (kind.family == codec_family(codec))
+      return WindowForm{kind.codes, scales, scales == WindowScales::none ? 0 : codec_block(codec)};
+  if (eden_bits(codec) != 0) {
+    WindowForm form = packed_values(WindowPacking::eden, eden_bits(codec));
+    form.rotation_block = kRotationTile;
+    return form;
   }
-  std::fill_n(scales, kTile / form.scale_block, 1.0);
-  transform->grid->for_each_stretch(tile.chunk.header.first + tile.begin, tile.count,
-                                    [&](std::size_t offset, std::size_t count, std::size_t entry) {
-                                      std::fill_n(scales + offset / form.scale_block,
-                                                  block_count(count, form.scale_block),
-                                                  transform->scales[entry]);
-                                    });
+  if (codec_family(codec) == kCodecTopK) {
+    WindowForm form = packed_values(WindowPacking::topk, kIndexBits);
+    form.scales = scales;
+    return form;
+  }
+  if (ring_bits(codec) != 0) return ring_form(update);
+  return std::nullopt;
 }
 
-void write_packed(const WindowForm& form, const CodedTile& tile, std::byte* codes,
-                  std::byte* scales) {
-  copy_padded(tile.chunk.codes.subspan(packed_size(tile.begin, form.bits),
-                                       packed_size(tile.count, form.bits)),
-              codes, form.code_bytes());
-  if (form.packing == WindowPacking::eden)
-    write_eden_scales(tile, scales);
-  else
-    write_ring_scales(form, tile, scales);
+// The form of codes that kernels are to make values of.
+WindowForm as_packed(WindowForm form) {
+  if (form.packed()) return form;
+  form.packing = WindowPacking::codes;
+  form.bits = code_bits(form.codes);
+  return form;
+}
+
+std::optional<WindowForm> subsampled_form(const SubsampledValues& kept) {
+  std::optional<WindowForm> form = coded_form(kept.coded_form());
+  if (!form) return form;
+  form = as_packed(*form);
+  form->keep = kept.keep();
+  return form;
 }
 
 }  // namespace
 
+std::size_t bytes_of(WindowScales scales) {
+  return scales == WindowScales::f32 ? 4 : scales == WindowScales::f16 ? 2 : 0;
+}
+
 std::size_t WindowForm::code_bytes() const {
-  return kTile / 8 * (packed() ? bits : code_bits(codes));
+  // Indices of all coordinates, and one that lies before them.
+  if (packing == WindowPacking::topk) return whole_words(topk_index_bytes(kTile + 1));
+  return packed() ? whole_words(keep * kTensorAlignment / 8 * bits) : kTile / 8 * code_bits(codes);
 }
 
 std::size_t WindowForm::value_bytes() const { return packed() ? kTile * sizeof(float) : 0; }
 
 std::size_t WindowForm::scale_bytes() const {
-  // A multiple of 16 bytes: every tile's scales begin at one.
-  if (packing == WindowPacking::eden) return (kMostEdenBlocks * sizeof(float) + 15) / 16 * 16;
-  if (packing == WindowPacking::ring)
-    return std::max<std::size_t>(16, kTile / scale_block * sizeof(double));
-  return scales == WindowScales::none ? 0 : kTile / scale_block * bytes_of(scales);
+  switch (packing) {
+    case WindowPacking::eden:
+      return whole_words(kMostEdenBlocks * sizeof(float));
+    case WindowPacking::ring:
+      return whole_words(kTile / scale_block * sizeof(double));
+    case WindowPacking::topk:
+      return kTile * bytes_of(scales);
+    default:
+      return scales == WindowScales::none
+                 ? 0
+                 : whole_words(keep * kTensorAlignment / scale_block * bytes_of(scales));
+  }
 }
 
 MeanFormat mean_format(DType dtype) {
@@ -166,33 +176,20 @@ WindowForm window_form(const Layout& layout, const CommittedUpdate& update, cons
   if (resident != nullptr && resident->device().name() == device.name()) return resident->form();
   const WindowForm values = {needs_double(layout) ? WindowCodes::f64 : WindowCodes::f32,
                              WindowScales::none, 0};
-  const auto first = Tile{0, std::min<std::size_t>(kTile, layout.group_size(kFloatGroup))};
-  const std::optional<CodedTile> coded = update.values->coded(first);
-  if (!coded) return values;
-  const std::uint16_t codec = coded->chunk.header.codec;
-  for (const Kind& kind : kDecoded) {
-    if (kind.family != codec_family(codec)) continue;
-    const WindowScales scales = window_scales(codec_scales(codec));
-    return {kind.codes, scales, scales == WindowScales::none ? 0 : codec_block(codec)};
-  }
-  return packed_form(*coded).value_or(values);
+  if (const SubsampledValues* kept = update.values->subsampled())
+    return subsampled_form(*kept).value_or(values);
+  const std::optional<CodedTile> coded = update.values->coded(tile_at(layout, kFloatGroup, 0));
+  return coded ? coded_form(coded->form).value_or(values) : values;
 }
 
-PackedTile packed_tile(const WindowForm& form, const CommittedUpdate& update, const Tile& tile) {
-  const CodedTile coded = *update.values->coded(tile);
-  PackedTile packed = {};
-  packed.first = tile.first;
-  packed.count = static_cast<unsigned>(tile.count);
-  if (form.packing == WindowPacking::eden)
-    packed.key = eden_rotation(coded.chunk.header).key;
-  else if (form.rotation_block != 0)
-    packed.key = coded.form.transform->rotation.key;
-  return packed;
+WindowForm row_form(const Layout& layout, const CommittedUpdate& update, const Device& device) {
+  const WindowForm form = window_form(layout, update, device);
+  const bool values = form.codes == WindowCodes::f32 || form.codes == WindowCodes::f64;
+  return form.resident || values ? form : as_packed(form);
 }
 
 void write_window_tile(const WindowForm& form, const CommittedUpdate& update, const Tile& tile,
                        std::byte* codes, std::byte* scales) {
-  if (form.packed()) return write_packed(form, *update.values->coded(tile), codes, scales);
   if (form.codes == WindowCodes::f32) return write_window_values<float>(update, tile, codes);
   if (form.codes == WindowCodes::f64) return write_window_values<double>(update, tile, codes);
   write_codes(form, *update.values->coded(tile), codes, scales);

@@ -117,9 +117,19 @@ SubsampledValues::SubsampledValues(const Layout& layout, std::span<const ChunkVi
       subsample_(*form.transform->subsample),
       coded_(without_transform(form)) {}
 
+KeptTile SubsampledValues::tile(std::uint64_t first) const {
+  return kept_tile(subsample_, layout_.group_size(kFloatGroup), first / kCodedTile);
+}
+
+CodedTile SubsampledValues::run_at(std::uint64_t coded, std::size_t most) const {
+  const ChunkView& chunk = chunks_[coded / coded_.chunk_coordinates];
+  const std::size_t begin = coded - chunk.header.first;
+  return {layout_, chunk, coded_, begin, std::min<std::size_t>(most, chunk.header.count - begin)};
+}
+
 void SubsampledValues::read(std::uint64_t first, std::span<float> out) const {
   const std::uint64_t size = layout_.group_size(kFloatGroup);
-  const KeptTile tile = kept_tile(subsample_, size, first / kCodedTile);
+  const KeptTile tile = this->tile(first);
   const std::size_t begin = first % kCodedTile;
   const auto whole =
       static_cast<std::size_t>(std::min<std::uint64_t>(kCodedTile, size - (first - begin)));
@@ -130,8 +140,11 @@ void SubsampledValues::read(std::uint64_t first, std::span<float> out) const {
 }
 
 void SubsampledValues::read_tile(const KeptTile& tile, std::span<float> out) const {
+  const ValueCodec& codec = value_codec(coded_.codec);
   std::array<float, kCodedTile> room;
-  decode(tile.coded, {room.data(), tile.count});
+  for_each_run(tile, [&](const CodedTile& run, std::size_t offset) {
+    codec.decode(run, {room.data() + offset, run.count});
+  });
   std::fill(out.begin(), out.end(), 0.0F);
   const float* kept = room.data();
   for_each_kept(tile, [&](std::size_t offset) {
@@ -139,20 +152,6 @@ void SubsampledValues::read_tile(const KeptTile& tile, std::span<float> out) con
       out[offset + i] = static_cast<float>(double{kept[i]} * tile.gain);
     kept += kBlock;
   });
-}
-
-// Whole blocks that may lie in two chunks. None of the codecs mixes more than a block, so they
-// take any run of blocks for a tile.
-void SubsampledValues::decode(std::uint64_t coded, std::span<float> values) const {
-  const ValueCodec& codec = value_codec(coded_.codec);
-  while (!values.empty()) {
-    const ChunkView& chunk = chunks_[coded / coded_.chunk_coordinates];
-    const std::size_t begin = coded - chunk.header.first;
-    const std::size_t count = std::min<std::size_t>(values.size(), chunk.header.count - begin);
-    codec.decode({layout_, chunk, coded_, begin, count}, values.first(count));
-    values = values.subspan(count);
-    coded += count;
-  }
 }
 
 }  // namespace veilsum

@@ -9,6 +9,7 @@
 #include "codec/gather.h"
 #include "update/encode.h"
 #include "update/form.h"
+#include "update/value_codec.h"
 
 namespace veilsum {
 
@@ -27,9 +28,28 @@ class SubsampledValues {
   // decode, times the gain in double, rounded once; zeros elsewhere.
   void read(std::uint64_t first, std::span<float> out) const;
 
+  // For those who decode by themselves: what the codes of the kept blocks mean, and how many of a
+  // whole tile's blocks are kept.
+  const UpdateForm& coded_form() const { return coded_; }
+  unsigned keep() const { return subsample_.keep; }
+  // The tile that begins at a coordinate, and where its codes lie.
+  KeptTile tile(std::uint64_t first) const;
+  // Calls use(run, offset of its first coordinate) for the runs of a tile's kept blocks that lie
+  // in one chunk each. None of the codecs mixes more than a block, so that a decoder takes any run
+  // of blocks for a tile.
+  template <class Use>
+  void for_each_run(const KeptTile& tile, const Use& use) const {
+    for (std::size_t done = 0; done < tile.count;) {
+      const CodedTile run = run_at(tile.coded + done, tile.count - done);
+      use(run, done);
+      done += run.count;
+    }
+  }
+
  private:
   void read_tile(const KeptTile& tile, std::span<float> out) const;
-  void decode(std::uint64_t coded, std::span<float> values) const;
+  // At most `most` coordinates of the coded grid.
+  CodedTile run_at(std::uint64_t coded, std::size_t most) const;
 
   const Layout& layout_;
   const std::span<const ChunkView> chunks_;

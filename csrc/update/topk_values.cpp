@@ -18,19 +18,16 @@ namespace {
 
 static_assert(kTopKTile == kCodedTile);
 
-// Entries of one tile: numbers first .. first + count - 1 of the chunk. Counts and indices were
-// checked before, but decide here which memory is touched: bounding them again is what keeps
-// bytes that a caller changed meanwhile from becoming an access out of bounds.
+// Entries of one tile. Indices were checked before, and are bounded again like counts.
 struct Entries {
   TopKSections sections;
-  std::size_t first;
-  std::size_t count;
+  TopKEntries own;
   std::size_t length;  // of the tile
 
   // Calls use(index within the tile, value).
   template <class Use>
   void for_each(Use&& use) const {
-    for (std::size_t entry = first; entry < first + count; ++entry)
+    for (std::size_t entry = own.first; entry < own.first + own.count; ++entry)
       if (const unsigned index = topk_index(sections.indices, entry); index < length)
         use(index, sections.value(entry));
   }
@@ -38,13 +35,7 @@ struct Entries {
 
 Entries entries_of(const CodedTile& tile) {
   const TopKSections sections = topk_sections(tile.chunk);
-  const WireHalf* counts = sections.tile_counts;
-  const std::size_t number = tile.begin / kTopKTile;
-  std::size_t before = 0;  // not by std::accumulate, to which the counts would be aligned
-  for (std::size_t i = 0; i < number; ++i) before += counts[i];
-  const std::size_t first = std::min(before, sections.kept);
-  return {sections, first, std::min<std::size_t>(counts[number], sections.kept - first),
-          tile.count};
+  return {sections, topk_entries(sections, tile.begin / kTopKTile), tile.count};
 }
 
 // --- choosing ---------------------------------------------------------------------

@@ -154,6 +154,7 @@ inline int __all_sync(unsigned mask, int predicate) {
   return __ballot_sync(mask, predicate) == mask;
 }
 inline int __popc(unsigned value) { return std::popcount(value); }
+inline int __popcll(unsigned long long value) { return std::popcount(value); }
 inline int __clz(int value) { return std::countl_zero(unsigned(value)); }
 inline int __clzll(long long value) { return std::countl_zero((unsigned long long)(value)); }
 inline int __ffs(int value) { return value ? std::countr_zero(unsigned(value)) + 1 : 0; }

@@ -336,40 +336,94 @@ Result run_rotation(const DeviceStream& stream) {
   return all;
 }
 
-Result decoded(const DeviceStream& stream, WindowPacking packing, unsigned bits,
-               unsigned rotation_block) {
-  constexpr unsigned kCount = 64 * 50;  // a short tile
-  const OnDeviceCopy<unsigned char> codes(stream, random_bytes(kTile * bits / 8 + 16, 7));
+// Every other block is there of a subsample. Indices ascend, so that no two are alike.
+PackedTile packed_tile(const DecodeTiles& job) {
+  PackedTile tile = {};
+  tile.count = 64 * 50;  // a short tile
+  tile.key = {{3, 4}};
+  tile.kept = job.subsampled ? 0x5555555555555555u : ~std::uint64_t{0};
+  tile.gain = job.subsampled ? 2 : 1;
+  tile.entries = 100;
+  tile.skipped = 1;
+  return tile;
+}
+
+std::vector<unsigned char> ascending_indices(std::size_t count) {
+  std::vector<unsigned char> bytes(count / 2 * 3 + 4);
+  for (std::size_t i = 0; i < count; ++i) {
+    const std::size_t at = i / 2 * 3 + i % 2;
+    const auto index = static_cast<unsigned>(31 * i) << 4 * (i % 2);
+    bytes[at] |= static_cast<unsigned char>(index);
+    bytes[at + 1] |= static_cast<unsigned char>(index >> 8);
+  }
+  return bytes;
+}
+
+Result decoded(const DeviceStream& stream, DecodeTiles job) {
+  const bool topk = job.packing == WindowPacking::topk;
+  const OnDeviceCopy<unsigned char> codes(
+      stream, topk ? ascending_indices(128) : random_bytes(kTile * job.bits / 8 + 16, 7));
   const OnDeviceCopy<double> steps(stream, std::vector<double>(kTile / 64, 0.75));
-  const OnDeviceCopy<float> scales(stream, std::vector<float>(kMostEdenBlocks, 0.75F));
+  const OnDeviceCopy<float> scales(stream, std::vector<float>(kTile / 32, 0.75F));
   const OnDeviceCopy<std::uint8_t> ends(stream, std::vector<std::uint8_t>(kTile / 64, 60));
-  const DeviceBuffer values(stream, kTile * sizeof(float));
-  const bool eden = packing == WindowPacking::eden;
-  const OnDeviceCopy<PackedTile> tile(stream, {{codes.at(),
-                                                eden ? reinterpret_cast<unsigned char*>(scales.at())
-                                                     : reinterpret_cast<unsigned char*>(steps.at()),
-                                                ends.at(),
-                                                values.as<float>(),
-                                                0,
-                                                kCount,
-                                                {{3, 4}}}});
-  const DecodeTiles job = {.packing = packing,
-                           .bits = bits,
-                           .rotation_block = rotation_block,
-                           .scale_block = eden ? 0u : 64u,
-                           .group = 1,
-                           .tiles = 1,
-                           .tile = tile.at()};
+  const DeviceBuffer values(stream, kTile * (job.wide ? sizeof(double) : sizeof(float)));
+  PackedTile own = packed_tile(job);
+  own.codes = codes.at();
+  own.scales = job.packing == WindowPacking::ring ? reinterpret_cast<unsigned char*>(steps.at())
+                                                  : reinterpret_cast<unsigned char*>(scales.at());
+  own.ends = ends.at();
+  own.values = values.as<void>();
+  const OnDeviceCopy<PackedTile> tile(stream, {own});
+  job.group = 1;
+  job.tiles = 1;
+  job.tile = tile.at();
   stream.device().check(stream.device().api().decode->decode(stream.launch(), job), "decode");
   return read(stream, values);
 }
 
+// Without its tiles.
+DecodeTiles decoding(WindowPacking packing, unsigned bits) {
+  DecodeTiles job = {};
+  job.packing = packing;
+  job.bits = bits;
+  job.scale_block = 64;
+  return job;
+}
+
+void append_codes(const DeviceStream& stream, Result& all) {
+  constexpr unsigned kBits[kWindowCodes] = {32, 64, 16, 16, 8, 4, 4, 4, 8, 8, 1};
+  for (std::size_t kind = 0; kind < kWindowCodes; ++kind) {
+    if (static_cast<WindowCodes>(kind) == WindowCodes::f64) continue;  // no codec has it
+    DecodeTiles job = decoding(WindowPacking::codes, kBits[kind]);
+    job.kind = static_cast<WindowCodes>(kind);
+    job.scale_format = kind < 4 ? WindowScales::none : WindowScales::f16;
+    job.subsampled = job.wide = kind % 2 == 0;
+    append(all, decoded(stream, job));
+  }
+}
+
 Result run_decoding(const DeviceStream& stream) {
   Result all;
-  for (const unsigned bits : {1, 4}) append(all, decoded(stream, WindowPacking::eden, bits, 4096));
+  for (const unsigned bits : {1, 4}) {
+    DecodeTiles job = decoding(WindowPacking::eden, bits);
+    job.rotation_block = 4096;
+    append(all, decoded(stream, job));
+  }
   for (const unsigned bits : {16, 41})
-    for (const unsigned block : {0, 1024})
-      append(all, decoded(stream, WindowPacking::ring, bits, block));
+    for (const unsigned block : {0, 1024}) {
+      DecodeTiles job = decoding(WindowPacking::ring, bits);
+      job.rotation_block = block;
+      job.wide = bits == 41;
+      append(all, decoded(stream, job));
+      job.subsampled = block == 0;
+      append(all, decoded(stream, job));
+    }
+  for (const WindowScales scales : {WindowScales::f32, WindowScales::f16}) {
+    DecodeTiles job = decoding(WindowPacking::topk, kIndexBits);
+    job.scale_format = scales;
+    append(all, decoded(stream, job));
+  }
+  append_codes(stream, all);
   return all;
 }
 
