@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import TypeVar, assert_never
+from typing import assert_never
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from typing_extensions import Buffer
 
 from veilsum.aggregate.secure_sum import SecureSum
 from veilsum.errors import ConfigError, DecodeError, DeviceError, PeerError, RoundAborted
-from veilsum.secagg import keys
+from veilsum.secagg import closing
+from veilsum.secagg.collecting import checked_header, collect
 from veilsum.secagg.effects import (
     Aborted,
     Completed,
@@ -21,21 +22,7 @@ from veilsum.secagg.effects import (
     SendTo,
 )
 from veilsum.secagg.envelope import Envelope
-from veilsum.secagg.messages import (
-    COORDINATOR,
-    InputHeader,
-    KeyAdvert,
-    KeyRoster,
-    Message,
-    RelayedDeal,
-    RoundOpen,
-    SealedDeal,
-    ShareRelay,
-    SurvivorCertificate,
-    SurvivorProposal,
-    UnmaskShares,
-    open_envelope,
-)
+from veilsum.secagg.messages import COORDINATOR, InputHeader, Message, RoundOpen
 from veilsum.secagg.phases import (
     CollectingInputs,
     CollectingKeys,
@@ -44,24 +31,10 @@ from veilsum.secagg.phases import (
     CollectingUnmask,
     CollectingVotes,
     CoordinatorPhase,
-    Dealers,
     Ended,
 )
 from veilsum.secagg.plan import Plan
-from veilsum.secagg.receiver import InputReceiver, stream_headers
-from veilsum.secagg.result import secure_result
-from veilsum.secagg.transcript import (
-    check_advert,
-    check_box_digests,
-    check_vote,
-    members_of,
-    open_deal,
-    shares_transcript,
-    survivors_transcript,
-)
-from veilsum.secagg.unmask import checked_shares, masks_to_remove
-
-_Message = TypeVar("_Message", bound=Message)
+from veilsum.secagg.receiver import InputReceiver
 
 
 class CoordinatorSession:
@@ -117,7 +90,9 @@ class CoordinatorSession:
             RoundOpen(self._plan.context, COORDINATOR, manifest=self._plan.to_bytes())
         )
         return self._begin(
-            CollectingKeys(self._plan.cohort), dict.fromkeys(self._plan.cohort, opened)
+            closing.Opening(
+                CollectingKeys(self._plan.cohort), dict.fromkeys(self._plan.cohort, opened)
+            )
         )
 
     def handle(self, site: str, message: bytes) -> list[CoordinatorEffect]:
@@ -134,7 +109,7 @@ class CoordinatorSession:
                 raise PeerError(site, f"has no part in the {phase.name} phase")
             if site in phase.received:
                 raise PeerError(site, f"sent two different messages in the {phase.name} phase")
-            self._collect(phase, site, message)
+            collect(self._plan, phase, site, message)
             self._heard.add(heard)
         except (DecodeError, PeerError) as error:
             return self.lost(site, _without_name(site, error))
@@ -204,42 +179,6 @@ class CoordinatorSession:
         self._phase = Ended("aborted")
         return [Aborted(reason)]
 
-    # --- collecting -------------------------------------------------------------
-
-    def _collect(self, phase: CollectingPhase, site: str, message: bytes) -> None:
-        match phase:
-            case CollectingKeys():
-                self._collect_keys(phase, site, Envelope.from_bytes(message))
-            case CollectingShares():
-                self._collect_shares(phase, site, SealedDeal.from_bytes(message))
-            case CollectingInputs():
-                raise PeerError(site, "sent a message where its update was awaited")
-            case CollectingVotes():
-                self._collect_vote(phase, site, Envelope.from_bytes(message))
-            case CollectingUnmask():
-                self._collect_unmask(phase, site, Envelope.from_bytes(message))
-            case _:
-                assert_never(phase)
-
-    def _collect_keys(self, phase: CollectingKeys, site: str, envelope: Envelope) -> None:
-        advert = self._open(KeyAdvert, site, envelope)
-        check_advert(advert, phase.adverts.values())
-        phase.received[site], phase.adverts[site] = envelope, advert
-
-    def _collect_shares(self, phase: CollectingShares, site: str, sealed: SealedDeal) -> None:
-        deal = open_deal(self._plan, phase.members, site, sealed.header)
-        check_box_digests(deal, sealed.boxes)
-        phase.received[site], phase.deals[site] = sealed, deal
-
-    def _collect_vote(self, phase: CollectingVotes, site: str, envelope: Envelope) -> None:
-        check_vote(self._plan, site, envelope, phase.t3)
-        phase.received[site] = envelope
-
-    def _collect_unmask(self, phase: CollectingUnmask, site: str, envelope: Envelope) -> None:
-        answer = self._open(UnmaskShares, site, envelope)
-        held = checked_shares(phase.dealers, phase.survivors, phase.t3, answer)
-        phase.received[site] = held
-
     def _checked_header(
         self, site: str, header: bytes, update_id: int
     ) -> tuple[CollectingInputs, InputHeader]:
@@ -248,19 +187,7 @@ class CoordinatorSession:
             raise PeerError(site, f"is out of the round: it {self._lost[site]}")
         if not isinstance(phase, CollectingInputs):
             raise PeerError(site, f"sent an update in the {phase.name} phase")
-        if site not in phase.expected:
-            raise PeerError(site, "sent an update without having dealt shares")
-        if site in phase.received:
-            raise PeerError(site, "sent a second update in this round")
-        message = self._open(InputHeader, site, Envelope.from_bytes(header))
-        t2 = phase.dealers.t2
-        if message.t2 != t2:
-            raise PeerError(site, "masked its update for another set of shares (T2 differs)")
-        if message.streams != stream_headers(self._plan):
-            raise PeerError(site, "sent an update of another shape than the plan's")
-        if update_id != keys.update_id(t2, site):
-            raise PeerError(site, "sent an update under a number that is not its own")
-        return phase, message
+        return phase, checked_header(self._plan, phase, site, header, update_id)
 
     # --- from phase to phase ------------------------------------------------------
 
@@ -294,96 +221,34 @@ class CoordinatorSession:
     def _close(self, phase: CollectingPhase) -> list[CoordinatorEffect]:
         match phase:
             case CollectingKeys():
-                return self._close_keys(phase)
+                return self._begin(closing.close_keys(self._plan, phase, self._lost, self._seal))
             case CollectingShares():
-                return self._close_shares(phase)
+                return self._begin(closing.close_shares(self._plan, phase, self._lost, self._seal))
             case CollectingInputs():
-                return self._close_inputs(phase)
+                return self._begin(closing.close_inputs(self._plan, phase, self._lost, self._seal))
             case CollectingVotes():
-                return self._close_votes(phase)
+                return self._begin(closing.close_votes(self._plan, phase, self._lost, self._seal))
             case CollectingUnmask():
                 return self._close_unmask(phase)
             case _:
                 assert_never(phase)
 
-    def _begin(self, phase: CollectingPhase, messages: dict[str, bytes]) -> list[CoordinatorEffect]:
+    def _begin(self, opening: closing.Opening) -> list[CoordinatorEffect]:
+        phase = opening.phase
         self._phase = phase
-        sends = [SendTo(site, messages[site]) for site in phase.expected]
+        sends = [SendTo(site, opening.messages[site]) for site in phase.expected]
         return [*sends, PhaseBegan(phase.name, phase.expected), *self._advance()]
 
-    def _present(self, sites: Sequence[str]) -> tuple[str, ...]:
-        return tuple(site for site in sites if site not in self._lost)
-
-    def _close_keys(self, phase: CollectingKeys) -> list[CoordinatorEffect]:
-        members = members_of(self._plan, phase.adverts, phase.received)
-        adverts = tuple(phase.received[site] for site in members.sites)
-        message = self._seal(KeyRoster(self._plan.context, COORDINATOR, adverts))
-        expected = self._present(members.sites)
-        return self._begin(CollectingShares(expected, members), dict.fromkeys(expected, message))
-
-    def _close_shares(self, phase: CollectingShares) -> list[CoordinatorEffect]:
-        members = phase.members
-        headers = {site: sealed.header for site, sealed in phase.received.items()}
-        dealers = Dealers(members, phase.deals, shares_transcript(members, headers))
-        messages = {}
-        for receiver in dealers.sites:
-            position = members.index(receiver) - 1
-            deals = tuple(
-                RelayedDeal(phase.received[dealer].header, phase.received[dealer].boxes[position])
-                for dealer in dealers.sites
-            )
-            messages[receiver] = self._seal(ShareRelay(self._plan.context, COORDINATOR, deals))
-        return self._begin(CollectingInputs(self._present(dealers.sites), dealers), messages)
-
-    def _close_inputs(self, phase: CollectingInputs) -> list[CoordinatorEffect]:
-        survivors = tuple(sorted(phase.received, key=str.encode))
-        t2 = phase.dealers.t2
-        message = self._seal(
-            SurvivorProposal(
-                self._plan.context,
-                COORDINATOR,
-                t2,
-                tuple((site, phase.received[site]) for site in survivors),
-            )
-        )
-        expected = self._present(phase.dealers.sites)
-        voting = CollectingVotes(
-            expected, phase.dealers, survivors, survivors_transcript(t2, phase.received)
-        )
-        return self._begin(voting, dict.fromkeys(expected, message))
-
-    def _close_votes(self, phase: CollectingVotes) -> list[CoordinatorEffect]:
-        votes = tuple(phase.received[site] for site in sorted(phase.received, key=str.encode))
-        message = self._seal(SurvivorCertificate(self._plan.context, COORDINATOR, phase.t3, votes))
-        expected = self._present(phase.dealers.sites)
-        unmasking = CollectingUnmask(expected, phase.dealers, phase.survivors, phase.t3)
-        return self._begin(unmasking, dict.fromkeys(expected, message))
-
     def _close_unmask(self, phase: CollectingUnmask) -> list[CoordinatorEffect]:
-        survivors = phase.survivors
         try:
-            masks = masks_to_remove(self._plan, phase.dealers, survivors, phase.received)
-            try:
-                self._sum.add_masks(masks.keys, masks.signs)
-            finally:
-                masks.wipe()
-            mean = self._sum.finish(len(survivors))
+            result = closing.close_unmask(self._plan, phase, self._lost, self._sum)
         except (DeviceError, RoundAborted) as error:
             return self.abort(str(error))
-        finally:
-            phase.wipe()
         self._phase = Ended("completed")
-        dropped = {site: reason for site, reason in self._lost.items() if site not in survivors}
-        return [Completed(secure_result(self._plan.layout, mean, survivors, dropped))]
-
-    # --- envelopes ------------------------------------------------------------------
+        return [Completed(result)]
 
     def _seal(self, message: Message) -> bytes:
         return Envelope.sign(message.kind, message.to_payload(), self._signing_key).to_bytes()
-
-    def _open(self, kind: type[_Message], site: str, envelope: Envelope) -> _Message:
-        key = self._plan.roster.signing_key(site)
-        return open_envelope(kind, envelope, key, sender=site, context=self._plan.context)
 
 
 def _without_name(site: str, error: Exception) -> str:

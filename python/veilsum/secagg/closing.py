@@ -1,0 +1,120 @@
+"""How each of the coordinator's phases ends: what it collected becomes the next one's messages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from veilsum.aggregate.secure_sum import SecureSum
+from veilsum.secagg.effects import SecureResult
+from veilsum.secagg.messages import (
+    COORDINATOR,
+    KeyRoster,
+    Message,
+    RelayedDeal,
+    ShareRelay,
+    SurvivorCertificate,
+    SurvivorProposal,
+)
+from veilsum.secagg.phases import (
+    CollectingInputs,
+    CollectingKeys,
+    CollectingPhase,
+    CollectingShares,
+    CollectingUnmask,
+    CollectingVotes,
+    Dealers,
+)
+from veilsum.secagg.plan import Plan
+from veilsum.secagg.result import secure_result
+from veilsum.secagg.transcript import members_of, shares_transcript, survivors_transcript
+from veilsum.secagg.unmask import masks_to_remove
+
+Seal: TypeAlias = Callable[[Message], bytes]
+"""Signs a message of the coordinator and encodes its envelope."""
+
+Lost: TypeAlias = Mapping[str, str]
+"""Site that the round goes on without -> why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """A phase that begins, and the message that each site it waits for gets."""
+
+    phase: CollectingPhase
+    messages: Mapping[str, bytes] = field(repr=False)
+
+
+def close_keys(plan: Plan, phase: CollectingKeys, lost: Lost, seal: Seal) -> Opening:
+    """M2: every member gets all adverts."""
+    members = members_of(plan, phase.adverts, phase.received)
+    adverts = tuple(phase.received[site] for site in members.sites)
+    message = seal(KeyRoster(plan.context, COORDINATOR, adverts))
+    expected = _present(members.sites, lost)
+    return Opening(CollectingShares(expected, members), dict.fromkeys(expected, message))
+
+
+def close_shares(plan: Plan, phase: CollectingShares, lost: Lost, seal: Seal) -> Opening:
+    """M4: every dealer gets all commitments, and the boxes that are for it."""
+    members = phase.members
+    headers = {site: sealed.header for site, sealed in phase.received.items()}
+    dealers = Dealers(members, phase.deals, shares_transcript(members, headers))
+    messages = {}
+    for receiver in dealers.sites:
+        position = members.index(receiver) - 1
+        deals = tuple(
+            RelayedDeal(phase.received[dealer].header, phase.received[dealer].boxes[position])
+            for dealer in dealers.sites
+        )
+        messages[receiver] = seal(ShareRelay(plan.context, COORDINATOR, deals))
+    return Opening(CollectingInputs(_present(dealers.sites, lost), dealers), messages)
+
+
+def close_inputs(plan: Plan, phase: CollectingInputs, lost: Lost, seal: Seal) -> Opening:
+    """M6: every dealer is asked to vote for the sites whose updates are in the sum."""
+    survivors = tuple(sorted(phase.received, key=str.encode))
+    t2 = phase.dealers.t2
+    inputs = tuple((site, phase.received[site]) for site in survivors)
+    message = seal(SurvivorProposal(plan.context, COORDINATOR, t2, inputs))
+    expected = _present(phase.dealers.sites, lost)
+    voting = CollectingVotes(
+        expected, phase.dealers, survivors, survivors_transcript(t2, phase.received)
+    )
+    return Opening(voting, dict.fromkeys(expected, message))
+
+
+def close_votes(plan: Plan, phase: CollectingVotes, lost: Lost, seal: Seal) -> Opening:
+    """M8: every dealer gets all votes."""
+    votes = tuple(phase.received[site] for site in sorted(phase.received, key=str.encode))
+    message = seal(SurvivorCertificate(plan.context, COORDINATOR, phase.t3, votes))
+    expected = _present(phase.dealers.sites, lost)
+    unmasking = CollectingUnmask(expected, phase.dealers, phase.survivors, phase.t3)
+    return Opening(unmasking, dict.fromkeys(expected, message))
+
+
+def close_unmask(
+    plan: Plan, phase: CollectingUnmask, lost: Lost, masked: SecureSum
+) -> SecureResult:
+    """Takes the masks off the sum, and wipes all that was rebuilt or collected for it.
+
+    Raises:
+        DeviceError: of the device the sum is on.
+        RoundAborted: a dealer's shares are no sharing, or the sum is out of its range.
+    """
+    survivors = phase.survivors
+    try:
+        masks = masks_to_remove(plan, phase.dealers, survivors, phase.received)
+        try:
+            masked.add_masks(masks.keys, masks.signs)
+        finally:
+            masks.wipe()
+        mean = masked.finish(len(survivors))
+    finally:
+        phase.wipe()
+    dropped = {site: reason for site, reason in lost.items() if site not in survivors}
+    return secure_result(plan.layout, mean, survivors, dropped)
+
+
+def _present(sites: Sequence[str], lost: Lost) -> tuple[str, ...]:
+    return tuple(site for site in sites if site not in lost)

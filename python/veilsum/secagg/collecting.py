@@ -1,0 +1,103 @@
+"""What the coordinator takes from a site in each phase: checked first, then kept."""
+
+from __future__ import annotations
+
+from typing import TypeVar, assert_never
+
+from veilsum.errors import PeerError
+from veilsum.secagg import keys
+from veilsum.secagg.envelope import Envelope
+from veilsum.secagg.messages import (
+    InputHeader,
+    KeyAdvert,
+    Message,
+    SealedDeal,
+    UnmaskShares,
+    open_envelope,
+)
+from veilsum.secagg.phases import (
+    CollectingInputs,
+    CollectingKeys,
+    CollectingPhase,
+    CollectingShares,
+    CollectingUnmask,
+    CollectingVotes,
+)
+from veilsum.secagg.plan import Plan
+from veilsum.secagg.receiver import stream_headers
+from veilsum.secagg.transcript import check_advert, check_box_digests, check_vote, open_deal
+from veilsum.secagg.unmask import checked_shares
+
+_Message = TypeVar("_Message", bound=Message)
+
+
+def collect(plan: Plan, phase: CollectingPhase, site: str, message: bytes) -> None:
+    """Adds the message that an expected site owes the phase.
+
+    Raises:
+        DecodeError, PeerError: it is not that message; nothing has changed.
+    """
+    match phase:
+        case CollectingKeys():
+            _collect_keys(plan, phase, site, Envelope.from_bytes(message))
+        case CollectingShares():
+            _collect_shares(plan, phase, site, SealedDeal.from_bytes(message))
+        case CollectingInputs():
+            raise PeerError(site, "sent a message where its update was awaited")
+        case CollectingVotes():
+            _collect_vote(plan, phase, site, Envelope.from_bytes(message))
+        case CollectingUnmask():
+            _collect_unmask(plan, phase, site, Envelope.from_bytes(message))
+        case _:
+            assert_never(phase)
+
+
+def checked_header(
+    plan: Plan, phase: CollectingInputs, site: str, header: bytes, update_id: int
+) -> InputHeader:
+    """The signed header of an upload that may enter the sum.
+
+    Raises:
+        DecodeError, PeerError: the site may not upload, or again, or not this.
+    """
+    if site not in phase.expected:
+        raise PeerError(site, "sent an update without having dealt shares")
+    if site in phase.received:
+        raise PeerError(site, "sent a second update in this round")
+    message = _open(InputHeader, plan, site, Envelope.from_bytes(header))
+    t2 = phase.dealers.t2
+    if message.t2 != t2:
+        raise PeerError(site, "masked its update for another set of shares (T2 differs)")
+    if message.streams != stream_headers(plan):
+        raise PeerError(site, "sent an update of another shape than the plan's")
+    if update_id != keys.update_id(t2, site):
+        raise PeerError(site, "sent an update under a number that is not its own")
+    return message
+
+
+def _collect_keys(plan: Plan, phase: CollectingKeys, site: str, envelope: Envelope) -> None:
+    advert = _open(KeyAdvert, plan, site, envelope)
+    check_advert(advert, phase.adverts.values())
+    phase.received[site], phase.adverts[site] = envelope, advert
+
+
+def _collect_shares(plan: Plan, phase: CollectingShares, site: str, sealed: SealedDeal) -> None:
+    deal = open_deal(plan, phase.members, site, sealed.header)
+    check_box_digests(deal, sealed.boxes)
+    phase.received[site], phase.deals[site] = sealed, deal
+
+
+def _collect_vote(plan: Plan, phase: CollectingVotes, site: str, envelope: Envelope) -> None:
+    check_vote(plan, site, envelope, phase.t3)
+    phase.received[site] = envelope
+
+
+def _collect_unmask(plan: Plan, phase: CollectingUnmask, site: str, envelope: Envelope) -> None:
+    answer = _open(UnmaskShares, plan, site, envelope)
+    held = checked_shares(phase.dealers, phase.survivors, phase.t3, answer)
+    phase.received[site] = held
+
+
+def _open(kind: type[_Message], plan: Plan, site: str, envelope: Envelope) -> _Message:
+    key = plan.roster.signing_key(site)
+    return open_envelope(kind, envelope, key, sender=site, context=plan.context)
