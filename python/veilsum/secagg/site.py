@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -42,8 +42,8 @@ from veilsum.secagg.phases import (
 from veilsum.secagg.plan import Plan
 from veilsum.secagg.policy import LocalPolicy, Refusal
 from veilsum.secagg.receiver import input_header
+from veilsum.secagg.site_checks import check_certificate, checked_survivors, reveal
 from veilsum.secagg.transcript import (
-    check_vote,
     open_adverts,
     shares_transcript,
     signers_of,
@@ -290,7 +290,7 @@ class SiteSession:
         self, plan: Plan, phase: Ready | Uploaded, envelope: Envelope
     ) -> list[SiteEffect]:
         message = self._open(SurvivorProposal, plan, envelope)
-        survivors = _checked_survivors(plan, phase, message)
+        survivors = checked_survivors(plan, phase, message)
         own = phase.header_digest if isinstance(phase, Uploaded) else None
         if self._site in survivors and survivors[self._site] != own:
             raise Refusal("survivors", "the proposal holds another input of this site")
@@ -305,14 +305,14 @@ class SiteSession:
 
     def _on_certificate(self, plan: Plan, phase: Voted, envelope: Envelope) -> list[SiteEffect]:
         message = self._open(SurvivorCertificate, plan, envelope)
-        _check_certificate(plan, phase, message)
+        check_certificate(plan, phase, message)
         held = phase.held
         answer = UnmaskShares(
             plan.context,
             self._site,
             phase.t3,
-            self_shares=_reveal(held.self_shares, phase.survivors),
-            mask_shares=_reveal(held.mask_shares, held.mask_shares.keys() - phase.survivors),
+            self_shares=reveal(held.self_shares, phase.survivors),
+            mask_shares=reveal(held.mask_shares, held.mask_shares.keys() - phase.survivors),
         )
         sealed = self._signer.seal(answer).to_bytes()
         phase.wipe()
@@ -323,44 +323,3 @@ class SiteSession:
         return open_envelope(
             kind, envelope, self._roster.coordinator_key, sender=COORDINATOR, context=plan.context
         )
-
-
-def _checked_survivors(
-    plan: Plan, phase: Ready | Uploaded, message: SurvivorProposal
-) -> dict[str, bytes]:
-    if message.t2 != phase.t2:
-        raise Refusal(
-            "survivors", "the proposal follows other shares than this site's (T2 differs)"
-        )
-    sites = [site for site, _ in message.survivors]
-    if sites != sorted(set(sites), key=str.encode):
-        raise Refusal("survivors", "the proposal repeats a site or is not sorted")
-    strangers = sorted(set(sites) - phase.held.mask_shares.keys())
-    if strangers:
-        raise Refusal("survivors", f"the proposal names sites that dealt no shares: {strangers}")
-    if len(sites) < plan.fewest_survivors:
-        raise Refusal(
-            "survivors", f"{len(sites)} updates are in the sum, {plan.fewest_survivors} are needed"
-        )
-    return dict(message.survivors)
-
-
-def _check_certificate(plan: Plan, phase: Voted, message: SurvivorCertificate) -> None:
-    if message.t3 != phase.t3:
-        raise Refusal("votes", "the certificate is for another survivor set (T3 differs)")
-    voters = signers_of(plan, message.votes)
-    strangers = sorted(set(voters) - phase.held.mask_shares.keys())
-    if strangers:
-        raise Refusal("votes", f"the certificate has votes of sites without shares: {strangers}")
-    if len(voters) < plan.vote_quorum:
-        raise Refusal("votes", f"{len(voters)} sites voted, {plan.vote_quorum} are needed")
-    try:
-        for voter, vote in zip(voters, message.votes, strict=True):
-            check_vote(plan, voter, vote, phase.t3)
-    except PeerError as error:
-        raise Refusal("votes", str(error)) from error
-
-
-def _reveal(shares: Mapping[str, Secret], dealers: Iterable[str]) -> tuple[tuple[str, bytes], ...]:
-    """Shares on their way to the coordinator, which may know them from here on."""
-    return tuple((dealer, bytes(shares[dealer])) for dealer in sorted(dealers, key=str.encode))

@@ -1,0 +1,65 @@
+"""What a site checks before it votes and before it returns shares, and what it then returns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from veilsum._native import Secret
+from veilsum.errors import PeerError
+from veilsum.secagg.messages import SurvivorCertificate, SurvivorProposal
+from veilsum.secagg.phases import Ready, Uploaded, Voted
+from veilsum.secagg.plan import Plan
+from veilsum.secagg.policy import Refusal
+from veilsum.secagg.transcript import check_vote, signers_of
+
+
+def checked_survivors(
+    plan: Plan, phase: Ready | Uploaded, message: SurvivorProposal
+) -> dict[str, bytes]:
+    """The survivor set a site may vote for: site -> digest of its input header.
+
+    Raises:
+        Refusal: code "survivors".
+    """
+    if message.t2 != phase.t2:
+        raise Refusal(
+            "survivors", "the proposal follows other shares than this site's (T2 differs)"
+        )
+    sites = [site for site, _ in message.survivors]
+    if sites != sorted(set(sites), key=str.encode):
+        raise Refusal("survivors", "the proposal repeats a site or is not sorted")
+    strangers = sorted(set(sites) - phase.held.mask_shares.keys())
+    if strangers:
+        raise Refusal("survivors", f"the proposal names sites that dealt no shares: {strangers}")
+    if len(sites) < plan.fewest_survivors:
+        raise Refusal(
+            "survivors", f"{len(sites)} updates are in the sum, {plan.fewest_survivors} are needed"
+        )
+    return dict(message.survivors)
+
+
+def check_certificate(plan: Plan, phase: Voted, message: SurvivorCertificate) -> None:
+    """Whether enough sites with shares voted for the set this site voted for.
+
+    Raises:
+        Refusal: code "votes".
+        DecodeError: a vote is not what it should be.
+    """
+    if message.t3 != phase.t3:
+        raise Refusal("votes", "the certificate is for another survivor set (T3 differs)")
+    voters = signers_of(plan, message.votes)
+    strangers = sorted(set(voters) - phase.held.mask_shares.keys())
+    if strangers:
+        raise Refusal("votes", f"the certificate has votes of sites without shares: {strangers}")
+    if len(voters) < plan.vote_quorum:
+        raise Refusal("votes", f"{len(voters)} sites voted, {plan.vote_quorum} are needed")
+    try:
+        for voter, vote in zip(voters, message.votes, strict=True):
+            check_vote(plan, voter, vote, phase.t3)
+    except PeerError as error:
+        raise Refusal("votes", str(error)) from error
+
+
+def reveal(shares: Mapping[str, Secret], dealers: Iterable[str]) -> tuple[tuple[str, bytes], ...]:
+    """Shares on their way to the coordinator, which may know them from here on."""
+    return tuple((dealer, bytes(shares[dealer])) for dealer in sorted(dealers, key=str.encode))
