@@ -10,16 +10,21 @@ import hashlib
 import struct
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
 
 from veilsum import control
 from veilsum.aggregate.secure_sum import METRIC_STEPS, WORD_BITS, RingSpec
-from veilsum.errors import ConfigError, DecodeError
+from veilsum.errors import DecodeError
 from veilsum.model import ModelLayout
 from veilsum.roster import Roster
 from veilsum.secagg.keys import Label, digest, length_prefixed
+from veilsum.secagg.manifest import (
+    MASK_GENERATORS,
+    MAX_METRICS,
+    OVERRANGE,
+    read_manifest,
+    write_manifest,
+)
 from veilsum.secagg.thresholds import (
-    MAX_CLIPS,
     check_clips,
     check_thresholds,
     require,
@@ -28,17 +33,10 @@ from veilsum.secagg.thresholds import (
     usual_colluders,
     vote_quorum,
 )
-from veilsum.secagg.wire import DIGEST_BYTES, MAX_NAME_BYTES, MAX_SITES, Reader, Writer
+from veilsum.secagg.wire import DIGEST_BYTES, MAX_NAME_BYTES
 
-_MAGIC = b"VSP2"
-_MAX_LAYOUT_BYTES = 2**24
-_MAX_METRICS = 16
-_OVERRANGE: tuple[control.Overrange, ...] = ("refuse", "clip")
-_MASK_GENERATORS: tuple[control.MaskGenerator, ...] = ("chacha20", "aes256ctr")
 _CHUNK_STEP = 4096  # chunks cover whole mask tiles of 512 and whole tiles of the mean
 _CHUNK_LIMIT = 2**20
-
-_Choice = TypeVar("_Choice")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,8 +115,8 @@ class Plan:
             threshold=self.share_threshold,
         )
         require(
-            self.mask_generator in _MASK_GENERATORS,
-            f"mask_generator must be one of {_MASK_GENERATORS}, got {self.mask_generator!r}",
+            self.mask_generator in MASK_GENERATORS,
+            f"mask_generator must be one of {MASK_GENERATORS}, got {self.mask_generator!r}",
         )
         _check_float_ring(self)
         _check_word_sums(self)
@@ -235,27 +233,7 @@ class Plan:
 
     def to_bytes(self) -> bytes:
         """The manifest: all fields in a fixed encoding, the roster by its hash."""
-        writer = Writer().raw(_MAGIC).raw(self.roster.hash)
-        writer.sequence(self.cohort, Writer.text).text(self.task_id).text(self.run_id)
-        writer.integer(self.round_number, 8).integer(self.attempt, 4)
-        writer.blob(self.layout.to_bytes()).raw(self.model_hash).raw(self.previous_digest)
-        writer.raw(self.task_hash).raw(self.nonce)
-        for threshold in (
-            self.min_sites,
-            self.colluders,
-            self.vote_quorum,
-            self.share_threshold,
-            self.value_bits,
-            self.ring_bits,
-            self.headroom,
-        ):
-            writer.integer(threshold, 1)
-        writer.integer(_MASK_GENERATORS.index(self.mask_generator), 1)
-        writer.real(self.clip).integer(_OVERRANGE.index(self.overrange), 1)
-        writer.integer(self.weight_cap, 4).integer(self.integer_limit, 8)
-        writer.sequence(self.metrics, Writer.text).integer(self.metric_limit, 8)
-        writer.integer(self.chunk_coordinates, 4).sequence(self.clips, Writer.real)
-        return writer.integer(control.HADAMARD_BLOCKS.index(self.hadamard), 1).bytes()
+        return write_manifest(self)
 
     @classmethod
     def from_bytes(cls, data: bytes, *, roster: Roster) -> Plan:
@@ -265,78 +243,10 @@ class Plan:
             DecodeError: the bytes are not a canonical manifest.
             ConfigError: it was made for another roster, or its content cannot work.
         """
-        plan = _read_manifest(Reader(data), roster)
+        plan = read_manifest(data, roster, cls)
         if plan.to_bytes() != data:
             raise DecodeError("the manifest is not in canonical form")
         return plan
-
-
-def _read_manifest(reader: Reader, roster: Roster) -> Plan:
-    if reader.raw(len(_MAGIC), "the manifest's magic") != _MAGIC:
-        raise DecodeError("the round-open message holds no manifest of this version")
-    if reader.digest("the roster hash") != roster.hash:
-        raise ConfigError(
-            "the round was planned for another roster than this one",
-            hint="compare the roster files of coordinator and site",
-        )
-    cohort = reader.sequence(MAX_SITES, "the cohort", lambda at: at.site("a cohort site"))
-    task_id = reader.text(MAX_NAME_BYTES, "the task id")
-    run_id = reader.text(MAX_NAME_BYTES, "the run id")
-    round_number, attempt = reader.integer(8, "the round"), reader.integer(4, "the attempt")
-    layout = ModelLayout.from_bytes(reader.blob(_MAX_LAYOUT_BYTES, "the layout"))
-    model_hash, previous = reader.digest("the model hash"), reader.digest("the previous digest")
-    task_hash, nonce = reader.digest("the task hash"), reader.digest("the nonce")
-    small = [reader.integer(1, "a threshold") for _ in range(7)]
-    generator = _choice(reader, _MASK_GENERATORS, "mask generator")
-    clip, overrange = reader.real("the clip"), _choice(reader, _OVERRANGE, "overrange rule")
-    weight_cap, integer_limit = reader.integer(4, "weight_cap"), reader.integer(8, "integer_limit")
-    metrics = reader.sequence(
-        _MAX_METRICS, "metrics", lambda at: at.text(MAX_NAME_BYTES, "a metric's name")
-    )
-    metric_limit = reader.integer(8, "metric_limit")
-    chunk_coordinates = reader.integer(4, "chunk_coordinates")
-    clips = reader.sequence(MAX_CLIPS, "clips", lambda at: at.real("a tensor's clip"))
-    hadamard = _choice(reader, control.HADAMARD_BLOCKS, "rotation")
-    reader.expect_end("the manifest")
-    min_sites, colluders, quorum, threshold, value_bits, ring_bits, headroom = small
-    return Plan(
-        roster=roster,
-        cohort=cohort,
-        task_id=task_id,
-        run_id=run_id,
-        round_number=round_number,
-        attempt=attempt,
-        layout=layout,
-        model_hash=model_hash,
-        previous_digest=previous,
-        task_hash=task_hash,
-        nonce=nonce,
-        min_sites=min_sites,
-        colluders=colluders,
-        vote_quorum=quorum,
-        share_threshold=threshold,
-        mask_generator=generator,
-        value_bits=value_bits,
-        ring_bits=ring_bits,
-        headroom=headroom,
-        clip=clip,
-        clips=clips,
-        overrange=overrange,
-        weight_cap=weight_cap,
-        integer_limit=integer_limit,
-        metrics=metrics,
-        metric_limit=metric_limit,
-        chunk_coordinates=chunk_coordinates,
-        hadamard=hadamard,
-    )
-
-
-def _choice(reader: Reader, choices: tuple[_Choice, ...], what: str) -> _Choice:
-    """One byte that counts from 0 into `choices`."""
-    number = reader.integer(1, f"the {what}")
-    if number >= len(choices):
-        raise DecodeError(f"{what} {number} is unknown")
-    return choices[number]
 
 
 def _is_name(name: str) -> bool:
@@ -350,8 +260,8 @@ def _check_names(plan: Plan) -> None:
     for name in (plan.task_id, plan.run_id, *plan.metrics):
         require(_is_name(name), f"a name must be 1 to 64 printable bytes, got {name!r}")
     require(
-        len(set(plan.metrics)) == len(plan.metrics) <= _MAX_METRICS,
-        f"metrics must be at most {_MAX_METRICS} different names",
+        len(set(plan.metrics)) == len(plan.metrics) <= MAX_METRICS,
+        f"metrics must be at most {MAX_METRICS} different names",
     )
     require(1 <= plan.round_number < 2**63, f"rounds count from 1, got {plan.round_number}")
     require(0 <= plan.attempt < 2**32, f"attempt must be 0 to 2**32-1, got {plan.attempt}")
@@ -363,7 +273,7 @@ def _check_names(plan: Plan) -> None:
 def _check_float_ring(plan: Plan) -> None:
     require(2 <= plan.value_bits <= 32, f"value_bits must be 2 to 32, got {plan.value_bits}")
     check_clips(plan.clip, plan.clips, len(plan.layout.native.offsets(1)))
-    require(plan.overrange in _OVERRANGE, f"overrange must be one of {_OVERRANGE}")
+    require(plan.overrange in OVERRANGE, f"overrange must be one of {OVERRANGE}")
     require(2 <= plan.headroom <= 32, f"headroom must be 2 to 32 bits, got {plan.headroom}")
     needed = smallest_ring(len(plan.cohort), plan.step_limit, plan.headroom)
     require(
