@@ -34,13 +34,7 @@ from veilsum.errors import ConfigError, DecodeError
 from veilsum.model import result_digest
 from veilsum.roster import Roster
 from veilsum.site.bounds import TaskBounds
-from veilsum.site.contribution import (
-    Contribution,
-    LocalUpdate,
-    MaskedContribution,
-    ModelTerms,
-    PlainContribution,
-)
+from veilsum.site.contribution import LocalUpdate, ModelTerms
 from veilsum.site.effects import (
     FetchModel,
     Note,
@@ -61,13 +55,12 @@ from veilsum.site.events import (
     UploadDone,
     UploadRefused,
 )
-from veilsum.site.feedback import Feedback
+from veilsum.site.participation import Participation
 from veilsum.site.phases import Delivering, Fetching, Holding, Idle, Part, SitePhase, Training
 from veilsum.site.rounding import SECRET_BYTES, rounding_secret
 from veilsum.site.trainer import merged_metrics
 
 _SEE_LOG = "this site's log says why"
-_EVERY_ATTEMPT = 2**32  # above any that can be named
 
 
 class SiteCore:
@@ -107,16 +100,12 @@ class SiteCore:
         if len(rounding_seed) != SECRET_BYTES:
             raise ConfigError(f"the rounding seed must have {SECRET_BYTES} bytes")
         self._site = site
-        self._signing_key = signing_key
         self._roster = roster
-        self._policy = policy
-        self._bounds = bounds
-        self._entropy = entropy
         self._rounding_seed = rounding_seed
-        self._threads = threads
+        self._participation = Participation(
+            site, signing_key, roster, policy, bounds, entropy, threads=threads
+        )
         self._phase: SitePhase = Idle()
-        self._latest: dict[str, tuple[int, int]] = {}  # run -> last round and attempt used up
-        self._feedback = Feedback()
 
     @property
     def phase(self) -> str:
@@ -191,70 +180,26 @@ class SiteCore:
         return [Note(f"joined {message.consortium}")]
 
     def _on_run_closed(self, run_id: str, ended: str) -> list[SiteEffect]:
-        self._feedback.forget(run_id)
+        self._participation.forget(run_id)
         part = self._part()
         left = self._leave("the run ended") if part and part.round.run_id == run_id else []
         return [*left, Note(f"run {run_id} {ended}")]
 
     def _on_opened(self, opened: RoundOpened) -> list[SiteEffect]:
         left = self._leave("another round was opened")
-        refusal = self._refusal(opened)
+        refusal = self._participation.refusal(opened)
         if refusal is not None:
             return left + _declined(opened.round, *refusal)
         try:
-            contribution, effects = self._take_part(opened)
+            contribution, effects = self._participation.take_part(opened)
         except (ConfigError, DecodeError) as error:
             return left + _declined(opened.round, "plan", str(error))
         if contribution.over:
             return left + effects
-        self._latest[opened.round.run_id] = (opened.round.number, opened.round.attempt)
+        self._participation.entered(opened.round)
         part = Part(opened.round, opened.task, contribution, contribution.terms)
         self._phase = Fetching(part)
         return [*left, *effects, FetchModel(opened.round)]
-
-    def _refusal(self, opened: RoundOpened) -> tuple[str, str] | None:
-        """Why this site will not take part, as code and reason; None if it will."""
-        masked = opened.plain is None
-        if masked != bool(opened.open_message):
-            return "malformed", "a round is either masked or plain"
-        if not masked and not self._bounds.plain_rounds:
-            return "policy", "this site takes part in masked rounds only"
-        allowed = self._policy.task_ids
-        if allowed is not None and opened.task_id not in allowed:
-            return "policy", f"task {opened.task_id!r} is not allowed at this site"
-        latest = self._latest.get(opened.round.run_id)
-        if latest is not None and (opened.round.number, opened.round.attempt) <= latest:
-            # Two sums over different sites of one update would show the difference.
-            return "replay", "this site took part in that round, or in a later one, already"
-        try:
-            self._bounds.check(opened.task)
-        except ConfigError as error:
-            return "task_bounds", str(error)
-        return None
-
-    def _take_part(self, opened: RoundOpened) -> tuple[Contribution, list[SiteEffect]]:
-        if opened.plain is not None:
-            plain = PlainContribution(
-                opened.plain,
-                opened.round,
-                self._site,
-                threads=self._threads,
-                residual=self._feedback.residual_for(opened.round.run_id, opened.plain),
-            )
-            return plain, []
-        session = secagg.SiteSession(
-            site=self._site,
-            signing_key=self._signing_key,
-            roster=self._roster,
-            policy=self._policy,
-            entropy=self._entropy,
-        )
-        masked = MaskedContribution(session, opened.round, threads=self._threads)
-        try:
-            return masked, masked.open(opened)
-        except ConfigError:
-            masked.close()
-            raise
 
     def _take_back(self, round_id: RoundId) -> None:
         """The update of a round did not count: what it sent of the residual was not sent."""
@@ -331,10 +276,7 @@ class SiteCore:
             reason = "the update does not fit the round"
             return self._give_up(phase.part.round, "update", reason, str(error))
         phase.update.rounding.wipe()
-        # The coordinator may sum what it has now and open the round again without one site: of
-        # the same updates, the difference of both sums is that site's. So no further attempt.
-        spent = phase.part.round
-        self._latest[spent.run_id] = (spent.number, _EVERY_ATTEMPT)
+        self._participation.spent(phase.part.round)
         self._phase = Delivering(phase.part)
         return effects
 

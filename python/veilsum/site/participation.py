@@ -1,0 +1,106 @@
+"""Which rounds a site takes part in, and what it remembers of those it was in."""
+
+from __future__ import annotations
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from veilsum import secagg
+from veilsum.control import RoundId, RoundOpened
+from veilsum.errors import ConfigError
+from veilsum.roster import Roster
+from veilsum.site.bounds import TaskBounds
+from veilsum.site.contribution import Contribution, MaskedContribution, PlainContribution
+from veilsum.site.effects import SiteEffect
+from veilsum.site.feedback import Feedback
+
+_EVERY_ATTEMPT = 2**32  # above any that can be named
+
+
+class Participation:
+    """Refuses or takes part in rounds. Arguments are those of SiteCore."""
+
+    def __init__(
+        self,
+        site: str,
+        signing_key: Ed25519PrivateKey,
+        roster: Roster,
+        policy: secagg.LocalPolicy,
+        bounds: TaskBounds,
+        entropy: secagg.Entropy,
+        *,
+        threads: int,
+    ) -> None:
+        self._site = site
+        self._signing_key = signing_key
+        self._roster = roster
+        self._policy = policy
+        self._bounds = bounds
+        self._entropy = entropy
+        self._threads = threads
+        self._latest: dict[str, tuple[int, int]] = {}  # run -> last round and attempt used up
+        self._feedback = Feedback()
+
+    def refusal(self, opened: RoundOpened) -> tuple[str, str] | None:
+        """Why this site will not take part, as code and reason; None if it will."""
+        masked = opened.plain is None
+        if masked != bool(opened.open_message):
+            return "malformed", "a round is either masked or plain"
+        if not masked and not self._bounds.plain_rounds:
+            return "policy", "this site takes part in masked rounds only"
+        allowed = self._policy.task_ids
+        if allowed is not None and opened.task_id not in allowed:
+            return "policy", f"task {opened.task_id!r} is not allowed at this site"
+        latest = self._latest.get(opened.round.run_id)
+        if latest is not None and (opened.round.number, opened.round.attempt) <= latest:
+            # Two sums over different sites of one update would show the difference.
+            return "replay", "this site took part in that round, or in a later one, already"
+        try:
+            self._bounds.check(opened.task)
+        except ConfigError as error:
+            return "task_bounds", str(error)
+        return None
+
+    def take_part(self, opened: RoundOpened) -> tuple[Contribution, list[SiteEffect]]:
+        """This site's part in a round, and what follows from the invitation.
+
+        Raises:
+            ConfigError, DecodeError: the plan cannot work, or is not the one that was signed.
+        """
+        if opened.plain is not None:
+            plain = PlainContribution(
+                opened.plain,
+                opened.round,
+                self._site,
+                threads=self._threads,
+                residual=self._feedback.residual_for(opened.round.run_id, opened.plain),
+            )
+            return plain, []
+        session = secagg.SiteSession(
+            site=self._site,
+            signing_key=self._signing_key,
+            roster=self._roster,
+            policy=self._policy,
+            entropy=self._entropy,
+        )
+        masked = MaskedContribution(session, opened.round, threads=self._threads)
+        try:
+            return masked, masked.open(opened)
+        except ConfigError:
+            masked.close()
+            raise
+
+    def entered(self, round_id: RoundId) -> None:
+        """This attempt is used up; a later one of the same round is not."""
+        self._latest[round_id.run_id] = (round_id.number, round_id.attempt)
+
+    def spent(self, round_id: RoundId) -> None:
+        """The update of this round leaves the site.
+
+        The coordinator may sum what it has now and open the round again without one site: of
+        the same updates, the difference of both sums is that site's. So no further attempt.
+        """
+        self._latest[round_id.run_id] = (round_id.number, _EVERY_ATTEMPT)
+
+    def forget(self, run_id: str) -> None:
+        """No more rounds of this run will come."""
+        self._feedback.forget(run_id)
