@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from veilsum.optimizers import OptimizerSettings, optimizer_settings
+from veilsum.records import RoundId as RoundId
+from veilsum.records import RoundRecord as RoundRecord
+from veilsum.records import RunEvent as RunEvent
 from veilsum.tasks import Deadlines as Deadlines
 from veilsum.tasks import TaskSettings as TaskSettings
 from veilsum.tasks import require
@@ -175,15 +178,6 @@ def require_hadamard(block: int) -> None:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class RoundId:
-    """Names one attempt at one round of one run. Rounds count from 1, attempts from 0."""
-
-    run_id: str
-    number: int
-    attempt: int = 0
-
-
 # --- coordinator to site ------------------------------------------------------
 
 
@@ -323,33 +317,6 @@ RunState = Literal["waiting", "running", "completed", "aborted"]
 
 
 @dataclass(frozen=True, slots=True)
-class RoundRecord:
-    """What the coordinator keeps of a finished round.
-
-    Attributes:
-        digest: hex SHA-256 of the mean update; empty if aborted.
-        model_hash: hex, of the model after this round.
-        sites: whose updates are in the sum.
-        dropped: site -> reason, for those invited and not in the sum.
-        metrics: weighted means over the sites that reported them.
-        bytes_in: site -> bytes of its accepted upload.
-        seconds: phase -> duration.
-    """
-
-    round: RoundId
-    completed: bool
-    reason: str
-    digest: str
-    model_hash: str
-    sites: tuple[str, ...]
-    dropped: Mapping[str, str]
-    total_weight: int
-    metrics: Mapping[str, float]
-    bytes_in: Mapping[str, int]
-    seconds: Mapping[str, float]
-
-
-@dataclass(frozen=True, slots=True)
 class RunStatus:
     """A run as `veilsum run show` prints it."""
 
@@ -361,26 +328,3 @@ class RunStatus:
     phase: str
     sites_waiting: tuple[str, ...]
     rounds: tuple[RoundRecord, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class RunEvent:
-    """One line of `veilsum run watch`.
-
-    kind: "phase" (a phase began), "site" (a site joined, delivered, declined or was dropped),
-    "progress" (training), "round" (a round ended), "run" (the run ended).
-    """
-
-    run_id: str
-    kind: Literal["phase", "site", "progress", "round", "run"]
-    round_number: int = 0
-    phase: str = ""
-    site: str = ""
-    detail: str = ""
-    sites_in: int = 0
-    sites_expected: int = 0
-    bytes_in: int = 0
-    seconds: float = 0.0
-    fraction: float = 0.0
-    digest: str = ""
-    metrics: Mapping[str, float] = field(default_factory=dict)
