@@ -144,6 +144,7 @@ constexpr RuntimeApi kRuntime = {
 }  // namespace
 
 extern const DecodeLaunchers vs_cuda_decode;
+extern const EncodeLaunchers vs_cuda_encode;
 extern const GramLaunchers vs_cuda_gram;
 extern const MeanLaunchers vs_cuda_mean;
 extern const OrderLaunchers vs_cuda_order;
@@ -156,6 +157,7 @@ extern const DeviceApi vs_cuda_api;
 const DeviceApi vs_cuda_api = {.name = "cuda",
                                .runtime = &kRuntime,
                                .decode = &vs_cuda_decode,
+                               .encode = &vs_cuda_encode,
                                .gram = &vs_cuda_gram,
                                .mean = &vs_cuda_mean,
                                .order = &vs_cuda_order,

@@ -4,8 +4,8 @@
 #include "device.h"
 #include "device/tensor_launchers.h"
 #include "element/fixed_point.h"
-#include "element/half.h"
 #include "element/quotient.h"
+#include "values.h"
 
 namespace veilsum {
 namespace {
@@ -50,15 +50,10 @@ struct Cursor {
 };
 
 __device__ __forceinline__ float load_narrow(const DeviceTensor& tensor, std::uint64_t element) {
-  if (tensor.format == MeanFormat::f32) return load_global<float>(tensor.data + 4 * element);
-  const auto pattern = load_global<std::uint16_t>(tensor.data + 2 * element);
-  return tensor.format == MeanFormat::f16 ? widen_half(pattern) : widen_brain(pattern);
+  return load_narrow(tensor.data, tensor.format, element);
 }
-
-// Exact.
 __device__ __forceinline__ double load_wide(const DeviceTensor& tensor, std::uint64_t element) {
-  if (tensor.format == MeanFormat::f64) return load_global<double>(tensor.data + 8 * element);
-  return load_narrow(tensor, element);
+  return load_wide(tensor.data, tensor.format, element);
 }
 
 // --- magnitudes --------------------------------------------------------------------------

@@ -5,10 +5,11 @@
 
 #include "bindings/arrays.h"
 #include "bindings/chunks.h"
+#include "bindings/placed_tensors.h"
 #include "bindings/register.h"
 #include "bindings/rotation.h"
 #include "bindings/secrets.h"
-#include "bindings/tensors.h"
+#include "device/device_encode.h"
 #include "device/device_masks.h"
 #include "masks/masks.h"
 #include "masks/ring_chunks.h"
@@ -147,40 +148,114 @@ ChunkGrid to_grid(int group, std::uint64_t group_size, py::handle plan_digest, p
   return grid;
 }
 
+// Values, how they become steps, and what masks them, alive for one call.
+class StepCall {
+ public:
+  StepCall(py::handle layout, py::handle arrays, const std::string& backend, py::handle gains,
+           py::handle limits, bool clip, py::handle rounding, py::handle keys, py::handle signs,
+           const std::string& generator, py::handle scale_block, py::handle rotation_block,
+           py::handle rotation_key, double rotated_limit)
+      : model_(instance<Layout>("layout", layout)),
+        device_(device_of(backend)),
+        tensors_(model_, arrays, device_.get()),
+        masks_(generator, keys, signs),
+        ready_(masks_.keys()),
+        gains_(flat_span<const double>("gains", gains)),
+        scale_grid_(make_grid(model_, to_integer<std::size_t>("scale_block", scale_block),
+                              gains_.size())),
+        steps_{gains_,
+               flat_span<const double>("limits", limits),
+               clip,
+               to_rounding(rounding),
+               scale_grid_,
+               to_rotation(rotation_block, rotation_key, kFloatGroup),
+               rotated_limit} {}
+  StepCall(const StepCall&) = delete;
+  StepCall& operator=(const StepCall&) = delete;
+
+  std::uint64_t size() const { return model_.group_size(kFloatGroup); }
+
+  RingChunkPlan plan(py::handle bits, ChunkGrid grid, unsigned threads) const {
+    grid.transforms = steps_.rotation.block != 0 ? kChunkRotated : std::uint16_t{0};
+    return ring_chunk_plan(to_integer<unsigned>("bits", bits), grid, ready_.terms(), threads);
+  }
+
+  std::uint64_t write_chunks(const RingChunkPlan& plan, std::span<std::byte* const> chunks) const {
+    if (device_)
+      return write_step_chunks_on(*device_, model_, tensors_.placed(), steps_, plan, masks_.keys(),
+                                  chunks);
+    return write_step_chunks(model_, tensors_.pointers(), steps_, plan, chunks);
+  }
+
+  void write_tiles(const RingChunkPlan& plan, std::span<const std::uint64_t> tiles,
+                   std::span<std::uint64_t> words) const {
+    const auto read = [&](std::uint64_t first, std::span<double> out) {
+      if (device_)
+        read_values(*device_, model_, tensors_.placed(), first, out);
+      else
+        gather(model_, tensors_.pointers(), first, out);
+    };
+    write_step_tiles(read, steps_, plan, tiles, words);
+  }
+
+ private:
+  static ScaleGrid make_grid(const Layout& model, std::size_t block, std::size_t entries) {
+    return block == 0 ? ScaleGrid(model) : ScaleGrid(model, block, entries);
+  }
+
+  const Layout& model_;
+  const DeviceOwner device_;  // null for the CPU
+  const PlacedArrays tensors_;
+  const Masks masks_;
+  const ReadyMasks ready_;
+  const std::span<const double> gains_;
+  const ScaleGrid scale_grid_;
+  const StepPlan steps_;
+};
+
 py::tuple encode_ring_chunks(py::object layout, py::object arrays, py::object bits,
                              py::object gains, py::object limits, py::object clip,
                              py::object rounding, py::object keys, py::object signs,
                              const std::string& generator, py::object plan_digest,
                              py::object update_id, py::object chunk_coordinates, py::object threads,
                              py::object scale_block, py::object rotation_block,
-                             py::object rotation_key, double rotated_limit) {
-  const Layout& model = instance<Layout>("layout", layout);
-  const TensorArrays tensors(model, arrays);
-  const Masks masks(generator, keys, signs);
-  const ReadyMasks ready(masks.keys());
-  const auto steps_per_unit = flat_span<const double>("gains", gains);
-  const auto block = to_integer<std::size_t>("scale_block", scale_block);
-  const ScaleGrid scale_grid =
-      block == 0 ? ScaleGrid(model) : ScaleGrid(model, block, steps_per_unit.size());
-  const StepPlan steps = {steps_per_unit,
-                          flat_span<const double>("limits", limits),
-                          to_bool("clip", clip),
-                          to_rounding(rounding),
-                          scale_grid,
-                          to_rotation(rotation_block, rotation_key, kFloatGroup),
-                          rotated_limit};
-  ChunkGrid grid = to_grid(kFloatGroup, model.group_size(kFloatGroup), plan_digest, update_id,
-                           chunk_coordinates);
-  grid.transforms = steps.rotation.block != 0 ? kChunkRotated : std::uint16_t{0};
+                             py::object rotation_key, double rotated_limit,
+                             const std::string& backend) {
+  const StepCall call(layout, arrays, backend, gains, limits, to_bool("clip", clip), rounding, keys,
+                      signs, generator, scale_block, rotation_block, rotation_key, rotated_limit);
   const RingChunkPlan plan =
-      ring_chunk_plan(to_integer<unsigned>("bits", bits), grid, ready.terms(), to_threads(threads));
+      call.plan(bits, to_grid(kFloatGroup, call.size(), plan_digest, update_id, chunk_coordinates),
+                to_threads(threads));
   NewChunks chunks(ring_chunk_sizes(plan));
   std::uint64_t clamped = 0;
   {
     py::gil_scoped_release release;
-    clamped = write_step_chunks(model, tensors.pointers(), steps, plan, chunks.places());
+    clamped = call.write_chunks(plan, chunks.places());
   }
   return py::make_tuple(chunks.take(), clamped);
+}
+
+py::array encode_ring_tiles(py::object layout, py::object arrays, py::object tiles, py::object bits,
+                            py::object gains, py::object limits, py::object rounding,
+                            py::object keys, py::object signs, const std::string& generator,
+                            py::object scale_block, py::object rotation_block,
+                            py::object rotation_key, double rotated_limit,
+                            const std::string& backend) {
+  const StepCall call(layout, arrays, backend, gains, limits, true, rounding, keys, signs,
+                      generator, scale_block, rotation_block, rotation_key, rotated_limit);
+  ChunkGrid grid{};
+  grid.group = kFloatGroup;
+  grid.group_size = call.size();
+  grid.chunk_coordinates = kTileElements * kRunTiles;  // there are no chunks
+  const RingChunkPlan plan = call.plan(bits, grid, 1);
+  const auto numbers = integers<std::uint64_t>("tiles", tiles);
+  py::array_t<std::uint64_t> words(static_cast<py::ssize_t>(numbers.size() * kTileElements));
+  const std::span<std::uint64_t> out(words.mutable_data(), numbers.size() * kTileElements);
+  {
+    py::gil_scoped_release release;
+    call.write_tiles(plan, numbers, out);
+  }
+  return words;
 }
 
 py::list ring_word_chunks(py::object words, py::object bits, py::object group, py::object keys,
@@ -264,7 +339,13 @@ void register_masks(py::module_& module) {
              py::arg("plan_digest"), py::arg("update_id"), py::arg("chunk_coordinates"),
              py::arg("threads"), py::arg("scale_block") = 0, py::arg("rotation_block") = 0,
              py::arg("rotation_key") = py::bytes(std::string(sizeof(PhiloxKey), '\0')),
-             py::arg("rotated_limit") = 0.0);
+             py::arg("rotated_limit") = 0.0, py::arg("backend") = "cpu");
+  module.def("encode_ring_tiles", &encode_ring_tiles, py::arg("layout"), py::arg("arrays"),
+             py::kw_only(), py::arg("tiles"), py::arg("bits"), py::arg("gains"), py::arg("limits"),
+             py::arg("rounding"), py::arg("keys"), py::arg("signs"), py::arg("generator"),
+             py::arg("scale_block") = 0, py::arg("rotation_block") = 0,
+             py::arg("rotation_key") = py::bytes(std::string(sizeof(PhiloxKey), '\0')),
+             py::arg("rotated_limit") = 0.0, py::arg("backend") = "cpu");
   module.def("ring_word_chunks", &ring_word_chunks, py::arg("words"), py::kw_only(),
              py::arg("bits"), py::arg("group"), py::arg("keys"), py::arg("signs"),
              py::arg("generator"), py::arg("plan_digest"), py::arg("update_id"),

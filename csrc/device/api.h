@@ -8,6 +8,7 @@
 
 #include "device/bench_launchers.h"
 #include "device/decode_launchers.h"
+#include "device/encode_launchers.h"
 #include "device/gram_launchers.h"
 #include "device/mask_launchers.h"
 #include "device/mean_launchers.h"
@@ -71,6 +72,7 @@ struct DeviceApi {
   const char* name;  // of devices: "cuda" for "cuda:0"
   const RuntimeApi* runtime;
   const DecodeLaunchers* decode;
+  const EncodeLaunchers* encode;
   const GramLaunchers* gram;
   const MeanLaunchers* mean;
   const OrderLaunchers* order;

@@ -6,10 +6,10 @@
 #include <optional>
 
 #include "base/parallel.h"
+#include "device/device_keys.h"
 #include "device/device_mean.h"
 #include "device/mask_launchers.h"
 #include "device/secret_memory.h"
-#include "element/aes.h"
 #include "element/bits.h"
 #include "masks/ring_words.h"
 
@@ -106,57 +106,16 @@ void for_each_window(const Device& device, std::size_t count, std::size_t words,
 
 // --- masks -----------------------------------------------------------------------------------
 
-// Keys on a device, the added ones first.
-class DeviceKeys {
- public:
-  DeviceKeys(const Device& device, MaskGenerator generator, std::span<const MaskTerm> terms)
-      : aes_(generator == MaskGenerator::aes256ctr),
-        stream_(device),
-        host_(device, terms.size() * key_bytes()),
-        drain_(stream_),
-        keys_(stream_, terms.size() * key_bytes()) {
-    std::size_t number = 0;
-    for (const bool subtract : {false, true})
-      for (const MaskTerm& term : terms)
-        if (term.subtract == subtract) write_key(term.key, number++);
-    for (const MaskTerm& term : terms) ++(term.subtract ? subtracted_ : added_);
-    stream_.to_device(keys_.as<void>(), host_.as<void>(), terms.size() * key_bytes());
-    stream_.synchronize();
-    host_.wipe_now();
-  }
-
-  MaskWindow window(const DeviceWords& sums, const MaskPlace& place) const {
-    return {.sums = sums,
-            .aes = aes_,
-            .keys = keys_.as<void>(),
-            .added = added_,
-            .subtracted = subtracted_,
-            .stream = place.stream,
-            .bits = place.bits,
-            .first = place.first};
-  }
-
- private:
-  std::size_t key_bytes() const { return aes_ ? sizeof(DeviceAesKey) : sizeof(DeviceChaChaKey); }
-
-  void write_key(const unsigned char* key, std::size_t number) {
-    if (!aes_) {
-      host_.as<DeviceChaChaKey>()[number] = load_key(key);
-      return;
-    }
-    WipedBuffer<unsigned char> schedule(kAesScheduleBytes);
-    aes_expand_key(key, schedule.data());
-    aes_slice_schedule(schedule.data(), host_.as<DeviceAesKey>()[number]);
-  }
-
-  const bool aes_;
-  const DeviceStream stream_;
-  const WipedPinnedBuffer host_;
-  const DrainAtExit drain_;
-  const ClearedDeviceBuffer keys_;
-  std::size_t added_ = 0;
-  std::size_t subtracted_ = 0;
-};
+MaskWindow mask_window(const DeviceKeys& keys, const DeviceWords& sums, const MaskPlace& place) {
+  return {.sums = sums,
+          .aes = keys.aes(),
+          .keys = keys.place(),
+          .added = keys.added(),
+          .subtracted = keys.subtracted(),
+          .stream = place.stream,
+          .bits = place.bits,
+          .first = place.first};
+}
 
 template <class Word>
 void add_on(const Device& device, std::span<Word> accumulator, const MaskKeys& keys,
@@ -174,7 +133,7 @@ void add_on(const Device& device, std::span<Word> accumulator, const MaskKeys& k
           slot.begin(
               accumulator.subspan(first, size), 0, [](std::byte*) {},
               [&](const Launch& launch, const DeviceWords& sums, const unsigned char*) {
-                return device.api().masks->add_masks(launch, ready.window(sums, here));
+                return device.api().masks->add_masks(launch, mask_window(ready, sums, here));
               });
         });
     rest = rest.subspan(count);

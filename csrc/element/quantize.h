@@ -23,6 +23,23 @@ VS_FN Step floor_to_step(double y) {
   return truncated - (static_cast<double>(truncated) > y ? 1 : 0);
 }
 
+// A value on its way to a step.
+struct ScaledValue {
+  double steps;  // 0 if the value is not finite
+  bool finite;
+  bool beyond;  // its limit; an infinity is, a NaN is not
+};
+
+// Clamps to +-limit and scales.
+VS_FN ScaledValue clamp_and_scale(double value, double limit, double gain) {
+  const double magnitude = __builtin_fabs(value);
+  const bool finite = magnitude <= 0x1.fffffffffffffp1023;  // false for NaN too
+  const double below = value > limit ? limit : value;
+  const double bounded = below < -limit ? -limit : below;
+  // Converting a NaN to an integer is undefined; its step is discarded anyway.
+  return {finite ? bounded * gain : 0, finite, magnitude > limit};
+}
+
 // Goes up with probability equal to the distance from the lower step, so the
 // expected step is y. `u24` is uniform on 0 .. 2^24-1.
 template <class Step = std::int64_t>

@@ -57,15 +57,10 @@ template <class Value>
 StepCount clamp_and_scale_block(const Value* values, double limit, double gain, double* scaled) {
   StepCount count = {0, 0};
   for (std::size_t i = 0; i < kUniformBlock; ++i) {
-    const double value = values[i];
-    const double magnitude = __builtin_fabs(value);
-    const bool finite = magnitude <= 0x1.fffffffffffffp1023;  // false for NaN too
-    count.not_finite += finite ? 0 : 1;
-    count.beyond_limit += magnitude > limit ? 1 : 0;
-    const double below = value > limit ? limit : value;
-    const double bounded = below < -limit ? -limit : below;
-    // Converting a NaN to an integer is undefined; its step is discarded anyway.
-    scaled[i] = finite ? bounded * gain : 0;
+    const ScaledValue one = clamp_and_scale(values[i], limit, gain);
+    count.not_finite += one.finite ? 0 : 1;
+    count.beyond_limit += one.beyond ? 1 : 0;
+    scaled[i] = one.steps;
   }
   return count;
 }

@@ -18,6 +18,8 @@
 namespace veilsum {
 namespace {
 
+constexpr std::size_t kGridTile = kRunTiles * kTileElements;  // what a rotation mixes at most
+
 // --- one chunk of words --------------------------------------------------------
 
 void pack_into(std::span<const std::uint32_t> words, unsigned bits, std::byte* codes) {
@@ -116,22 +118,35 @@ void fold(std::span<Word> sums, Uploads uploads, unsigned bits, std::uint64_t ch
   });
 }
 
+void require_tile_words(std::size_t tiles, const char* what, std::size_t words) {
+  if (words != tiles * kTileElements)
+    throw ConfigError(std::to_string(tiles) + " tiles are " +
+                      std::to_string(tiles * kTileElements) + " " + what + ", got " +
+                      std::to_string(words));
+}
+
+struct MaskTile {
+  std::size_t first;
+  std::size_t count;
+};
+
+MaskTile mask_tile(std::uint64_t number, std::size_t size) {
+  if (number > size / kTileElements || number * kTileElements >= size)
+    throw ConfigError("there is no tile " + std::to_string(number) + " in " + std::to_string(size) +
+                      " coordinates");
+  const std::size_t first = number * kTileElements;
+  return {first, std::min<std::size_t>(kTileElements, size - first)};
+}
+
 template <class Word>
 void fold_tiles(std::span<Word> sums, Uploads uploads, std::size_t size,
                 std::span<const std::uint64_t> tiles, unsigned bits,
                 std::uint64_t chunk_coordinates) {
   const std::vector<RingCodes> all =
       ring_codes(uploads, size, bits, 8 * sizeof(Word), chunk_coordinates);
-  if (sums.size() != tiles.size() * kTileElements)
-    throw ConfigError(std::to_string(tiles.size()) + " tiles are " +
-                      std::to_string(tiles.size() * kTileElements) + " sums, got " +
-                      std::to_string(sums.size()));
+  require_tile_words(tiles.size(), "sums", sums.size());
   for (std::size_t i = 0; i < tiles.size(); ++i) {
-    if (tiles[i] > size / kTileElements || tiles[i] * kTileElements >= size)
-      throw ConfigError("there is no tile " + std::to_string(tiles[i]) + " in " +
-                        std::to_string(size) + " coordinates");
-    const std::size_t first = tiles[i] * kTileElements;
-    const std::size_t count = std::min<std::size_t>(kTileElements, size - first);
+    const auto [first, count] = mask_tile(tiles[i], size);
     std::vector<std::span<const std::byte>> codes;
     for (const RingCodes& upload : all)
       codes.push_back(upload[first / chunk_coordinates].subspan(
@@ -182,7 +197,30 @@ std::uint64_t write_step_chunks(const Layout& layout, TensorData tensors, const 
   StepWriter writer(layout, tensors, steps);
   write_chunks_of_width(plan, chunks,
                         [&](std::uint64_t first, auto words) { writer.fill(first, words); });
-  return writer.clamped();
+  return writer.tally().clamped();
+}
+
+void write_step_tiles(const ReadValues& read, const StepPlan& steps, const RingChunkPlan& plan,
+                      std::span<const std::uint64_t> tiles, std::span<std::uint64_t> words) {
+  require_tile_words(tiles.size(), "words", words.size());
+  const FloatEnvironment exact;
+  WipedBuffer<double> values(kGridTile);
+  WipedBuffer<std::uint64_t> clear(kGridTile);
+  MaskScratch keystream(kMaskScratchBytes);
+  std::ranges::fill(words, std::uint64_t{0});
+  for (std::size_t i = 0; i < tiles.size(); ++i) {
+    const auto [first, count] = mask_tile(tiles[i], plan.grid.group_size);
+    // A rotation mixes all of the tile of the grid that it lies in.
+    const std::size_t begin = first / kGridTile * kGridTile;
+    const std::size_t size = std::min<std::size_t>(kGridTile, plan.grid.group_size - begin);
+    read(begin, values.span().first(size));
+    write_value_steps(steps, begin, values.span().first(size), clear.span().first(size));
+    const auto own = words.subspan(i * kTileElements, count);
+    std::ranges::copy(clear.span().subspan(first - begin, count), own.begin());
+    const unsigned bits = ring_bits(plan.grid.codec);
+    add_masks_here(own, plan.terms, {plan.grid.group, bits, first}, keystream);
+    for (std::uint64_t& word : own) word &= low_bits(bits);
+  }
 }
 
 void write_word_chunks(std::span<const std::uint64_t> words, const RingChunkPlan& plan,

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <span>
 #include <vector>
@@ -55,6 +56,16 @@ std::vector<std::size_t> ring_chunk_sizes(const RingChunkPlan& plan);
 // gains and limits do not fit the layout or the ring; `chunks` are then unusable.
 std::uint64_t write_step_chunks(const Layout& layout, TensorData tensors, const StepPlan& steps,
                                 const RingChunkPlan& plan, std::span<std::byte* const> chunks);
+
+// Values of coordinates [first, first + out.size()) of group 1; gaps are zero.
+using ReadValues = std::function<void(std::uint64_t first, std::span<double> out)>;
+
+// The words that are packed in a few mask tiles of such chunks, for those who check them:
+// words[512 * i] is the first of tile number tiles[i], whose last may be short. Values were found
+// finite before. Throws ConfigError if there is no such tile or words.size() is not
+// 512 * tiles.size().
+void write_step_tiles(const ReadValues& read, const StepPlan& steps, const RingChunkPlan& plan,
+                      std::span<const std::uint64_t> tiles, std::span<std::uint64_t> words);
 
 // Masks and packs ready words, plan.grid.group_size of them.
 void write_word_chunks(std::span<const std::uint64_t> words, const RingChunkPlan& plan,

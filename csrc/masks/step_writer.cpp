@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
-#include <cstdio>
 #include <string>
 
 #include "base/error.h"
@@ -15,12 +14,6 @@
 
 namespace veilsum {
 namespace {
-
-std::string to_text(double value) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%g", value);
-  return text;
-}
 
 StepCount write_steps(bool wide, const void* values, std::uint64_t first, const StepRule& rule,
                       std::span<std::uint32_t> words) {
@@ -84,9 +77,30 @@ StepRule rule_of(const StepPlan& steps, double gain, double limit) {
           kFloatGroup};
 }
 
+// Scales and rotates the finite values of a tile in place. Returns how many were beyond.
+template <class Word>
+std::uint64_t write_rotated_steps(const StepPlan& steps, std::uint64_t first,
+                                  std::span<float> values, std::span<Word> words) {
+  const double bound = rotation_bound(steps);
+  std::uint64_t beyond = 0;
+  steps.grid.for_each_stretch(
+      first, words.size(), [&](std::size_t offset, std::size_t count, std::size_t entry) {
+        beyond +=
+            kernels().rotation.scale_f32(values.data() + offset, count, steps.gains[entry], bound);
+      });
+  rotate(steps.rotation, first, values);
+  return beyond +
+         write_steps(false, values.data(), first, rule_of(steps, 1, steps.rotated_limit), words)
+             .beyond_limit;
+}
+
 bool is_finite_number(float value) { return std::isfinite(value); }
 
 }  // namespace
+
+double rotation_bound(const StepPlan& steps) {
+  return steps.rotated_limit / double{rotation_scale(steps.rotation.block)};
+}
 
 void require_step_plan(const Layout& layout, const StepPlan& steps, unsigned bits) {
   const bool rotated = steps.rotation.block != 0;
@@ -105,11 +119,7 @@ void require_step_plan(const Layout& layout, const StepPlan& steps, unsigned bit
 }
 
 StepWriter::StepWriter(const Layout& layout, TensorData tensors, const StepPlan& steps)
-    : layout_(layout),
-      tensors_(tensors),
-      steps_(steps),
-      not_finite_(layout.tensors().size()),
-      beyond_limit_(layout.tensors().size()) {}
+    : layout_(layout), tensors_(tensors), steps_(steps), tally_(layout, steps) {}
 
 void StepWriter::fill(std::uint64_t first, std::span<std::uint32_t> words) {
   steps_.rotation.block != 0 ? fill_rotated(first, words) : fill_parts(first, words);
@@ -142,8 +152,7 @@ void StepWriter::fill_part(const TensorPart& part, std::uint64_t first, std::spa
             write_tensor_steps(dtype, values + offset * dtype_size(dtype), first + offset,
                                rule_of(steps_, steps_.gains[entry], steps_.limits[entry]),
                                words.subspan(offset, count));
-        not_finite_[part.tensor].fetch_add(met.not_finite, std::memory_order_relaxed);
-        beyond_limit_[part.tensor].fetch_add(met.beyond_limit, std::memory_order_relaxed);
+        tally_.add(part.tensor, met.not_finite, met.beyond_limit);
       });
 }
 
@@ -154,8 +163,7 @@ bool StepWriter::all_finite(const TensorPart& part, std::span<const float> value
       0x1.fffffep127f)
     return true;
   const auto finite = std::count_if(values.begin(), values.end(), is_finite_number);
-  not_finite_[part.tensor].fetch_add(values.size() - static_cast<std::size_t>(finite),
-                                     std::memory_order_relaxed);
+  tally_.add(part.tensor, values.size() - static_cast<std::size_t>(finite), 0);
   return false;
 }
 
@@ -171,51 +179,28 @@ void StepWriter::fill_rotated(std::uint64_t first, std::span<Word> words) {
   });
   if (!finite) {
     std::ranges::fill(words, Word{0});
-    return;  // clamped() will throw
+    return;  // the tally will throw
   }
-  const double bound = steps_.rotated_limit / double{rotation_scale(steps_.rotation.block)};
-  std::uint64_t beyond = 0;
-  steps_.grid.for_each_stretch(
+  tally_.add_rotated(write_rotated_steps(steps_, first, values, words));
+}
+
+// --- values that were read before --------------------------------------------------
+
+void write_value_steps(const StepPlan& steps, std::uint64_t first, std::span<const double> values,
+                       std::span<std::uint64_t> words) {
+  if (steps.rotation.block != 0) {
+    WipedBuffer<float> room(values.size());
+    for (std::size_t i = 0; i < values.size(); ++i)
+      room.data()[i] = static_cast<float>(values[i]);
+    write_rotated_steps(steps, first, room.span(), words);
+    return;
+  }
+  steps.grid.for_each_stretch(
       first, words.size(), [&](std::size_t offset, std::size_t count, std::size_t entry) {
-        beyond +=
-            kernels().rotation.scale_f32(values.data() + offset, count, steps_.gains[entry], bound);
+        write_steps(true, values.data() + offset, first + offset,
+                    rule_of(steps, steps.gains[entry], steps.limits[entry]),
+                    words.subspan(offset, count));
       });
-  rotate(steps_.rotation, first, values);
-  beyond +=
-      write_steps(false, values.data(), first, rule_of(steps_, 1, steps_.rotated_limit), words)
-          .beyond_limit;
-  rotated_beyond_.fetch_add(beyond, std::memory_order_relaxed);
-}
-
-// --- what was met ----------------------------------------------------------------
-
-void StepWriter::require_finite() const {
-  for (const TensorSpan& span : layout_.group(kFloatGroup))
-    if (const std::uint64_t bad = not_finite_[span.tensor])
-      throw ConfigError("tensor '" + layout_.tensors()[span.tensor].name + "' has " +
-                            std::to_string(bad) + " values that are not finite" +
-                            (steps_.rotation.block != 0 ? " as f32" : ""),
-                        "check the training step; a masked sum cannot carry NaN or infinity");
-}
-
-std::uint64_t StepWriter::clamped() const {
-  require_finite();
-  std::uint64_t total = rotated_beyond_;
-  if (total != 0 && !steps_.clip)
-    throw ConfigError(std::to_string(total) + " values of the rotated update are beyond its limit",
-                      "raise the limit, or allow clipping");
-  const auto& spans = layout_.group(kFloatGroup);
-  for (std::size_t i = 0; i < spans.size(); ++i) {
-    const std::uint64_t beyond = beyond_limit_[spans[i].tensor];
-    if (beyond != 0 && !steps_.clip)
-      throw ConfigError("tensor '" + layout_.tensors()[spans[i].tensor].name + "' has " +
-                            std::to_string(beyond) + " values beyond " +
-                            (steps_.grid.block() == 0 ? "its limit of " + to_text(steps_.limits[i])
-                                                      : std::string("the limits of their blocks")),
-                        "raise the limit, or allow clipping");
-    total += beyond;
-  }
-  return total;
 }
 
 }  // namespace veilsum

@@ -1,12 +1,11 @@
 // Values of group 1 to steps, straight or by way of a rotation.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <span>
-#include <vector>
 
 #include "masks/ring_chunks.h"
+#include "masks/step_tally.h"
 
 namespace veilsum {
 
@@ -24,8 +23,8 @@ class StepWriter {
   void fill(std::uint64_t first, std::span<std::uint32_t> words);
   void fill(std::uint64_t first, std::span<std::uint64_t> words);
 
-  // Throws for what fill() has met, by tensor in layout order; else the clamped values.
-  std::uint64_t clamped() const;
+  // What fill() has met.
+  const StepTally& tally() const { return tally_; }
 
  private:
   template <class Word>
@@ -35,14 +34,20 @@ class StepWriter {
   template <class Word>
   void fill_rotated(std::uint64_t first, std::span<Word> words);
   bool all_finite(const TensorPart& part, std::span<const float> values);
-  void require_finite() const;
 
   const Layout& layout_;
   const TensorData tensors_;
   const StepPlan& steps_;
-  std::vector<std::atomic<std::uint64_t>> not_finite_;  // per tensor of the layout
-  std::vector<std::atomic<std::uint64_t>> beyond_limit_;
-  std::atomic<std::uint64_t> rotated_beyond_{0};
+  StepTally tally_;
 };
+
+// The largest |value| that reaches the rotation.
+double rotation_bound(const StepPlan& steps);
+
+// Words of the coordinates from `first` on whose values are at hand, finite, and 0 in gaps: nothing
+// is counted. With a rotation `first` is a multiple of 4096, and they are a whole tile or the last
+// one.
+void write_value_steps(const StepPlan& steps, std::uint64_t first, std::span<const double> values,
+                       std::span<std::uint64_t> words);
 
 }  // namespace veilsum

@@ -377,7 +377,7 @@ def assemble_chunks(
 
 def encode_ring_chunks(
     layout: Layout,
-    arrays: Sequence[NDArray[Any]],
+    arrays: Sequence[NDArray[Any] | DeviceArray],
     *,
     bits: int,
     gains: NDArray[np.float64],
@@ -395,6 +395,7 @@ def encode_ring_chunks(
     rotation_block: int = 0,
     rotation_key: Buffer = ...,
     rotated_limit: float = 0.0,
+    backend: str = "cpu",
 ) -> tuple[list[bytes], int]:
     """Encodes and masks group 1 in one pass: no unmasked step is ever written to memory that
     outlives its range.
@@ -407,12 +408,46 @@ def encode_ring_chunks(
             many coordinates. With a rotation there are no limits, and rotated_limit takes their
             place (see Transform).
         clip: False refuses a value beyond its limit; True clamps and counts.
+        backend: "cpu", or a device; the chunks are the same. Floating-point tensors that are
+            DeviceArrays of it are read where they lie.
 
     Returns:
         The chunks of group 1, and how many values were clamped.
 
     Raises:
-        ConfigError: as encode_chunks; gains*limits beyond the ring's signed range.
+        ConfigError: as encode_chunks; gains*limits beyond the ring's signed range; a DeviceArray
+            of another device.
+        DeviceError: there is no such device, or it failed: there are no chunks.
+    """
+
+def encode_ring_tiles(
+    layout: Layout,
+    arrays: Sequence[NDArray[Any] | DeviceArray],
+    *,
+    tiles: Sequence[int],
+    bits: int,
+    gains: NDArray[np.float64],
+    limits: NDArray[np.float64],
+    rounding: Secret | None,
+    keys: Sequence[Secret],
+    signs: Sequence[int],
+    generator: str,
+    scale_block: int = 0,
+    rotation_block: int = 0,
+    rotation_key: Buffer = ...,
+    rotated_limit: float = 0.0,
+    backend: str = "cpu",
+) -> NDArray[np.uint64]:
+    """The words that encode_ring_chunks packs in a few tiles of 512, always computed on the CPU.
+
+    Args:
+        tiles: their numbers; word 512 * i is the first of tiles[i]. Behind the last coordinate
+            words are 0.
+        backend: where DeviceArrays lie. Values are finite: encode_ring_chunks has seen to it.
+
+    Raises:
+        ConfigError: there is no such tile.
+        DeviceError: values cannot be read from their device.
     """
 
 def ring_word_chunks(

@@ -19,6 +19,7 @@
 
 namespace veilsum {
 extern const DecodeLaunchers vs_emu_decode;
+extern const EncodeLaunchers vs_emu_encode;
 extern const GramLaunchers vs_emu_gram;
 extern const MeanLaunchers vs_emu_mean;
 extern const OrderLaunchers vs_emu_order;
@@ -423,6 +424,7 @@ extern const DeviceApi vs_emu_api;
 const DeviceApi vs_emu_api = {.name = "emu",
                               .runtime = &kRuntime,
                               .decode = &vs_emu_decode,
+                              .encode = &vs_emu_encode,
                               .gram = &vs_emu_gram,
                               .mean = &vs_emu_mean,
                               .order = &vs_emu_order,

@@ -1,4 +1,4 @@
-"""Whether a device summed what it was given: some tiles of a stream, summed on the CPU as well.
+"""Whether a device computed what it was asked for: some tiles of a stream, computed on the CPU too.
 
 A device that computes a wrong bit gives no error. Which tiles are looked at is random, and known to
 nobody outside the process. A fault that spoils a share p of the tiles is seen with a probability of
@@ -8,7 +8,7 @@ nobody outside the process. A fault that spoils a share p of the tiles is seen w
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import count
 
 import numpy as np
@@ -23,6 +23,8 @@ TILE = 512
 
 AUDITED_TILES = 64
 SEED_BYTES = 32
+
+_HINT = 'run "veilsum doctor" there, and use backend = "cpu" until it is mended'
 
 
 def chosen_tiles(seed: bytes, group: int, tiles: int) -> list[int]:
@@ -101,5 +103,47 @@ class TileAudit:
                 raise DeviceError(
                     f"{backend} computed another sum than the CPU in tile {tile} of stream "
                     f"{self._group}",
-                    hint='run "veilsum doctor" there, and use backend = "cpu" until it is mended',
+                    hint=_HINT,
                 )
+
+
+def audit_encoding(
+    seed: bytes,
+    chunks: Sequence[Buffer],
+    encode: Callable[[list[int]], NDArray[np.uint64]],
+    *,
+    group: int,
+    elements: int,
+    bits: int,
+    chunk_coordinates: int,
+    backend: str,
+) -> None:
+    """Compares some tiles of an upload that a device has made with those that the CPU makes.
+
+    Args:
+        seed: SEED_BYTES fresh random bytes.
+        chunks: of the stream.
+        encode: the words of tiles, made on the CPU, one tile behind the other.
+        group, elements, bits, chunk_coordinates: of the stream.
+        backend: the device.
+
+    Raises:
+        DeviceError: a tile differs.
+    """
+    tiles = chosen_tiles(seed, group, -(-elements // TILE))
+    found = np.zeros(TILE * len(tiles), np.uint64)
+    _native.fold_ring_tiles(
+        found,
+        [chunks],
+        tiles=tiles,
+        elements=elements,
+        bits=bits,
+        chunk_coordinates=chunk_coordinates,
+    )
+    differs = ((found ^ encode(tiles)) & np.uint64((1 << bits) - 1)).reshape(-1, TILE).any(axis=1)
+    if differs.any():
+        raise DeviceError(
+            f"{backend} encoded tile {tiles[int(differs.argmax())]} of stream {group} to other "
+            "words than the CPU",
+            hint=_HINT,
+        )

@@ -66,6 +66,7 @@ def run_in_process(
     entropy: Entropy = Secret.from_os,
     threads: int = 1,
     backend: str = "cpu",
+    site_backend: str = "cpu",
 ) -> SecureResult:
     """Runs a masked round with every message really signed, sent and checked.
 
@@ -79,10 +80,12 @@ def run_in_process(
         entropy: source of secret bytes.
         threads: of encoding and summing.
         backend: where the coordinator sums, "cpu" or a device such as "cuda:0".
+        site_backend: where the sites encode and mask.
 
     Raises:
         ConfigError: an update does not fit the plan, or `drop` names a stranger.
         RoundAborted: too few sites were left, or a check of the result failed.
+        DeviceError: the device of a site failed.
     """
     if consortium is None:
         consortium = make_consortium(plan.roster.sites, name=plan.roster.consortium)
@@ -90,11 +93,17 @@ def run_in_process(
     strangers = sorted({*(drop or {}), *updates} - set(plan.cohort))
     if strangers:
         raise ConfigError(f"sites outside the cohort: {strangers}")
-    rehearsal = _Rehearsal(plan, consortium, updates, dict(drop or {}), entropy, threads, backend)
+    backends = _Backends(backend, site_backend)
+    rehearsal = _Rehearsal(plan, consortium, updates, dict(drop or {}), entropy, threads, backends)
     try:
         return rehearsal.run()
     finally:
         rehearsal.close()
+
+
+class _Backends(NamedTuple):
+    coordinator: str
+    site: str
 
 
 class _Rehearsal:
@@ -108,7 +117,7 @@ class _Rehearsal:
         drop: dict[str, Stage],
         entropy: Entropy,
         threads: int,
-        backend: str,
+        backends: _Backends,
     ) -> None:
         self._updates = updates
         self._drop = drop
@@ -118,8 +127,8 @@ class _Rehearsal:
             plan,
             signing_key=consortium.coordinator_key,
             threads=threads,
-            backend=backend,
-            audit_seed=None if backend == "cpu" else bytes(entropy(SECRET_BYTES)),
+            backend=backends.coordinator,
+            audit_seed=None if backends.coordinator == "cpu" else bytes(entropy(SECRET_BYTES)),
         )
         self._sites = {
             site: SiteSession(
@@ -128,6 +137,7 @@ class _Rehearsal:
                 roster=plan.roster,
                 policy=LocalPolicy(min_colluders=plan.colluders),
                 entropy=entropy,
+                backend=backends.site,
             )
             for site in plan.cohort
         }

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 
 from veilsum._native import Secret
+from veilsum.aggregate.tile_audit import SEED_BYTES
 from veilsum.errors import ConfigError, DecodeError, PeerError
 from veilsum.roster import Roster
 from veilsum.secagg import dealing, keys
@@ -82,6 +83,8 @@ class SiteSession:
         roster: the site's own copy.
         policy: what the site demands of a plan.
         entropy: source of fresh secret bytes.
+        backend: what encodes and masks floating-point tensors, "cpu" or a device such as
+            "cuda:0". The upload is the same; some tiles are computed on the CPU as well.
 
     Raises:
         ConfigError: the key is not the one the roster lists for this site.
@@ -95,6 +98,7 @@ class SiteSession:
         roster: Roster,
         policy: LocalPolicy,
         entropy: keys.Entropy,
+        backend: str = "cpu",
     ) -> None:
         if signing_key.public_key().public_bytes_raw() != roster.signing_key(site):
             raise ConfigError(
@@ -106,6 +110,7 @@ class SiteSession:
         self._roster = roster
         self._policy = policy
         self._entropy = entropy
+        self._backend = backend
         self._plan: Plan | None = None
         self._phase: SitePhase = Invited()
         self._answers: dict[str, _Answer] = {}
@@ -163,6 +168,8 @@ class SiteSession:
             ConfigError: not the time for it, or the update does not fit the plan (wrong
                 tensors, not finite, beyond the clip, weight over the cap). Nothing was
                 masked, and a corrected update may follow.
+            DeviceError: the device failed, or made other words than the CPU. Nothing left the
+                site, and the update may follow again.
         """
         phase, plan = self._phase, self._plan
         if plan is None or not isinstance(phase, Ready):
@@ -170,7 +177,13 @@ class SiteSession:
         contribution = Contribution(update, weight, metrics, rounding)
         update_id = keys.update_id(phase.t2, self._site)
         encoded = encode_upload(
-            plan, contribution, phase.masks, update_id=update_id, threads=threads
+            plan,
+            contribution,
+            phase.masks,
+            update_id=update_id,
+            threads=threads,
+            backend=self._backend,
+            audit_seed=self._audit_seed(),
         )
         if self._phase is not phase:
             # Mask keys that were wiped meanwhile are zeros, and masks of those hide nothing.
@@ -180,6 +193,9 @@ class SiteSession:
         phase.masks.wipe()
         self._phase = Uploaded(phase.t2, phase.held, upload, header.payload_digest)
         return [upload]
+
+    def _audit_seed(self) -> bytes | None:
+        return None if self._backend == "cpu" else bytes(self._entropy(SEED_BYTES))
 
     def close(self) -> None:
         """Wipes every secret and forgets its answers; to be called when the round has closed.

@@ -79,6 +79,7 @@ class Contribution(Protocol):
 
         Raises:
             ConfigError: it does not fit the plan; nothing was encoded.
+            DeviceError: the device that encodes failed; nothing left the site.
         """
 
     def undo(self) -> None:

@@ -29,6 +29,7 @@ class Participation:
         entropy: secagg.Entropy,
         *,
         threads: int,
+        backend: str,
     ) -> None:
         self._site = site
         self._signing_key = signing_key
@@ -37,6 +38,7 @@ class Participation:
         self._bounds = bounds
         self._entropy = entropy
         self._threads = threads
+        self._backend = backend
         self._latest: dict[str, tuple[int, int]] = {}  # run -> last round and attempt used up
         self._feedback = Feedback()
 
@@ -81,6 +83,7 @@ class Participation:
             roster=self._roster,
             policy=self._policy,
             entropy=self._entropy,
+            backend=self._backend,
         )
         masked = MaskedContribution(session, opened.round, threads=self._threads)
         try:

@@ -30,7 +30,7 @@ from veilsum.control import (
     Welcome,
 )
 from veilsum.difference import check_fits, model_difference
-from veilsum.errors import ConfigError, DecodeError
+from veilsum.errors import ConfigError, DecodeError, DeviceError
 from veilsum.model import result_digest
 from veilsum.roster import Roster
 from veilsum.site.bounds import TaskBounds
@@ -75,6 +75,8 @@ class SiteCore:
         entropy: source of fresh secret bytes.
         rounding_seed: 32 bytes that stay with the site; see rounding.py.
         threads: to encode and mask with.
+        backend: what encodes and masks the floating-point tensors of masked rounds: "cpu", or a
+            device such as "cuda:0".
 
     Raises:
         ConfigError: the key is not the one the roster lists for this site.
@@ -91,6 +93,7 @@ class SiteCore:
         rounding_seed: Secret,
         *,
         threads: int = 1,
+        backend: str = "cpu",
     ) -> None:
         if signing_key.public_key().public_bytes_raw() != roster.signing_key(site):
             raise ConfigError(
@@ -103,7 +106,7 @@ class SiteCore:
         self._roster = roster
         self._rounding_seed = rounding_seed
         self._participation = Participation(
-            site, signing_key, roster, policy, bounds, entropy, threads=threads
+            site, signing_key, roster, policy, bounds, entropy, threads=threads, backend=backend
         )
         self._phase: SitePhase = Idle()
 
@@ -275,6 +278,9 @@ class SiteCore:
         except ConfigError as error:
             reason = "the update does not fit the round"
             return self._give_up(phase.part.round, "update", reason, str(error))
+        except DeviceError as error:
+            reason = "the site's device failed"
+            return self._give_up(phase.part.round, "device", reason, str(error))
         phase.update.rounding.wipe()
         self._participation.spent(phase.part.round)
         self._phase = Delivering(phase.part)

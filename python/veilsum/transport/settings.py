@@ -111,6 +111,8 @@ class SiteSettings:
         max_model_bytes: larger models are refused before they are received.
         threads: worker threads of the native core; 0 means as many as
             devices.available_threads() says.
+        backend: what encodes and masks updates of masked rounds: "cpu", or a device such as
+            "cuda:0".
     """
 
     site: str
@@ -128,6 +130,7 @@ class SiteSettings:
     rounding_seed: str | None = field(default=None, repr=False)
     max_model_bytes: int = 16 << 30
     threads: int = 0
+    backend: str = "cpu"
     log: LogSettings = field(default_factory=LogSettings)
 
     def __post_init__(self) -> None:

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias, assert_never
 
 from veilsum._native import Secret
 from veilsum._version import __version__
-from veilsum.devices import available_threads
+from veilsum.devices import available_threads, require_backend
 from veilsum.errors import ConfigError, DecodeError, VeilsumError
 from veilsum.pki.identity import Identity
 from veilsum.pki.roster_file import load_roster
@@ -63,6 +63,7 @@ def run_site(
 
     Raises:
         ConfigError: the settings cannot work, or the coordinator does not want this site.
+        DeviceError: there is no device such as `backend` names.
     """
     forbid_core_dumps()
     start_logging(settings.log)
@@ -84,6 +85,7 @@ async def serve_site(
 
     Raises:
         ConfigError: as run_site.
+        DeviceError: as run_site.
     """
     roster = load_roster(settings.roster)
     endpoint = make_endpoint(settings, roster)
@@ -96,6 +98,7 @@ async def serve_site(
         Secret.from_os,
         _rounding_seed(settings),
         threads=settings.threads or available_threads(),
+        backend=require_backend(settings.backend),
     )
     log = Log("site", site=settings.site)
     log.info("starting", coordinator=settings.coordinator, trainer=settings.trainer, **versions())
