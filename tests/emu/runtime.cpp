@@ -64,6 +64,7 @@ struct Devices {
   std::vector<std::unique_ptr<Stream>> streams;
   std::map<void*, std::pair<std::size_t, int>> memory;  // bytes and device
   std::size_t used[kDevices] = {};
+  std::map<void*, std::size_t> pinned;  // host memory for copies
   std::string fault;  // of a kernel: the device is lost from then on
 };
 
@@ -290,10 +291,16 @@ int allocate_pinned(void** memory, std::size_t bytes) {
   if (const int status = begin_call()) return status;
   if (posix_memalign(memory, 256, bytes) != 0) return out_of_memory;
   std::memset(*memory, 0xCD, bytes);
+  devices().pinned[*memory] = bytes;
   return ok;
 }
 
 int release_pinned(void* memory) {
+  const Lock lock(devices().mutex);
+  const auto found = devices().pinned.find(memory);
+  if (found == devices().pinned.end()) return invalid;
+  check_left(memory, found->second);  // also when the device is lost: it is the host's
+  devices().pinned.erase(found);
   std::free(memory);
   return ok;
 }
