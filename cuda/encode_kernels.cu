@@ -49,7 +49,7 @@ __device__ __forceinline__ double straight_steps(const EncodeWindow& job, std::u
 
 // --- rotated values --------------------------------------------------------------------------
 
-// What is rotated: 0 in a gap, and for what is not finite, which is counted and refused.
+// What is rotated, 0 in a gap. What is not finite is counted, and spoils the tile: it is refused.
 __device__ __forceinline__ float bounded_value(const EncodeWindow& job, std::uint32_t at) {
   const EncodeStretch* const own = find_stretch(job, at);
   if (own == nullptr) return 0;
@@ -59,8 +59,7 @@ __device__ __forceinline__ float bounded_value(const EncodeWindow& job, std::uin
                           : load_narrow(own->values, own->format, element);
   const bool finite = __builtin_fabsf(value) <= 0x1.fffffep127f;  // false for NaN too
   count_if(!finite, &job.counts[own - job.stretch].not_finite);
-  const BoundedFloat bounded =
-      scale_to_bound(finite ? value : 0, own->gain, job.secrets->rotation_bound);
+  const BoundedFloat bounded = scale_to_bound(value, own->gain, job.secrets->rotation_bound);
   count_if(bounded.beyond, &job.counts[job.stretches].beyond);
   return bounded.value;
 }
@@ -133,8 +132,8 @@ __device__ __forceinline__ void make_steps(const EncodeWindow& job, std::uint32_
   VS_UNROLL(8)
   for (unsigned i = 0; i < kElements; ++i) {
     const unsigned at = own + i * kTileThreads;
-    const double steps = kRotated ? rotated_steps(job, tile, begin + at)
-                                  : straight_steps(job, begin + at);
+    const double steps =
+        kRotated ? rotated_steps(job, tile, begin + at) : straight_steps(job, begin + at);
     words[i] = step_word<Word>(job, steps, scratch + at);
   }
   __syncthreads();
@@ -168,7 +167,7 @@ __device__ void pack_piece(const EncodeWindow& job, std::uint32_t begin, const W
   VS_UNROLL(8)
   for (unsigned i = 0; i < kElements; ++i) {
     const unsigned at = lane + i * kTileThreads;
-    own[at] = begin + tile * kTileElements + at < job.count ? words[i] & kept : 0;
+    own[at] = words[i] & kept;
   }
   __syncthreads();
   const std::size_t number = begin / kTileElements + tile;
@@ -202,10 +201,9 @@ __global__ void __launch_bounds__(kMostThreads, Generator::kBlocks)
     for (unsigned piece = 0; piece < shape.pieces; ++piece, begin += piece_elements) {
       Word words[kElements];
       make_steps<Word, kRotated>(job, begin, tile, scratch, words);
-      add_masks_here<Generator>({job.group, job.bits}, shape.grid,
-                                (job.first + begin) / kTileElements,
-                                static_cast<const typename Generator::Key*>(job.keys), job.added,
-                                job.subtracted, words);
+      add_masks_here<Generator>(
+          {job.group, job.bits}, shape.grid, (job.first + begin) / kTileElements,
+          static_cast<const typename Generator::Key*>(job.keys), job.added, job.subtracted, words);
       pack_piece(job, begin, words, reinterpret_cast<Word*>(scratch));
     }
   }

@@ -172,8 +172,8 @@ __device__ void add_keys(const MaskStream& from, const MaskGrid& grid, std::uint
   }
 }
 
-// Adds the masks of `added` keys and subtracts those of `subtracted` keys behind them. Subtracting is
-// adding to the negative: no element pays for its sign.
+// Adds the masks of `added` keys and subtracts those of `subtracted` keys behind them. Subtracting
+// is adding to the negative: no element pays for its sign.
 template <class Generator, class Word>
 __device__ __forceinline__ void add_masks_here(const MaskStream& from, const MaskGrid& grid,
                                                std::uint64_t tile,

@@ -85,7 +85,12 @@ def test_doctor_tests_an_emulated_device_when_it_is_asked_to(
     assert main.exit_code(["doctor", "--json", "--emulated"]) == 0
 
     checks = json.loads(capsys.readouterr().out)["checks"]
-    assert {c["name"] for c in checks if c["on"] == "emu:0"} == {"masks", "AES masks", "ring sums"}
+    assert {c["name"] for c in checks if c["on"] == "emu:0"} == {
+        "masks",
+        "AES masks",
+        "ring sums",
+        "masked uploads",
+    }
 
 
 def test_a_device_that_is_lost_fails_its_self_tests() -> None:
@@ -93,5 +98,13 @@ def test_a_device_that_is_lost_fails_its_self_tests() -> None:
 
     checks = [check for check in selftest.device_checks(emulated=True) if check.on == "emu:0"]
 
-    assert len(checks) == 3
+    assert len(checks) == 4
     assert all("the device is lost" in check.problem for check in checks)
+
+
+def test_a_device_that_masks_other_words_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selftest, "_UPLOADS", {(22, 0, "chacha20"): "0" * 16})
+
+    failed = [check.name for check in selftest.device_checks(emulated=True) if not check.passed]
+
+    assert failed == ["masked uploads"]

@@ -595,6 +595,30 @@ def test_a_masked_update_that_a_lost_device_cannot_add_is_refused() -> None:
     assert answers[0].reason.endswith("failed: the device is lost")
 
 
+def test_masked_updates_that_sites_encode_on_devices_are_those_of_the_cpu() -> None:
+    digests = {
+        backend: [
+            round_.digest
+            for round_ in run(Federation(SITES, site_backend=backend), spec(True)).rounds
+        ]
+        for backend in ("cpu", "emu:1")
+    }
+
+    assert digests["emu:1"] == digests["cpu"]
+    assert all(digests["cpu"])
+
+
+def test_a_site_whose_device_is_lost_declines_the_round_and_keeps_its_update() -> None:
+    federation = Federation(SITES, site_backend="emu")
+    _native.use_emulator(lost_at_call=1)
+
+    status = run(federation, spec(masked=True))
+
+    assert status.state == "aborted"
+    assert "the site's device failed" in str(status)
+    assert not federation.uploads
+
+
 @pytest.mark.parametrize(
     ("event", "message"),
     [

@@ -19,7 +19,7 @@ from support.consortium import Consortium, make_consortium
 from support.serving import run_async, serving
 from support.tiny_trainer import TinyTrainer
 from veilsum.control import RoundId, TaskSettings
-from veilsum.errors import ConfigError
+from veilsum.errors import ConfigError, DeviceError
 from veilsum.site.effects import Train
 from veilsum.site.events import SiteEvent, TrainingDone, TrainingFailed, TrainingProgressed
 from veilsum.site.trainer import EvaluationResult
@@ -198,6 +198,22 @@ def test_a_site_waits_for_its_coordinator_and_ends_when_it_is_told(
         await site
 
     run_async(main)
+
+
+@pytest.mark.parametrize(
+    ("backend", "error", "message"),
+    [
+        ("emu:7", DeviceError, "there is no device 'emu:7'"),
+        ("gpu", ConfigError, "unknown backend 'gpu'"),
+    ],
+)
+def test_a_backend_that_is_not_there_ends_the_site_at_the_start(
+    backend: str, error: type[Exception], message: str, consortium: Consortium
+) -> None:
+    settings = consortium.site_settings("a", 1, backend=backend)
+
+    with pytest.raises(error, match=message):
+        run_async(lambda: serve_site(settings, TinyTrainer(0), stop=asyncio.Event()))
 
 
 def test_a_second_process_of_a_site_ends_the_first_with_the_reason(

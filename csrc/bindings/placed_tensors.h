@@ -56,8 +56,8 @@ class PlacedArrays {
                            " and be a floating-point tensor, got " +
                            std::string(dtype_name(array.dtype)));
     if (array.elements() != tensor.elements)
-      throw ConfigError(name + " must have " + std::to_string(tensor.elements) +
-                        " elements, got " + std::to_string(array.elements()));
+      throw ConfigError(name + " must have " + std::to_string(tensor.elements) + " elements, got " +
+                        std::to_string(array.elements()));
   }
 
   std::vector<py::object> owners_;

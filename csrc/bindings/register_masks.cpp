@@ -161,14 +161,11 @@ class StepCall {
         masks_(generator, keys, signs),
         ready_(masks_.keys()),
         gains_(flat_span<const double>("gains", gains)),
-        scale_grid_(make_grid(model_, to_integer<std::size_t>("scale_block", scale_block),
-                              gains_.size())),
-        steps_{gains_,
-               flat_span<const double>("limits", limits),
-               clip,
-               to_rounding(rounding),
-               scale_grid_,
-               to_rotation(rotation_block, rotation_key, kFloatGroup),
+        scale_grid_(
+            make_grid(model_, to_integer<std::size_t>("scale_block", scale_block), gains_.size())),
+        steps_{gains_,       flat_span<const double>("limits", limits),
+               clip,         to_rounding(rounding),
+               scale_grid_,  to_rotation(rotation_block, rotation_key, kFloatGroup),
                rotated_limit} {}
   StepCall(const StepCall&) = delete;
   StepCall& operator=(const StepCall&) = delete;

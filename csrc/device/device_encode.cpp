@@ -106,8 +106,8 @@ class EncodeSlot {
     stream_.to_device(device_place(at_.values), place(at_.values), value_bytes_);
     stream_.clear(device_output_.as<void>(), count_bytes());
     const Device& device = stream_.device();
-    device.check(device.api().encode->encode(stream_.launch(), window()),
-                 "launching an encoding", value_bytes_);
+    device.check(device.api().encode->encode(stream_.launch(), window()), "launching an encoding",
+                 value_bytes_);
     stream_.to_host(output_.as<void>(), device_output_.as<void>(), count_bytes());
     stream_.to_host(output_.as<std::byte>() + at_.packed,
                     device_output_.as<std::byte>() + at_.packed,
@@ -276,9 +276,9 @@ class EncodeSlot {
 
 void encode_windows(const EncodePass& pass, const Device& device) {
   const std::size_t all = (pass.size() + kTile - 1) / kTile;
-  const std::size_t tiles = std::min(
-      all, most_window_tiles(std::max(EncodePlaces(pass, 1).input.bytes(),
-                                      EncodePlaces(pass, 1).output.bytes())));
+  const std::size_t tiles =
+      std::min(all, most_window_tiles(std::max(EncodePlaces(pass, 1).input.bytes(),
+                                               EncodePlaces(pass, 1).output.bytes())));
   std::array<std::optional<EncodeSlot>, kSlots> slots;
   std::size_t number = 0;
   for (std::uint64_t first = 0; first < pass.size(); first += tiles * kTile, ++number) {

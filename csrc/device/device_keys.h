@@ -10,8 +10,8 @@
 
 namespace veilsum {
 
-// Keys as kernels take them, the added ones first; cleared when this goes, also from the host memory
-// that they came through.
+// Keys as kernels take them, the added ones first; cleared when this goes, also from the host
+// memory that they came through.
 class DeviceKeys {
  public:
   DeviceKeys(const Device& device, MaskGenerator generator, std::span<const MaskTerm> terms);

@@ -33,7 +33,7 @@ struct EncodeCount {
 // arguments of a launch do not.
 struct EncodeSecrets {
   PhiloxKey rounding;
-  double rotated_limit;  // largest |rotated value| in steps
+  double rotated_limit;   // largest |rotated value| in steps
   double rotation_bound;  // and of what is rotated
 };
 
@@ -51,13 +51,13 @@ struct EncodeWindow {
   unsigned rotation_block;  // 0 does not rotate
   PhiloxKey rotation_key;
 
-  unsigned bits;           // of a word
+  unsigned bits;  // of a word
   bool aes;
   const void* keys;        // DeviceAesKey if `aes`, else DeviceChaChaKey
   std::size_t added;       // so many of them are added,
   std::size_t subtracted;  // and so many behind those subtracted
 
-  unsigned char* packed;  // whole tiles of 4096 words; what is behind the last one is zero
+  unsigned char* packed;  // whole tiles of 4096 words; those behind the end are masks of zeros
   EncodeCount* counts;    // is added to: one per stretch, and one for rotated values
 };
 

@@ -190,17 +190,16 @@ void write_value_steps(const StepPlan& steps, std::uint64_t first, std::span<con
                        std::span<std::uint64_t> words) {
   if (steps.rotation.block != 0) {
     WipedBuffer<float> room(values.size());
-    for (std::size_t i = 0; i < values.size(); ++i)
-      room.data()[i] = static_cast<float>(values[i]);
+    for (std::size_t i = 0; i < values.size(); ++i) room.data()[i] = static_cast<float>(values[i]);
     write_rotated_steps(steps, first, room.span(), words);
     return;
   }
-  steps.grid.for_each_stretch(
-      first, words.size(), [&](std::size_t offset, std::size_t count, std::size_t entry) {
-        write_steps(true, values.data() + offset, first + offset,
-                    rule_of(steps, steps.gains[entry], steps.limits[entry]),
-                    words.subspan(offset, count));
-      });
+  steps.grid.for_each_stretch(first, words.size(),
+                              [&](std::size_t offset, std::size_t count, std::size_t entry) {
+                                write_steps(true, values.data() + offset, first + offset,
+                                            rule_of(steps, steps.gains[entry], steps.limits[entry]),
+                                            words.subspan(offset, count));
+                              });
 }
 
 }  // namespace veilsum

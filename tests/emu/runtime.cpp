@@ -65,7 +65,7 @@ struct Devices {
   std::map<void*, std::pair<std::size_t, int>> memory;  // bytes and device
   std::size_t used[kDevices] = {};
   std::map<void*, std::size_t> pinned;  // host memory for copies
-  std::string fault;  // of a kernel: the device is lost from then on
+  std::string fault;                    // of a kernel: the device is lost from then on
 };
 
 // Never destroyed: programs may end with streams alive.

@@ -427,6 +427,62 @@ Result run_decoding(const DeviceStream& stream) {
   return all;
 }
 
+// --- encoding --------------------------------------------------------------------------------
+
+// Two tensors with a gap between them, over a tile and a short one; some values are beyond their
+// limit.
+Result encoded(const DeviceStream& stream, unsigned block, unsigned bits, bool aes) {
+  constexpr std::uint32_t kFirst = 4000;
+  constexpr std::uint32_t kSecond = 64 * 37;
+  constexpr std::size_t kKeys = 3;
+  const OnDeviceCopy<float> a(stream, Rows<float>::small_values(kFirst));
+  const OnDeviceCopy<double> b(stream, Rows<double>::small_values(kSecond));
+  const auto* const floats = reinterpret_cast<unsigned char*>(a.at());
+  const auto* const doubles = reinterpret_cast<unsigned char*>(b.at());
+  const OnDeviceCopy<EncodeStretch> stretch(
+      stream, {{floats, 100, 5, 0, kFirst, MeanFormat::f32},
+               {doubles, 90, 6, 4032, 64, MeanFormat::f64},
+               {doubles + 64 * sizeof(double), 90, 6, kTile, kSecond - 64, MeanFormat::f64}});
+  std::vector<std::uint32_t> firsts(2 * kTile / kTileElements, 2);
+  std::fill_n(firsts.begin(), kTile / kTileElements, 0);
+  const OnDeviceCopy<std::uint32_t> first_stretch(stream, firsts);
+  const OnDeviceCopy<EncodeSecrets> secrets(stream, {{{{5, 6}}, 500, 32'000}});
+  const OnDeviceCopy<unsigned char> keys(
+      stream, random_bytes(kKeys * (aes ? sizeof(DeviceAesKey) : sizeof(DeviceChaChaKey)), 5));
+  const DeviceBuffer packed(stream, 2 * kTile / 8 * bits);
+  const DeviceBuffer counts(stream, 4 * sizeof(EncodeCount));
+  stream.clear(counts.as<void>(), counts.bytes());
+  const EncodeWindow window = {.first = 3 * kTile,
+                               .count = kTile + kSecond - 64,
+                               .group = 1,
+                               .stretch = stretch.at(),
+                               .stretches = 3,
+                               .first_stretch = first_stretch.at(),
+                               .secrets = secrets.at(),
+                               .stochastic = true,
+                               .rotation_block = block,
+                               .rotation_key = {{3, 4}},
+                               .bits = bits,
+                               .aes = aes,
+                               .keys = keys.at(),
+                               .added = 2,
+                               .subtracted = kKeys - 2,
+                               .packed = packed.as<unsigned char>(),
+                               .counts = counts.as<EncodeCount>()};
+  stream.device().check(stream.device().api().encode->encode(stream.launch(), window), "encode");
+  Result all = read(stream, packed);
+  append(all, read(stream, counts));
+  return all;
+}
+
+Result run_encoding(const DeviceStream& stream) {
+  Result all;
+  for (const unsigned block : {0, 1024})
+    for (const unsigned bits : {22, 41})
+      for (const bool aes : {false, true}) append(all, encoded(stream, block, bits, aes));
+  return all;
+}
+
 // --- all of them -----------------------------------------------------------------------------
 
 struct Family {
@@ -435,9 +491,9 @@ struct Family {
 };
 
 constexpr Family kFamilies[] = {
-    {"mean", run_mean},         {"masks", run_masks},     {"order", run_order},
-    {"gram", run_gram},         {"tensors", run_tensors}, {"rotation", run_rotation},
-    {"decoding", run_decoding},
+    {"mean", run_mean},         {"masks", run_masks},       {"order", run_order},
+    {"gram", run_gram},         {"tensors", run_tensors},   {"rotation", run_rotation},
+    {"decoding", run_decoding}, {"encoding", run_encoding},
 };
 
 struct Run {

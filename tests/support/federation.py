@@ -192,6 +192,7 @@ class Federation:
         faults: Mapping[str, Fault] | None = None,
         connect: bool = True,
         backend: str = "cpu",
+        site_backend: str = "cpu",
     ) -> None:
         self.roster = make_roster(sites)
         self.coordinator = Coordinator(
@@ -200,6 +201,7 @@ class Federation:
         self.clock = 100.0
         self.effects: list[to_do.Effect] = []
         self.uploads: dict[str, UpdateArrived] = {}  # the latest of each site, sent or not
+        self._site_backend = site_backend
         self._bounds = dict.fromkeys(sites, bounds) | dict(bounds_of or {})
         self.sites = {site: SimulatedSite(self._core(site), ShiftTrainer(site)) for site in sites}
         self._faults = dict(faults or {})
@@ -219,6 +221,7 @@ class Federation:
             self._bounds[site],
             counting_secrets(site),
             rounding_seed(site),
+            backend=self._site_backend,
         )
 
     # --- what a test does -----------------------------------------------------------

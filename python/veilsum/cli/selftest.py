@@ -108,7 +108,7 @@ def _aes_checks(isa: str) -> list[Check]:
 
 
 def device_checks(*, emulated: bool = False) -> list[Check]:
-    """Masks and ring sums on every CUDA device, and on the first emulated one if asked for."""
+    """Masks, ring sums and masked uploads on every CUDA device, and on the first emulated one if asked for."""
     _, devices, _ = _native.cuda_status()
     names = [f"cuda:{number}" for number in range(len(devices))] + ["emu:0"] * emulated
     return [
@@ -314,6 +314,59 @@ def _device_ring_sums(backend: str) -> None:
         _expect(bool(same.all()), f"sums of {bits}-bit words are other numbers")
 
 
+def _masked_upload(
+    bits: int, block: int, generator: str, backend: str, dtype: str = "f32"
+) -> list[bytes]:
+    """Chunks of one tensor under one mask that is subtracted."""
+    values = _fractions(0, _COORDINATES).astype("f8" if dtype == "f64" else "f4")
+    chunks, _ = _native.encode_ring_chunks(
+        _native.Layout([("weight", dtype, (_COORDINATES,))]),
+        [values],
+        bits=bits,
+        gains=np.array([1000.0]),
+        limits=np.array([] if block else [0.75]),
+        clip=True,
+        rounding=Secret.from_bytes(bytes(range(32))),
+        keys=[Secret.from_bytes(_KEY)],
+        signs=[-1],
+        generator=generator,
+        plan_digest=bytes(32),
+        update_id=7,
+        chunk_coordinates=4096,
+        threads=1,
+        rotation_block=block,
+        rotation_key=_PUBLIC_KEY,
+        rotated_limit=750.0,
+        backend=backend,
+    )
+    return chunks
+
+
+def _device_encoding(backend: str) -> None:
+    for (bits, block, generator), sha256 in _UPLOADS.items():
+        chunks = _masked_upload(bits, block, generator, backend)
+        words = b"".join(chunk[_CHUNK_HEADER_BYTES:] for chunk in chunks)
+        found = hashlib.sha256(words).hexdigest()[:16]
+        _expect(found == sha256, f"an upload of {bits} bits, rotated by {block}, has other words")
+    for bits in (12, 32, 64):
+        for block in (0, 64, 256):
+            on_device = _masked_upload(bits, block, "chacha20", backend, "f64")
+            _expect(
+                on_device == _masked_upload(bits, block, "chacha20", "cpu", "f64"),
+                f"an upload of {bits} bits, rotated by {block}, differs from the CPU's",
+            )
+
+
+# (bits, rotated block, generator) -> first 16 hex digits of SHA-256 over the words of a masked
+# upload. Made by tests/reference.
+_CHUNK_HEADER_BYTES = 64
+_UPLOADS = {
+    (22, 0, "chacha20"): "d625b9e1abfa4c0d",
+    (33, 0, "aes256ctr"): "5143321d79587c93",
+    (22, 4096, "aes256ctr"): "fb028eae12fb5dff",
+    (33, 1024, "chacha20"): "4e132169507fe842",
+}
+
 # Codec -> (steps per unit, limit, first 16 hex digits of SHA-256 over the chunks of sample 1).
 # The bytes were made from docs/format.md without the code under test.
 _ENCODED: dict[str, tuple[float, float, str]] = {
@@ -349,4 +402,5 @@ _DEVICE: tuple[tuple[str, Callable[[str], None]], ...] = (
     ("masks", partial(_device_masks, "chacha20")),
     ("AES masks", partial(_device_masks, "aes256ctr")),
     ("ring sums", _device_ring_sums),
+    ("masked uploads", _device_encoding),
 )
