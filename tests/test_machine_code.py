@@ -81,6 +81,19 @@ def test_loads_are_told_that_memory_is_global(name: str) -> None:
     assert not generic or name.startswith(GENERIC)
 
 
+# Registers of a processor among so many blocks of 256 threads.
+BLOCKS = {"ChaCha": 4, "Aes": 2}
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in TABLE if name.startswith(("mask_kernel", "encode_kernel"))]
+)
+def test_kernels_of_masks_leave_room_for_their_blocks(name: str) -> None:
+    generator = name.split("<")[1].split(",")[0]
+
+    assert TABLE[name]["registers"] <= 65_536 // (256 * BLOCKS[generator])
+
+
 # --- of the reading ----------------------------------------------------------------------------
 
 LISTING = """

@@ -108,7 +108,8 @@ def _aes_checks(isa: str) -> list[Check]:
 
 
 def device_checks(*, emulated: bool = False) -> list[Check]:
-    """Masks, ring sums and masked uploads on every CUDA device, and on the first emulated one if asked for."""
+    """Masks, ring sums and masked uploads on every CUDA device, and on the first emulated one if
+    asked for."""
     _, devices, _ = _native.cuda_status()
     names = [f"cuda:{number}" for number in range(len(devices))] + ["emu:0"] * emulated
     return [
