@@ -40,11 +40,10 @@ __device__ __forceinline__ double straight_steps(const EncodeWindow& job, std::u
   const EncodeStretch* const own = find_stretch(job, at);
   if (own == nullptr) return 0;
   const double value = load_wide(own->values, own->format, at - own->first);
-  const ScaledValue scaled = clamp_and_scale(value, own->limit, own->gain);
   EncodeCount& counts = job.counts[own - job.stretch];
-  count_if(!scaled.finite, &counts.not_finite);
-  count_if(scaled.beyond, &counts.beyond);
-  return scaled.steps;
+  count_if(!is_finite_value(value), &counts.not_finite);
+  count_if(is_beyond(value, own->limit), &counts.beyond);
+  return clamped_steps(value, own->limit, own->gain);
 }
 
 // --- rotated values --------------------------------------------------------------------------
@@ -59,9 +58,9 @@ __device__ __forceinline__ float bounded_value(const EncodeWindow& job, std::uin
                           : load_narrow(own->values, own->format, element);
   const bool finite = __builtin_fabsf(value) <= 0x1.fffffep127f;  // false for NaN too
   count_if(!finite, &job.counts[own - job.stretch].not_finite);
-  const BoundedFloat bounded = scale_to_bound(value, own->gain, job.secrets->rotation_bound);
-  count_if(bounded.beyond, &job.counts[job.stretches].beyond);
-  return bounded.value;
+  const double scaled = static_cast<double>(value) * own->gain;
+  count_if(is_beyond(scaled, job.secrets->rotation_bound), &job.counts[job.stretches].beyond);
+  return bounded_float(scaled, job.secrets->rotation_bound);
 }
 
 // Rotates the tile that begins at `begin`. `signs` has room for kSignWords; both are shared.
@@ -84,9 +83,8 @@ __device__ void rotate_tile(const EncodeWindow& job, std::uint32_t begin, float*
 __device__ __forceinline__ double rotated_steps(const EncodeWindow& job, const float* tile,
                                                 std::uint32_t at) {
   const double value = tile[tile_place(at % kRotationTile)];
-  const ScaledValue scaled = clamp_and_scale(value, job.secrets->rotated_limit, 1);
-  count_if(scaled.beyond, &job.counts[job.stretches].beyond);
-  return scaled.steps;
+  count_if(is_beyond(value, job.secrets->rotated_limit), &job.counts[job.stretches].beyond);
+  return clamped_steps(value, job.secrets->rotated_limit, 1);
 }
 
 // --- steps -----------------------------------------------------------------------------------

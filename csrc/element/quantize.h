@@ -23,21 +23,22 @@ VS_FN Step floor_to_step(double y) {
   return truncated - (static_cast<double>(truncated) > y ? 1 : 0);
 }
 
-// A value on its way to a step.
-struct ScaledValue {
-  double steps;  // 0 if the value is not finite
-  bool finite;
-  bool beyond;  // its limit; an infinity is, a NaN is not
-};
+// False for NaN too.
+VS_FN bool is_finite_value(double value) { return __builtin_fabs(value) <= 0x1.fffffffffffffp1023; }
 
-// Clamps to +-limit and scales.
-VS_FN ScaledValue clamp_and_scale(double value, double limit, double gain) {
-  const double magnitude = __builtin_fabs(value);
-  const bool finite = magnitude <= 0x1.fffffffffffffp1023;  // false for NaN too
+// An infinity is, a NaN is not.
+VS_FN bool is_beyond(double value, double limit) { return __builtin_fabs(value) > limit; }
+
+// A NaN stays one.
+VS_FN double clamp_to(double value, double limit) {
   const double below = value > limit ? limit : value;
-  const double bounded = below < -limit ? -limit : below;
-  // Converting a NaN to an integer is undefined; its step is discarded anyway.
-  return {finite ? bounded * gain : 0, finite, magnitude > limit};
+  return below < -limit ? -limit : below;
+}
+
+// What is rounded: 0 for a value that is not finite, because converting a NaN to an integer is
+// undefined; its step is discarded anyway.
+VS_FN double clamped_steps(double value, double limit, double gain) {
+  return is_finite_value(value) ? clamp_to(value, limit) * gain : 0;
 }
 
 // Goes up with probability equal to the distance from the lower step, so the

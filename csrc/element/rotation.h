@@ -59,16 +59,10 @@ VS_FN float rotation_scale(std::size_t block) {
   return block == 4096 ? 0x1p-6f : block == 1024 ? 0x1p-5f : block == 256 ? 0x1p-4f : 0x1p-3f;
 }
 
-struct BoundedFloat {
-  float value;
-  bool beyond;
-};
-
-// A finite value times gain, a double product clamped to +-bound and rounded once.
-VS_FN BoundedFloat scale_to_bound(float value, double gain, double bound) {
-  const double scaled = static_cast<double>(value) * gain;
+// A product with a gain, clamped to +-bound and rounded once.
+VS_FN float bounded_float(double scaled, double bound) {
   const double below = scaled > bound ? bound : scaled;
-  return {static_cast<float>(below < -bound ? -bound : below), __builtin_fabs(scaled) > bound};
+  return static_cast<float>(below < -bound ? -bound : below);
 }
 
 // Counter of the signs of coordinates 128*run .. 128*run+127 of a group. The last word differs

@@ -160,9 +160,9 @@ std::size_t scale_f32(float* values, std::size_t count, double gain, double boun
   }
   std::uint32_t beyond = 0;
   for (std::size_t i = 0; i < count; ++i) {
-    const BoundedFloat one = scale_to_bound(values[i], gain, bound);
-    values[i] = one.value;
-    beyond += one.beyond ? 1 : 0;
+    const double scaled = static_cast<double>(values[i]) * gain;
+    values[i] = bounded_float(scaled, bound);
+    beyond += __builtin_fabs(scaled) > bound ? 1 : 0;
   }
   return beyond;
 }

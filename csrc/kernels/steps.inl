@@ -57,10 +57,9 @@ template <class Value>
 StepCount clamp_and_scale_block(const Value* values, double limit, double gain, double* scaled) {
   StepCount count = {0, 0};
   for (std::size_t i = 0; i < kUniformBlock; ++i) {
-    const ScaledValue one = clamp_and_scale(values[i], limit, gain);
-    count.not_finite += one.finite ? 0 : 1;
-    count.beyond_limit += one.beyond ? 1 : 0;
-    scaled[i] = one.steps;
+    count.not_finite += is_finite_value(values[i]) ? 0 : 1;
+    count.beyond_limit += is_beyond(values[i], limit) ? 1 : 0;
+    scaled[i] = clamped_steps(values[i], limit, gain);
   }
   return count;
 }
