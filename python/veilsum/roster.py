@@ -15,9 +15,44 @@ from functools import cached_property
 from veilsum.errors import ConfigError
 
 _KEY_BYTES = 32
+_KEY_ID_BYTES = 8
+_PRIME = 2**255 - 19
+# The y-coordinates of the points whose order divides 8. Each comes with both signs, and where
+# x is 0 the second sign is one more spelling of the same point.
+_SMALL_ORDER = frozenset(
+    {
+        0,
+        1,
+        _PRIME - 1,
+        2707385501144840649318225287225658788936804267575313519463743609750303402022,
+        55188659117513257062467267217118295137698188065244968500265048394206261417927,
+    }
+)
 _MAX_SITES = 255  # a complete mask graph above this belongs into several cohorts
 _MAX_ID_BYTES = 64
 _FORMAT = "veilsum-roster-1"
+
+
+def key_id(public_key: bytes) -> bytes:
+    """Short name of a signing key: the head of its SHA-256, 8 bytes."""
+    return hashlib.sha256(public_key).digest()[:_KEY_ID_BYTES]
+
+
+def identity_key_fault(key: bytes) -> str | None:
+    """Why an Ed25519 public key must not stand for anyone, or None.
+
+    Under a point of small order signatures can be made without any private key (RFC 8032 lets
+    verifiers accept such keys, and the library at hand does), so what such a member "signs" binds
+    nobody. A y-coordinate that is not reduced is a second spelling of some other key.
+    """
+    if len(key) != _KEY_BYTES:
+        return f"must have {_KEY_BYTES} bytes, got {len(key)}"
+    y = int.from_bytes(key, "little") % 2**255  # without the sign of x
+    if y >= _PRIME:
+        return "is not in canonical form"
+    if y in _SMALL_ORDER:
+        return "is of small order: anyone can sign for it"
+    return None
 
 
 @dataclass(frozen=True)
@@ -40,7 +75,8 @@ class Roster:
     """The members of one epoch, sorted by the bytes of their names.
 
     Raises:
-        ConfigError: no sites, over 255 sites, a name or key that is malformed or repeated.
+        ConfigError: no sites, over 255 sites, a name or key that is malformed or repeated, a
+            key that anyone can sign for.
     """
 
     consortium: str
@@ -58,15 +94,31 @@ class Roster:
                 raise ConfigError(
                     f"a name must be 1 to {_MAX_ID_BYTES} printable bytes, got {name!r}"
                 )
-        keys = [entry.signing_key for entry in ordered] + [self.coordinator_key]
-        if any(len(key) != _KEY_BYTES for key in keys):
-            raise ConfigError("a signing key must be 32 bytes")
         if len({entry.site for entry in ordered}) != len(ordered):
             raise ConfigError("a site is listed twice in the roster")
-        if len(set(keys)) != len(keys):
-            raise ConfigError("two members of the roster share one signing key")
+        self._check_keys()
         if not 0 <= self.epoch < 2**32:
             raise ConfigError(f"a roster's epoch must be 0 to 2**32-1, got {self.epoch}")
+
+    def _check_keys(self) -> None:
+        keys = {f"site {entry.site!r}": entry.signing_key for entry in self.entries}
+        keys["the coordinator"] = self.coordinator_key
+        for member, key in keys.items():
+            fault = identity_key_fault(key)
+            if fault is not None:
+                raise ConfigError(
+                    f"the signing key of {member} {fault}",
+                    hint="have it make a new key pair: veilsum pki issue",
+                )
+        if len(set(keys.values())) != len(keys):
+            raise ConfigError("two members of the roster share one signing key")
+        # Messages name their signer by the id alone: the owner of a second key with the id of
+        # another member's would get that member's messages attributed to itself.
+        if len({key_id(key) for key in keys.values()}) != len(keys):
+            raise ConfigError(
+                "two signing keys of the roster have one id",
+                hint="that does not happen by chance: ask who made the newer of the two",
+            )
 
     @property
     def sites(self) -> tuple[str, ...]:

@@ -17,16 +17,12 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from veilsum.errors import DecodeError
+from veilsum.roster import key_id
 from veilsum.secagg.wire import Reader, Writer
 
 MAX_PAYLOAD_BYTES = 2**25
 _SIGNATURE_BYTES = 64
 _KEY_ID_BYTES = 8
-
-
-def key_id(public_key: bytes) -> bytes:
-    """Short name of a signing key: the head of its SHA-256, 8 bytes."""
-    return hashlib.sha256(public_key).digest()[:_KEY_ID_BYTES]
 
 
 def _signed_bytes(kind: str, payload: bytes) -> bytes:

@@ -14,7 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from veilsum.errors import DecodeError, PeerError
-from veilsum.secagg.envelope import Envelope, key_id
+from veilsum.roster import key_id
+from veilsum.secagg.envelope import Envelope
 from veilsum.secagg.keys import Label, public_key_fault, transcript
 from veilsum.secagg.messages import (
     KeyAdvert,
