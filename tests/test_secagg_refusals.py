@@ -122,10 +122,19 @@ def test_a_site_that_is_not_in_the_cohort_does_not_take_part(federation):
 def test_a_second_invitation_is_refused(federation):
     opened = federation.hold("round-open", to=VICTIM)
     federation.deliver("", VICTIM, opened)
-    plan = make_plan(4, attempt=1)
+    plan = make_plan(4, nonce=b"\1" * 32)
     second = seal(RoundOpen(plan.context, COORDINATOR, plan.to_bytes()))
 
     refuses(federation, second, "equivocation", "second, different round-open")
+
+
+def test_an_invitation_to_another_attempt_ends_this_one_and_contradicts_nothing(federation):
+    opened = federation.hold("round-open", to=VICTIM)
+    federation.deliver("", VICTIM, opened)
+    plan = make_plan(4, attempt=1)
+    second = seal(RoundOpen(plan.context, COORDINATOR, plan.to_bytes()))
+
+    refuses(federation, second, "protocol", "another round or attempt")
 
 
 def test_a_session_needs_the_key_of_its_roster_entry():
@@ -639,7 +648,29 @@ def test_a_message_before_its_time_is_refused(kind):
         other = make_plan(4, attempt=1)
         early = seal(RoundOpen(other.context, COORDINATOR, other.to_bytes()))
 
-    assert withdrawal(federation.sites[VICTIM].handle(early)).code in ("protocol", "equivocation")
+    assert withdrawal(federation.sites[VICTIM].handle(early)).code == "protocol"
+
+
+@pytest.mark.parametrize("kind", SITE_MESSAGES)
+def test_a_second_message_that_another_signed_is_no_equivocation_of_the_coordinator(kind):
+    """Else anyone on the way could make the coordinator look guilty."""
+    federation = Federation(make_plan(4))
+    first = federation.hold(kind, to=VICTIM)
+    federation.deliver("", VICTIM, first)
+    payload = Envelope.from_bytes(first).payload
+    forged = Envelope.sign(kind, payload + b"\0", signing_key(KYOTO))
+    disguised = replace(forged, key_id=Envelope.from_bytes(first).key_id)
+
+    refuses(federation, disguised.to_bytes(), "malformed", f"the signature of a {kind} message")
+
+
+@pytest.mark.parametrize("kind", SITE_MESSAGES[1:])
+def test_a_second_message_from_another_attempt_is_no_equivocation(kind):
+    old = Federation(make_plan(4, attempt=0)).hold(kind, to=VICTIM)
+    federation = Federation(make_plan(4, attempt=1))
+    federation.deliver("", VICTIM, federation.hold(kind, to=VICTIM))
+
+    refuses(federation, old, "malformed", "another round or attempt")
 
 
 @pytest.mark.parametrize("kind", SITE_MESSAGES)

@@ -43,7 +43,13 @@ from veilsum.secagg.phases import (
 from veilsum.secagg.plan import Plan
 from veilsum.secagg.policy import LocalPolicy, Refusal
 from veilsum.secagg.receiver import input_header
-from veilsum.secagg.site_checks import check_certificate, checked_survivors, reveal
+from veilsum.secagg.site_checks import (
+    check_certificate,
+    check_same_attempt,
+    checked_survivors,
+    open_plan,
+    reveal,
+)
 from veilsum.secagg.transcript import (
     open_adverts,
     shares_transcript,
@@ -53,6 +59,12 @@ from veilsum.secagg.transcript import (
 from veilsum.secagg.upload import Contribution, encode_upload
 
 _Message = TypeVar("_Message", bound=Message)
+
+_ANSWERED: Mapping[str, type[Message]] = {
+    message.kind: message
+    for message in (KeyRoster, ShareRelay, SurvivorProposal, SurvivorCertificate)
+}
+"""What the coordinator sends after the invitation, by type."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +229,7 @@ class SiteSession:
         answer = self._answers.get(kind)
         if answer is not None:
             if answer.payload_digest != envelope.payload_digest:
+                self._check_is_of_this_attempt(kind, envelope)
                 raise Refusal("equivocation", f"a second, different {kind} message came")
             return list(answer.sends)
         effects = self._advance(kind, envelope)
@@ -242,15 +255,7 @@ class SiteSession:
     # --- one method per message ---------------------------------------------------
 
     def _on_open(self, envelope: Envelope) -> list[SiteEffect]:
-        opened = open_envelope(
-            RoundOpen, envelope, self._roster.coordinator_key, sender=COORDINATOR, context=None
-        )
-        try:
-            plan = Plan.from_bytes(opened.manifest, roster=self._roster)
-        except ConfigError as error:
-            raise Refusal("plan", str(error)) from error
-        if plan.context != opened.context:
-            raise Refusal("plan", "the manifest belongs to another round or attempt")
+        plan = open_plan(self._roster, envelope)
         if self._site not in plan.cohort:
             raise Refusal("not_invited", f"site {self._site!r} is not in the cohort")
         self._policy.check(plan)
@@ -334,6 +339,15 @@ class SiteSession:
         phase.wipe()
         self._phase = Ended("done")
         return [Send(sealed), Done()]
+
+    def _check_is_of_this_attempt(self, kind: str, envelope: Envelope) -> None:
+        """Whether the coordinator signed this in the attempt at hand. Until that is verified a
+        second message says nothing about it: anybody on the way could have made it."""
+        match self._plan:
+            case Plan() as plan if kind == RoundOpen.kind:
+                check_same_attempt(plan, open_plan(self._roster, envelope))
+            case Plan() as plan:
+                self._open(_ANSWERED[kind], plan, envelope)
 
     def _open(self, kind: type[_Message], plan: Plan, envelope: Envelope) -> _Message:
         return open_envelope(

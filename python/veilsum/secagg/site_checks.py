@@ -1,16 +1,58 @@
-"""What a site checks before it votes and before it returns shares, and what it then returns."""
+"""What a site checks before it takes part, votes and returns shares, and what it then returns."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
 from veilsum._native import Secret
-from veilsum.errors import PeerError
-from veilsum.secagg.messages import SurvivorCertificate, SurvivorProposal
+from veilsum.errors import ConfigError, PeerError
+from veilsum.roster import Roster
+from veilsum.secagg.envelope import Envelope
+from veilsum.secagg.messages import (
+    COORDINATOR,
+    RoundOpen,
+    SurvivorCertificate,
+    SurvivorProposal,
+    open_envelope,
+)
 from veilsum.secagg.phases import Ready, Uploaded, Voted
 from veilsum.secagg.plan import Plan
 from veilsum.secagg.policy import Refusal
 from veilsum.secagg.transcript import check_vote, signers_of
+
+
+def open_plan(roster: Roster, envelope: Envelope) -> Plan:
+    """The plan of an invitation, as the coordinator signed it.
+
+    Raises:
+        DecodeError: the envelope is not one of the coordinator, or holds no manifest.
+        Refusal: code "plan": it cannot work, or is for another roster, round or attempt.
+    """
+    opened = open_envelope(
+        RoundOpen, envelope, roster.coordinator_key, sender=COORDINATOR, context=None
+    )
+    try:
+        plan = Plan.from_bytes(opened.manifest, roster=roster)
+    except ConfigError as error:
+        raise Refusal("plan", str(error)) from error
+    if plan.context != opened.context:
+        raise Refusal("plan", "the manifest belongs to another round or attempt")
+    return plan
+
+
+def check_same_attempt(plan: Plan, second: Plan) -> None:
+    """Whether a second invitation names the attempt of the first. Their contexts differ either
+    way, because the manifest is part of a context.
+
+    Raises:
+        Refusal: code "protocol": it names another, which contradicts nothing.
+    """
+    if _attempt(plan) != _attempt(second):
+        raise Refusal("protocol", "an invitation to another round or attempt came")
+
+
+def _attempt(plan: Plan) -> tuple[str, str, int, int]:
+    return plan.task_id, plan.run_id, plan.round_number, plan.attempt
 
 
 def checked_survivors(
