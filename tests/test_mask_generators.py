@@ -84,7 +84,7 @@ def test_a_site_is_not_talked_into_a_second_generator_in_one_attempt() -> None:
 def test_a_site_takes_part_with_the_generators_of_its_policy_only(
     plan: secagg.Plan, other: MaskGenerator
 ) -> None:
-    strict = secagg.LocalPolicy(mask_generators=frozenset({other}))
+    strict = secagg.LocalPolicy(min_colluders=1, mask_generators=frozenset({other}))
     federation = Federation(plan, policies={VICTIM: strict})
 
     federation.run()

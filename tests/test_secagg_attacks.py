@@ -175,8 +175,8 @@ def test_a_helper_splits_the_vote_where_sites_accept_a_plan_that_assumes_none():
     np.testing.assert_allclose(seen, federation.contributions[VICTIM].update["weight"], atol=1e-3)
 
 
-@pytest.mark.parametrize(("sites", "colluders", "demanded"), [(5, 0, 1), (8, 1, 2)])
-def test_a_site_insists_on_a_third_of_colluders_unless_it_says_otherwise(
+@pytest.mark.parametrize(("sites", "colluders", "demanded"), [(5, 0, 2), (5, 1, 2), (8, 1, 2)])
+def test_a_site_insists_on_a_third_of_the_roster_unless_it_says_otherwise(
     sites, colluders, demanded
 ):
     plan = make_plan(sites, colluders=colluders)
@@ -187,6 +187,17 @@ def test_a_site_insists_on_a_third_of_colluders_unless_it_says_otherwise(
     assert effect == secagg.Withdraw(
         "policy", f"colluders is {colluders}, this site demands {demanded}"
     )
+
+
+def test_a_victim_is_not_invited_together_with_two_helpers_of_the_coordinator():
+    """All else about such a round is in order: three sites, one of them assumed a helper, and
+    every site's vote needed. But both others are helpers, and subtract themselves."""
+    plan = make_plan(3, colluders=1)
+    federation = Federation(plan, policies={VICTIM: secagg.LocalPolicy()})
+
+    (effect,) = federation.sites[VICTIM].handle(federation.hold("round-open", to=VICTIM))
+
+    assert effect == secagg.Withdraw("policy", "colluders is 1, this site demands 2")
 
 
 # --- the same round again, after its sum --------------------------------------------------
@@ -204,7 +215,7 @@ def core_of_the_victim() -> SiteCore:
         VICTIM,
         signing_key(VICTIM),
         consortium().roster,
-        secagg.LocalPolicy(),
+        secagg.LocalPolicy(min_colluders=1),  # the rounds below invite four sites of eight
         TaskBounds(),
         counting_secrets(VICTIM),
         rounding_seed(VICTIM),

@@ -145,6 +145,15 @@ def test_a_plan_is_derived_from_the_settings_of_a_run():
     assert plan.metrics == ("auc",)
 
 
+def test_a_plan_for_part_of_the_roster_withstands_a_third_of_all_of_it():
+    assert len(consortium().roster.sites) == 8
+
+    assert [planned(sites).colluders for sites in (4, 5, 8)] == [2, 2, 2]
+    with pytest.raises(ConfigError, match="3 updates with 2 colluders would show them the one"):
+        planned(3)
+    assert planned(3, colluders=1).colluders == 1
+
+
 def test_the_available_profile_lowers_the_share_threshold_only():
     plan = planned(7, share_profile="available")
 
@@ -290,27 +299,30 @@ def test_sums_of_64_bit_words_are_accepted_up_to_their_bound():
 
 
 POLICIES = [
-    (secagg.LocalPolicy(min_sites=4), "min_sites is 3"),
-    (secagg.LocalPolicy(min_colluders=2), "colluders is 1"),
-    (secagg.LocalPolicy(min_vote_quorum=4), "vote_quorum is 3"),
-    (secagg.LocalPolicy(max_weight_cap=99), "weight_cap is 100"),
-    (secagg.LocalPolicy(task_ids=frozenset({"triage"})), "task 'diagnosis'"),
+    ({"min_sites": 4}, "min_sites is 3"),
+    ({"min_invited": 5}, "the number of invited sites is 4, this site demands 5"),
+    ({"min_colluders": 2}, "colluders is 1"),
+    ({"min_vote_quorum": 4}, "vote_quorum is 3"),
+    ({"max_weight_cap": 99}, "weight_cap is 100"),
+    ({"task_ids": frozenset({"triage"})}, "task 'diagnosis'"),
     (
-        secagg.LocalPolicy(mask_generators=frozenset({"aes256ctr"})),
+        {"mask_generators": frozenset({"aes256ctr"})},
         "masks of 'chacha20' are not allowed at this site",
     ),
 ]
 
 
-@pytest.mark.parametrize(("policy", "reason"), POLICIES)
-def test_a_plan_outside_the_sites_own_policy_is_refused(policy, reason):
+@pytest.mark.parametrize(("demands", "reason"), POLICIES)
+def test_a_plan_outside_the_sites_own_policy_is_refused(demands, reason):
+    policy = secagg.LocalPolicy(**{"min_colluders": 1} | demands)
+
     with pytest.raises(Refusal, match=reason) as refusal:
         policy.check(make_plan(4))
     assert refusal.value.code == "policy"
 
 
 def test_a_plan_at_the_limits_of_the_policy_is_accepted():
-    policy = secagg.LocalPolicy(3, 1, 3, 100, frozenset({"diagnosis"}), frozenset({"chacha20"}))
+    policy = secagg.LocalPolicy(3, 1, 3, 100, frozenset({"diagnosis"}), frozenset({"chacha20"}), 4)
 
     assert policy.check(make_plan(4)) is None
 

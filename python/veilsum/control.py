@@ -76,7 +76,7 @@ class RunSpec:
         cohort: sites to invite each round; empty means every site of the roster.
         min_sites: fewer than this and the round aborts.
         colluders: sites that may help a malicious coordinator without anything leaking;
-            None means a third of those invited, rounded down.
+            None means a third of the roster's sites, rounded down.
         share_profile: "strict": share threshold = vote quorum; "available": lower, so that
             more sites may crash between vote and unmasking (docs/protocol.md).
         mask_generator: what masks are made with: "chacha20" or "aes256ctr". Equally safe; the

@@ -142,7 +142,9 @@ class Plan:
             ConfigError: the settings cannot work for this cohort.
         """
         sites = len(cohort)
-        colluders = usual_colluders(sites) if spec.colluders is None else spec.colluders
+        colluders = spec.colluders
+        if colluders is None:
+            colluders = usual_colluders(len(roster.sites))
         headroom = 2
         return cls(
             roster=roster,

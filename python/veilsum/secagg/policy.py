@@ -27,13 +27,15 @@ class LocalPolicy:
     Attributes:
         min_sites: fewest updates that may be in a sum with this site's.
         min_colluders: the plan must withstand at least so many colluding sites; None for a
-            third of the invited. The plan is the coordinator's, so what it assumes about its
-            helpers protects from them only as far as each site insists on it.
+            third of the roster's. The plan is the coordinator's, and so is the choice of whom
+            it invites; what it assumes about its helpers protects from them only as far as
+            each site insists on it, and a share of the invited would shrink with them.
         min_vote_quorum: fewest votes for a survivor set.
         max_weight_cap: largest weight_cap accepted; None for any.
         task_ids: tasks the site takes part in; None for any.
         mask_generators: generators of masks the site accepts, "chacha20" and "aes256ctr"; None
             for any.
+        min_invited: fewest sites that a round may invite, this one included.
 
     Raises:
         ConfigError: a generator of that name does not exist.
@@ -45,6 +47,7 @@ class LocalPolicy:
     max_weight_cap: int | None = None
     task_ids: frozenset[str] | None = None
     mask_generators: frozenset[MaskGenerator] | None = None
+    min_invited: int = 3
 
     def __post_init__(self) -> None:
         known = set(get_args(MaskGenerator))
@@ -56,13 +59,17 @@ class LocalPolicy:
             )
 
     def check(self, plan: Plan) -> None:
-        """Raises:
-        Refusal: the plan is outside of this policy; code "policy".
+        """Args:
+            plan: read with the site's own roster.
+
+        Raises:
+            Refusal: the plan is outside of this policy; code "policy".
         """
         min_colluders = self.min_colluders
         if min_colluders is None:
-            min_colluders = usual_colluders(len(plan.cohort))
+            min_colluders = usual_colluders(len(plan.roster.sites))
         floors = (
+            ("the number of invited sites", len(plan.cohort), self.min_invited),
             ("min_sites", plan.fewest_survivors, self.min_sites),
             ("colluders", plan.colluders, min_colluders),
             ("vote_quorum", plan.vote_quorum, self.min_vote_quorum),

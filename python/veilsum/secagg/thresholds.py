@@ -31,9 +31,13 @@ def smallest_ring(sites: int, step_limit: int, headroom: int) -> int:
     return (((2 * sites * step_limit + 1) << headroom) - 1).bit_length()
 
 
-def usual_colluders(sites: int) -> int:
-    """c where nobody says otherwise: a third of the invited sites."""
-    return sites // 3
+def usual_colluders(members: int) -> int:
+    """c where nobody says otherwise: a third of the roster's sites, however few are invited.
+
+    Whom a round invites is the coordinator's choice: of a cohort of its own choosing a third may
+    be none of its helpers, or two of three.
+    """
+    return members // 3
 
 
 def vote_quorum(sites: int, colluders: int) -> int:
@@ -71,7 +75,11 @@ def check_thresholds(
         f"min_sites must be {_MIN_SUMMED_SITES} to {sites} for a cohort of {sites}, "
         f"got {min_sites}",
     )
-    require(0 <= colluders < sites, f"colluders must be 0 to {sites - 1}, got {colluders}")
+    require(
+        0 <= colluders < sites,
+        f"colluders must be 0 to {sites - 1} for a cohort of {sites}, got {colluders}",
+        hint="invite more sites; colluders are counted among all of the roster, not the cohort",
+    )
     require(
         2 * quorum > sites + colluders,
         f"vote_quorum {quorum} allows two survivor sets with {sites} sites and {colluders} "
