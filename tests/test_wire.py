@@ -34,7 +34,7 @@ from veilsum.control import (
 from veilsum.errors import DecodeError
 from veilsum.proto.v1 import federation_pb2 as pb
 from veilsum.proto.v1 import operator_pb2
-from veilsum.transport import wire, wire_data, wire_runs
+from veilsum.transport import wire, wire_data, wire_runs, wire_spec
 
 ROUND = RoundId("run-1", 7, 2)
 TASK = TaskSettings(epochs=3, batch_size=16, learning_rate=0.25, proximal=0.5, seed=2**62)
@@ -354,7 +354,7 @@ def test_an_upload_with_a_wrong_header_is_refused(frame: bytes, message: str) ->
 
 
 def _optimizer(**change: object) -> bytes:
-    spec = wire_runs.encode_spec(SPEC)
+    spec = wire_spec.encode_spec(SPEC)
     for name, value in change.items():
         setattr(spec.server_optimizer, name, value)
     request = operator_pb2.SubmitRunRequest(spec=spec, model_file="m.safetensors")
@@ -368,7 +368,7 @@ def test_a_run_of_a_coordinator_that_knew_no_optimizers_is_one_of_fedavg() -> No
 
 
 def _spec(**change: object) -> bytes:
-    spec = wire_runs.encode_spec(SPEC)
+    spec = wire_spec.encode_spec(SPEC)
     for name, value in change.items():
         if value is None:
             spec.ClearField(name)
@@ -400,7 +400,7 @@ def _spec(**change: object) -> bytes:
         (_spec(cohort=["a"]), "names a site twice"),
         (operator_pb2.SubmitRunRequest().SerializeToString(), "has no spec"),
         (
-            operator_pb2.SubmitRunRequest(spec=wire_runs.encode_spec(SPEC)).SerializeToString(),
+            operator_pb2.SubmitRunRequest(spec=wire_spec.encode_spec(SPEC)).SerializeToString(),
             "no initial model",
         ),
     ],
@@ -419,17 +419,17 @@ def test_the_initial_model_stays_out_of_logs() -> None:
 def test_a_plain_run_keeps_its_compression_and_its_feedback() -> None:
     spec = replace(SPEC, masked=False, hadamard=0, compression="zstd", error_feedback=True)
 
-    assert wire_runs.decode_spec(wire_runs.encode_spec(spec)) == spec
+    assert wire_spec.decode_spec(wire_spec.encode_spec(spec)) == spec
 
 
 def test_runs_that_were_stored_before_there_was_compression_have_none() -> None:
-    message = wire_runs.encode_spec(SPEC)
+    message = wire_spec.encode_spec(SPEC)
     message.ClearField("compression")
 
-    assert wire_runs.decode_spec(message) == SPEC
+    assert wire_spec.decode_spec(message) == SPEC
     message.compression = "lz4"
     with pytest.raises(DecodeError, match="compression must be 'none' or 'zstd', got 'lz4'"):
-        wire_runs.decode_spec(message)
+        wire_spec.decode_spec(message)
 
 
 @pytest.mark.parametrize(
@@ -440,8 +440,8 @@ def test_runs_that_were_stored_before_there_was_compression_have_none() -> None:
     ],
 )
 def test_a_masked_run_has_neither(field: str, value: Any, reason: str) -> None:
-    message = wire_runs.encode_spec(replace(SPEC, masked=True))
+    message = wire_spec.encode_spec(replace(SPEC, masked=True))
     setattr(message, field, value)
 
     with pytest.raises(DecodeError, match=reason):
-        wire_runs.decode_spec(message)
+        wire_spec.decode_spec(message)

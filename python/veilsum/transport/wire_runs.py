@@ -11,144 +11,33 @@ from dataclasses import dataclass, field
 from typing import get_args
 
 from veilsum.control import (
-    Compression,
-    Deadlines,
-    MaskGenerator,
-    OptimizerSpec,
-    Overrange,
     RoundRecord,
     RunEvent,
     RunSpec,
     RunState,
     RunStatus,
-    ShareProfile,
 )
-from veilsum.errors import ConfigError, DecodeError
+from veilsum.errors import DecodeError
 from veilsum.proto.v1 import operator_pb2 as pb
 from veilsum.transport.wire import (
     HASH_BYTES,
     MAX_ID_BYTES,
     count,
     decode_round_id,
-    decode_task,
     dump,
     encode_round_id,
-    encode_task,
     finite,
     metrics,
-    one_of,
     parse,
     printable,
     text,
 )
+from veilsum.transport.wire_spec import decode_spec, encode_spec
 
 _MAX_SITES = 255
 _MAX_PHASES = 16
 _MAX_ROUNDS = 100_000
 _EVENT_KINDS = ("phase", "site", "progress", "round", "run")
-_DEADLINE_NAMES = ("join_s", "keys_s", "shares_s", "inputs_s", "votes_s", "unmask_s")
-
-# --- what to run --------------------------------------------------------------------
-
-
-def encode_spec(spec: RunSpec) -> pb.RunSpec:
-    """See decode_spec."""
-    deadlines = {name: getattr(spec.deadlines, name) for name in _DEADLINE_NAMES}
-    return pb.RunSpec(
-        task_id=spec.task_id,
-        rounds=spec.rounds,
-        masked=spec.masked,
-        codec=spec.codec,
-        cohort=spec.cohort,
-        min_sites=spec.min_sites,
-        colluders=spec.colluders,
-        share_profile=spec.share_profile,
-        mask_generator=spec.mask_generator,
-        value_bits=spec.value_bits,
-        clip=spec.clip,
-        overrange=spec.overrange,
-        compression=spec.compression,
-        error_feedback=spec.error_feedback,
-        hadamard=spec.hadamard,
-        weight_cap=spec.weight_cap,
-        metrics=spec.metrics,
-        server_learning_rate=spec.server_learning_rate,
-        server_optimizer=_encode_optimizer(spec.server_optimizer),
-        task=encode_task(spec.task),
-        deadlines=pb.Deadlines(**deadlines),
-    )
-
-
-def decode_spec(message: pb.RunSpec) -> RunSpec:
-    """A run that could work; whether it does with this roster is the core's question.
-
-    Raises:
-        DecodeError: a field is missing or out of bounds.
-    """
-    for part in ("task", "deadlines"):
-        if not message.HasField(part):
-            raise DecodeError(f"the run has no {part}")
-    count(len(message.cohort), "the number of sites in the cohort", largest=_MAX_SITES)
-    count(len(message.metrics), "the number of metrics", largest=16)
-    try:
-        return RunSpec(
-            task_id=message.task_id,
-            rounds=message.rounds,
-            masked=message.masked,
-            codec=text(message.codec, "codec", smallest=1, largest=MAX_ID_BYTES),
-            cohort=tuple(printable(site, "a site of the cohort") for site in message.cohort),
-            min_sites=message.min_sites,
-            colluders=message.colluders if message.HasField("colluders") else None,
-            share_profile=one_of(message.share_profile, get_args(ShareProfile), "share_profile"),
-            # Runs that were stored before there was a choice do not name it.
-            mask_generator=one_of(
-                message.mask_generator or "chacha20", get_args(MaskGenerator), "mask_generator"
-            ),
-            value_bits=message.value_bits,
-            clip=finite(message.clip, "clip"),
-            overrange=one_of(message.overrange, get_args(Overrange), "overrange"),
-            compression=one_of(message.compression or "none", get_args(Compression), "compression"),
-            error_feedback=message.error_feedback,
-            hadamard=message.hadamard,
-            weight_cap=message.weight_cap,
-            metrics=tuple(message.metrics),
-            server_learning_rate=finite(message.server_learning_rate, "server_learning_rate"),
-            server_optimizer=_decode_optimizer(message),
-            task=decode_task(message.task),
-            deadlines=Deadlines(
-                **{name: getattr(message.deadlines, name) for name in _DEADLINE_NAMES}
-            ),
-        )
-    except ConfigError as error:
-        raise DecodeError(str(error)) from error
-
-
-def _encode_optimizer(spec: OptimizerSpec) -> pb.ServerOptimizer:
-    return pb.ServerOptimizer(
-        name=spec.name,
-        momentum=spec.momentum,
-        beta1=spec.beta1,
-        beta2=spec.beta2,
-        tau=spec.tau,
-        state_file=spec.state_file,
-    )
-
-
-def _decode_optimizer(message: pb.RunSpec) -> OptimizerSpec:
-    if not message.HasField("server_optimizer"):
-        return OptimizerSpec()
-    found = message.server_optimizer
-    parameters = {
-        name: finite(getattr(found, name), name)
-        for name in ("momentum", "beta1", "beta2", "tau")
-        if found.HasField(name)
-    }
-    return OptimizerSpec(
-        name=text(found.name, "the optimizer's name", smallest=1, largest=MAX_ID_BYTES),
-        state_file=text(found.state_file, "state_file", largest=255),
-        **parameters,
-    )
-
 
 # --- what became of it --------------------------------------------------------------
 
