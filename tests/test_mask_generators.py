@@ -10,7 +10,8 @@ from support.secagg import NAMES, Federation, kind_on_the_wire, make_plan, seal
 from veilsum import secagg
 from veilsum.control import MaskGenerator
 from veilsum.secagg.envelope import Envelope
-from veilsum.secagg.messages import COORDINATOR, KeyAdvert, KeyRoster, RoundOpen
+from veilsum.secagg.messages import KeyAdvert, KeyRoster, RoundOpen
+from veilsum.secagg.payload import COORDINATOR
 from veilsum.secagg.phases import Ready
 
 VICTIM, *OTHERS = NAMES[:4]

@@ -48,7 +48,6 @@ from veilsum.secagg.envelope import Envelope
 from veilsum.secagg.keys import BOX_BYTES
 from veilsum.secagg.masks import pair_sign
 from veilsum.secagg.messages import (
-    COORDINATOR,
     DealtShare,
     RelayedDeal,
     ShareDeal,
@@ -58,6 +57,7 @@ from veilsum.secagg.messages import (
     SurvivorVote,
     UnmaskShares,
 )
+from veilsum.secagg.payload import COORDINATOR
 from veilsum.secagg.phases import Dealers
 from veilsum.secagg.transcript import survivors_transcript
 from veilsum.secagg.upload import encode_upload

@@ -11,7 +11,8 @@ from veilsum import secagg
 from veilsum.errors import DecodeError
 from veilsum.secagg import merkle, messages
 from veilsum.secagg.envelope import Envelope
-from veilsum.secagg.messages import COORDINATOR, Message, SealedDeal, open_envelope, read_payload
+from veilsum.secagg.messages import SealedDeal
+from veilsum.secagg.payload import COORDINATOR, Message, open_envelope, read_payload
 from veilsum.secagg.wire import Reader, Writer
 
 KINDS = {

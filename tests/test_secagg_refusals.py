@@ -27,7 +27,6 @@ from veilsum.secagg import dealing, keys, merkle
 from veilsum.secagg.envelope import Envelope
 from veilsum.secagg.masks import MaskKeys
 from veilsum.secagg.messages import (
-    COORDINATOR,
     InputHeader,
     KeyAdvert,
     KeyRoster,
@@ -40,6 +39,7 @@ from veilsum.secagg.messages import (
     SurvivorVote,
     UnmaskShares,
 )
+from veilsum.secagg.payload import COORDINATOR
 from veilsum.secagg.transcript import survivors_transcript
 from veilsum.secagg.upload import encode_upload
 

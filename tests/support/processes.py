@@ -25,7 +25,8 @@ from support.tiny_trainer import TinyTrainer
 from veilsum.control import ProtocolMessage, ToCoordinator, UpdateHeader
 from veilsum.errors import DecodeError
 from veilsum.secagg.envelope import Envelope
-from veilsum.secagg.messages import SealedDeal, kind_of
+from veilsum.secagg.messages import SealedDeal
+from veilsum.secagg.payload import kind_of
 from veilsum.transport.client import Connection, Endpoint
 from veilsum.transport.coordinator_app import run_coordinator
 from veilsum.transport.site_app import run_site

@@ -14,7 +14,8 @@ from veilsum import secagg
 from veilsum._native import Secret
 from veilsum.model import ModelLayout
 from veilsum.secagg.envelope import Envelope
-from veilsum.secagg.messages import Message, SealedDeal, kind_of, read_payload
+from veilsum.secagg.messages import SealedDeal
+from veilsum.secagg.payload import Message, kind_of, read_payload
 from veilsum.secagg.thresholds import share_threshold, smallest_ring, vote_quorum
 
 NAMES = ("basel", "kyoto", "lyon", "oslo", "quito", "riga", "sydney", "turin")

@@ -9,14 +9,13 @@ from typing import TypeAlias
 from veilsum.aggregate.secure_sum import SecureSum
 from veilsum.secagg.effects import SecureResult
 from veilsum.secagg.messages import (
-    COORDINATOR,
     KeyRoster,
-    Message,
     RelayedDeal,
     ShareRelay,
     SurvivorCertificate,
     SurvivorProposal,
 )
+from veilsum.secagg.payload import COORDINATOR, Message
 from veilsum.secagg.phases import (
     CollectingInputs,
     CollectingKeys,

@@ -7,14 +7,8 @@ from typing import TypeVar, assert_never
 from veilsum.errors import PeerError
 from veilsum.secagg import keys
 from veilsum.secagg.envelope import Envelope
-from veilsum.secagg.messages import (
-    InputHeader,
-    KeyAdvert,
-    Message,
-    SealedDeal,
-    UnmaskShares,
-    open_envelope,
-)
+from veilsum.secagg.messages import InputHeader, KeyAdvert, SealedDeal, UnmaskShares
+from veilsum.secagg.payload import Message, open_envelope
 from veilsum.secagg.phases import (
     CollectingInputs,
     CollectingKeys,

@@ -22,7 +22,8 @@ from veilsum.secagg.effects import (
     SendTo,
 )
 from veilsum.secagg.envelope import Envelope
-from veilsum.secagg.messages import COORDINATOR, InputHeader, Message, RoundOpen
+from veilsum.secagg.messages import InputHeader, RoundOpen
+from veilsum.secagg.payload import COORDINATOR, Message
 from veilsum.secagg.phases import (
     CollectingInputs,
     CollectingKeys,

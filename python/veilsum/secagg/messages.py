@@ -1,66 +1,18 @@
-"""The messages of the protocol, one frozen dataclass each, and their payload bytes.
+"""The messages of the protocol, one frozen dataclass each.
 
-    payload = message type || LE16 suite || context (32) || sender || body
-
-in the encodings of wire.py; a body is the fields of the class in the order they are
-declared. A payload that would not encode back to the same bytes is refused, so a
-message has exactly one encoding.
+The body of a payload (payload.py) is the fields of the class in the order they are declared.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import ClassVar, Self, TypeVar
+from typing import ClassVar, Self
 
 from veilsum.errors import DecodeError
 from veilsum.secagg.envelope import MAX_PAYLOAD_BYTES, Envelope
 from veilsum.secagg.keys import BOX_BYTES, SHARE_BYTES
+from veilsum.secagg.payload import Message, kind_of, read_envelope, write_envelope
 from veilsum.secagg.wire import MAX_SITES, Reader, Writer
-
-SUITE = 1  # VS-1: X25519, Ed25519, AES-256-GCM, HKDF-SHA256, ChaCha20
-COORDINATOR = ""  # its sender name; no site can have it, because a site's name is not empty
-MAX_ENVELOPE_BYTES = 2**17  # one site's, relayed: 255 times 96 bytes of dealt shares fit well
-_MAX_KIND_BYTES = 32
-
-
-@dataclass(frozen=True, slots=True)
-class Message(ABC):
-    """What all messages begin with.
-
-    Attributes:
-        context: of the round and attempt, 32 bytes.
-        sender: site name, or COORDINATOR.
-    """
-
-    kind: ClassVar[str]
-    context: bytes
-    sender: str
-
-    @abstractmethod
-    def _write(self, writer: Writer) -> None: ...
-
-    @classmethod
-    @abstractmethod
-    def _read(cls, context: bytes, sender: str, reader: Reader) -> Self: ...
-
-    def to_payload(self) -> bytes:
-        """The bytes that are hashed and signed."""
-        writer = Writer().text(self.kind).integer(SUITE, 2).raw(self.context).text(self.sender)
-        self._write(writer)
-        return writer.bytes()
-
-
-_Message = TypeVar("_Message", bound=Message)
-
-
-def kind_of(payload: bytes) -> str:
-    """The message type a payload claims to be.
-
-    Raises:
-        DecodeError: it has no readable head.
-    """
-    return Reader(payload).text(_MAX_KIND_BYTES, "a message type")
 
 
 def kind_of_message(message: bytes) -> str:
@@ -74,61 +26,6 @@ def kind_of_message(message: bytes) -> str:
     except DecodeError:
         payload = SealedDeal.from_bytes(message).header.payload
     return kind_of(payload)
-
-
-def read_payload(kind: type[_Message], payload: bytes, *, context: bytes | None) -> _Message:
-    """Parses a payload as one message type.
-
-    Args:
-        context: the round's; None only where the message itself brings it (RoundOpen).
-
-    Raises:
-        DecodeError: another type, suite or round, a field out of bounds, or bytes that are
-            not the canonical encoding.
-    """
-    reader = Reader(payload)
-    found = reader.text(_MAX_KIND_BYTES, "a message type")
-    if found != kind.kind:
-        raise DecodeError(f"expected a {kind.kind} message, got {found!r}")
-    suite = reader.integer(2, "the suite")
-    if suite != SUITE:
-        raise DecodeError(f"expected suite {SUITE}, got {suite}")
-    found_context = reader.digest("the context")
-    if context is not None and found_context != context:
-        raise DecodeError(f"a {kind.kind} message belongs to another round or attempt")
-    message = kind._read(found_context, reader.site("the sender"), reader)
-    reader.expect_end(f"a {kind.kind} message")
-    if message.to_payload() != payload:
-        raise DecodeError(f"a {kind.kind} message is not in canonical form")
-    return message
-
-
-def open_envelope(
-    kind: type[_Message],
-    envelope: Envelope,
-    public_key: bytes,
-    *,
-    sender: str,
-    context: bytes | None,
-) -> _Message:
-    """Verifies an envelope as `sender`'s, then parses it.
-
-    Raises:
-        DecodeError: wrong signature, wrong sender, or as read_payload.
-    """
-    envelope.verify(kind.kind, public_key)
-    message = read_payload(kind, envelope.payload, context=context)
-    if message.sender != sender:
-        raise DecodeError(f"a {kind.kind} message names another sender than its signer")
-    return message
-
-
-def _write_envelope(writer: Writer, envelope: Envelope) -> None:
-    writer.blob(envelope.to_bytes())
-
-
-def _read_envelope(reader: Reader) -> Envelope:
-    return Envelope.from_bytes(reader.blob(MAX_ENVELOPE_BYTES, "a relayed envelope"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,11 +69,11 @@ class KeyRoster(Message):
     adverts: tuple[Envelope, ...]
 
     def _write(self, writer: Writer) -> None:
-        writer.sequence(self.adverts, _write_envelope)
+        writer.sequence(self.adverts, write_envelope)
 
     @classmethod
     def _read(cls, context: bytes, sender: str, reader: Reader) -> Self:
-        return cls(context, sender, reader.sequence(MAX_SITES, "key adverts", _read_envelope))
+        return cls(context, sender, reader.sequence(MAX_SITES, "key adverts", read_envelope))
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +123,7 @@ class SealedDeal:
 
     def to_bytes(self) -> bytes:
         writer = Writer()
-        _write_envelope(writer, self.header)
+        write_envelope(writer, self.header)
         return writer.sequence(self.boxes, lambda to, box: to.raw(box)).bytes()
 
     @classmethod
@@ -235,7 +132,7 @@ class SealedDeal:
         DecodeError: not a header and whole boxes.
         """
         reader = Reader(data)
-        header = _read_envelope(reader)
+        header = read_envelope(reader)
         boxes = reader.sequence(MAX_SITES, "boxes", lambda at: at.raw(BOX_BYTES, "a box"))
         reader.expect_end("a share deal")
         return cls(header, boxes)
@@ -249,12 +146,12 @@ class RelayedDeal:
     box: bytes = field(repr=False)
 
     def write(self, writer: Writer) -> None:
-        _write_envelope(writer, self.header)
+        write_envelope(writer, self.header)
         writer.raw(self.box)
 
     @classmethod
     def read(cls, reader: Reader) -> RelayedDeal:
-        return cls(_read_envelope(reader), reader.raw(BOX_BYTES, "a box"))
+        return cls(read_envelope(reader), reader.raw(BOX_BYTES, "a box"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,12 +251,12 @@ class SurvivorCertificate(Message):
     votes: tuple[Envelope, ...]
 
     def _write(self, writer: Writer) -> None:
-        writer.raw(self.t3).sequence(self.votes, _write_envelope)
+        writer.raw(self.t3).sequence(self.votes, write_envelope)
 
     @classmethod
     def _read(cls, context: bytes, sender: str, reader: Reader) -> Self:
         t3 = reader.digest("T3")
-        return cls(context, sender, t3, reader.sequence(MAX_SITES, "votes", _read_envelope))
+        return cls(context, sender, t3, reader.sequence(MAX_SITES, "votes", read_envelope))
 
 
 def _write_share(writer: Writer, share: tuple[str, bytes]) -> None:

@@ -17,9 +17,7 @@ from veilsum.secagg import dealing, keys
 from veilsum.secagg.effects import Done, NeedUpdate, Send, SiteEffect, UploadInput, Withdraw
 from veilsum.secagg.envelope import Envelope
 from veilsum.secagg.messages import (
-    COORDINATOR,
     KeyRoster,
-    Message,
     RoundOpen,
     SealedDeal,
     ShareRelay,
@@ -27,9 +25,8 @@ from veilsum.secagg.messages import (
     SurvivorProposal,
     SurvivorVote,
     UnmaskShares,
-    kind_of,
-    open_envelope,
 )
+from veilsum.secagg.payload import COORDINATOR, Message, kind_of, open_envelope
 from veilsum.secagg.phases import (
     Advertised,
     Dealt,

@@ -8,13 +8,8 @@ from veilsum._native import Secret
 from veilsum.errors import ConfigError, PeerError
 from veilsum.roster import Roster
 from veilsum.secagg.envelope import Envelope
-from veilsum.secagg.messages import (
-    COORDINATOR,
-    RoundOpen,
-    SurvivorCertificate,
-    SurvivorProposal,
-    open_envelope,
-)
+from veilsum.secagg.messages import RoundOpen, SurvivorCertificate, SurvivorProposal
+from veilsum.secagg.payload import COORDINATOR, open_envelope
 from veilsum.secagg.phases import Ready, Uploaded, Voted
 from veilsum.secagg.plan import Plan
 from veilsum.secagg.policy import Refusal

@@ -17,12 +17,8 @@ from veilsum.errors import DecodeError, PeerError
 from veilsum.roster import key_id
 from veilsum.secagg.envelope import Envelope
 from veilsum.secagg.keys import Label, public_key_fault, transcript
-from veilsum.secagg.messages import (
-    KeyAdvert,
-    ShareDeal,
-    SurvivorVote,
-    open_envelope,
-)
+from veilsum.secagg.messages import KeyAdvert, ShareDeal, SurvivorVote
+from veilsum.secagg.payload import open_envelope
 from veilsum.secagg.plan import Plan
 
 
