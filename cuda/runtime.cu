@@ -149,6 +149,7 @@ extern const GramLaunchers vs_cuda_gram;
 extern const MeanLaunchers vs_cuda_mean;
 extern const OrderLaunchers vs_cuda_order;
 extern const RotationLaunchers vs_cuda_rotation;
+extern const StepLaunchers vs_cuda_step;
 extern const TensorLaunchers vs_cuda_tensors;
 extern const MaskLaunchers vs_cuda_masks;
 extern const BenchLaunchers vs_cuda_bench;
@@ -162,6 +163,7 @@ const DeviceApi vs_cuda_api = {.name = "cuda",
                                .mean = &vs_cuda_mean,
                                .order = &vs_cuda_order,
                                .rotation = &vs_cuda_rotation,
+                               .step = &vs_cuda_step,
                                .tensors = &vs_cuda_tensors,
                                .masks = &vs_cuda_masks,
                                .bench = &vs_cuda_bench};

@@ -58,7 +58,14 @@ def test_a_kernel_costs_no_more_than_the_table_says(found: dict[str, Row], name:
 
 # Products of two floats are exact in a double, so the sum is rounded once, fused or not; and a
 # division that rounds correctly is made of fused multiplies.
-FUSED = ("gram_kernel<float>", "ring_kernel", "rotated_ring_kernel")
+# Square roots are, too.
+FUSED = (
+    "gram_kernel<float>",
+    "ring_kernel",
+    "rotated_ring_kernel",
+    "step_kernel<FedAda",
+    "step_kernel<FedYogi",
+)
 
 # Their columns lie in shared memory or, where that is too small, in device memory.
 GENERIC = ("kept_kernel", "sorted_median_kernel")

@@ -82,8 +82,16 @@ Contribution MeanAggregator::finish(MutableTensorData tensors) const {
   return take(MeanWriter(layout_, tensors));
 }
 
+// Where model and moments lie on the host, only means cross the bus. Where the device has some of
+// them, the others go there.
 Contribution MeanAggregator::finish_step(const ServerStep& step) const {
-  return take(ModelStepper(layout_, step));
+  const ModelStepper on_host(layout_, step);
+  if (device_ == nullptr || !step.resident().any()) return take(on_host);
+  const FloatEnvironment exact;
+  const UpdateSnapshot set = updates_->snapshot();
+  step_float_mean_on(*device_, layout_, set, threads_, step);
+  take_integer_mean(layout_, set, threads_, on_host);
+  return {set.sites(), set.total_weight};
 }
 
 }  // namespace veilsum

@@ -58,7 +58,8 @@ class MeanAggregator {
   // Writes the mean of each tensor, rounded once to its dtype. Throws ConfigError if nothing
   // was added.
   Contribution finish(MutableTensorData tensors) const;
-  // Steps a model by the mean instead, in the same pass and with the same bits. Throws as
+  // Steps a model by the mean instead, in the same pass and with the same bits: on the host,
+  // unless the device of this aggregator holds some of the step's arrays. Throws as
   // ServerStep::apply too, and ConfigError if the step is for another layout.
   Contribution finish_step(const ServerStep& step) const;
 

@@ -22,6 +22,7 @@ struct DeviceArray {
   const std::byte* data;
   std::vector<py::ssize_t> shape;
   DType dtype;
+  bool read_only;
 
   std::size_t elements() const;
   std::size_t bytes() const { return elements() * dtype_size(dtype); }

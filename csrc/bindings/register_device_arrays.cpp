@@ -105,8 +105,9 @@ DeviceArray from_interface(const py::object& object, const DeviceApi& api) {
   if (has(facts, "strides"))
     require_contiguous(array, integers_of(facts["strides"]),
                        static_cast<std::int64_t>(dtype_size(array.dtype)));
-  array.data =
-      reinterpret_cast<const std::byte*>(py::tuple(facts["data"])[0].cast<std::uintptr_t>());
+  const py::tuple place(facts["data"]);
+  array.data = reinterpret_cast<const std::byte*>(place[0].cast<std::uintptr_t>());
+  array.read_only = place[1].cast<bool>();
   array.owner = own(py::object(object));
   array.device =
       open_device(std::string(api.name) + ":" + std::to_string(require_place(array, api)));
@@ -173,7 +174,9 @@ DeviceArray from_dlpack(const py::object& object, const DlpackDevice& where) {
     if (managed->major != 1)
       throw ConfigError("DLPack version " + std::to_string(managed->major) + " is not supported",
                         "ask the library for version 1");
-    return from_tensor(managed->tensor, device, std::move(owner));
+    DeviceArray array = from_tensor(managed->tensor, device, std::move(owner));
+    array.read_only = (managed->flags & dl::kReadOnly) != 0;
+    return array;
   }
   auto owner = dl::take<dl::Managed>(capsule, "dltensor", "used_dltensor");
   const dl::Tensor& tensor = owner.get_pointer<dl::Managed>()->tensor;
@@ -209,6 +212,27 @@ struct OwnMemory {
   const DeviceBuffer buffer;
 };
 
+// Takes the memory of an array that has everything else.
+std::shared_ptr<const OwnMemory> take_memory(DeviceArray& array) {
+  const OnDevice on(*array.device);
+  auto memory = std::make_shared<const OwnMemory>(array.device, array.bytes());
+  array.data = memory->buffer.as<const std::byte>();
+  array.owner = memory;
+  return memory;
+}
+
+DeviceArray empty_on_device(const std::string& backend, const std::vector<std::int64_t>& shape,
+                            const std::string& dtype) {
+  DeviceArray array{};
+  array.device = open_device(backend);
+  array.dtype = dtype_from_name(dtype);
+  array.shape = checked_shape(shape, array.dtype);
+  const py::gil_scoped_release release;
+  const auto memory = take_memory(array);
+  memory->stream.synchronize();
+  return array;
+}
+
 DeviceArray copy_to_device(const std::string& backend, const py::array& array,
                            const std::string& dtype) {
   DeviceArray copy{};
@@ -221,12 +245,10 @@ DeviceArray copy_to_device(const std::string& backend, const py::array& array,
   const void* const values = array.data();
   const py::gil_scoped_release release;
   const OnDevice on(*copy.device);
-  auto memory = std::make_shared<const OwnMemory>(copy.device, copy.bytes());
+  const auto memory = take_memory(copy);
   const DrainAtExit drain(memory->stream);
   memory->stream.to_device(memory->buffer.as<void>(), values, copy.bytes());
   memory->stream.synchronize();
-  copy.data = memory->buffer.as<const std::byte>();
-  copy.owner = std::move(memory);
   return copy;
 }
 
@@ -262,7 +284,7 @@ py::dict interface(const DeviceArray& array) {
   facts["version"] = 3;
   facts["shape"] = py::tuple(py::cast(array.shape));
   facts["typestr"] = array_dtype(array.dtype).attr("str");
-  facts["data"] = py::make_tuple(reinterpret_cast<std::uintptr_t>(array.data), false);
+  facts["data"] = py::make_tuple(reinterpret_cast<std::uintptr_t>(array.data), array.read_only);
   facts["strides"] = py::none();
   facts["stream"] = py::none();  // nothing is still to be written
   return facts;
@@ -312,6 +334,7 @@ py::capsule export_dlpack(const DeviceArray& array, const py::kwargs&) {
 void register_device_arrays(py::module_& module) {
   py::class_<DeviceArray>(module, "DeviceArray", py::is_final())
       .def(py::init(&copy_to_device), py::arg("backend"), py::arg("array"), py::arg("dtype"))
+      .def_static("empty", &empty_on_device, py::arg("backend"), py::arg("shape"), py::arg("dtype"))
       .def_property_readonly("device",
                              [](const DeviceArray& array) { return array.device->name(); })
       .def_property_readonly(

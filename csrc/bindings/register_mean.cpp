@@ -107,6 +107,10 @@ py::tuple finish_with_sites(const MeanAggregator& mean) {
 
 // (sites, total weight) of the updates whose mean the model was stepped by.
 py::tuple finish_step(const MeanAggregator& mean, const BoundServerStep& bound) {
+  const std::string own = mean.device() == nullptr ? "" : mean.device()->name();
+  if (!bound.device().empty() && bound.device() != own)
+    throw ConfigError("arrays of the step are on " + bound.device() + ", the aggregator is on " +
+                      (own.empty() ? "the host" : own));
   Contribution finished;
   {
     py::gil_scoped_release release;

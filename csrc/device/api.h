@@ -14,6 +14,7 @@
 #include "device/mean_launchers.h"
 #include "device/order_launchers.h"
 #include "device/rotation_launchers.h"
+#include "device/step_launchers.h"
 #include "device/tensor_launchers.h"
 
 namespace veilsum {
@@ -77,6 +78,7 @@ struct DeviceApi {
   const MeanLaunchers* mean;
   const OrderLaunchers* order;
   const RotationLaunchers* rotation;
+  const StepLaunchers* step;
   const TensorLaunchers* tensors;
   const MaskLaunchers* masks;
   const BenchLaunchers* bench;

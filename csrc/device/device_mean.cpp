@@ -11,6 +11,7 @@
 #include "aggregate/tiles.h"
 #include "aggregate/write_means.h"
 #include "base/parallel.h"
+#include "device/device_step.h"
 #include "device/packed_tiles.h"
 #include "device/places.h"
 #include "device/resident.h"
@@ -60,13 +61,19 @@ struct MeanPlaces {
   std::size_t divisors, formats;
 };
 
-// What comes back: the means, and whether a value was beyond its limit.
+// What comes back: whether a value was beyond its limit, and the means unless they stay.
 struct ResultPlaces {
   ResultPlaces(std::size_t tiles, bool wide)
-      : means(places.add(tiles * kTile * (wide ? 8 : 4))), beyond(places.add(4)) {}
+      : beyond(places.add(4)), means(places.add(tiles * kTile * (wide ? 8 : 4))) {}
 
   Places places;
-  std::size_t means, beyond;
+  std::size_t beyond, means;
+};
+
+// What becomes of means: one of the two.
+struct MeanEnd {
+  const MeanSink* sink;    // takes them on the host
+  const ServerStep* step;  // is made by them on the device
 };
 
 // One pass over a set.
@@ -104,9 +111,9 @@ WindowTerm window_term(const Pass& pass, const WindowForm& form, std::size_t upd
 // Host and device memory for one window, and the stream that it is worked on.
 class Slot {
  public:
-  Slot(const Pass& pass, const Device& device, std::size_t tiles, const MeanSink& sink)
+  Slot(const Pass& pass, const Device& device, std::size_t tiles, const MeanEnd& end)
       : pass_(pass),
-        sink_(sink),
+        sink_(end.sink),
         stream_(device),
         input_bytes_(most_input(pass, tiles)),
         mean_places_(tiles),
@@ -116,7 +123,10 @@ class Slot {
         sums_(stream_, tiles * kTile * sizeof(std::uint64_t)),
         unpacked_(stream_, most_unpacked(pass, tiles)),
         device_result_(stream_, result_places_.places.bytes()),
-        result_(device, result_places_.places.bytes()) {}
+        result_(device,
+                end.step != nullptr ? result_places_.means : result_places_.places.bytes()) {
+    if (end.step != nullptr) step_.emplace(stream_, *end.step, tiles, pass.threads);
+  }
 
   // An error may have come between a copy and the wait for it.
   ~Slot() { stream_.drain(); }
@@ -134,25 +144,34 @@ class Slot {
       if (number != 0) stream_.synchronize();
       sum_batch(number);
     }
-    stream_.to_host(result_.as<void>(), device_result_.as<void>(), result_places_.places.bytes());
+    if (step_) step_->begin(window, device_result_.as<void>(result_places_.means), pass_.wide);
+    stream_.to_host(result_.as<void>(), device_result_.as<void>(),
+                    step_ ? sizeof(std::uint32_t) : result_places_.places.bytes());
   }
 
-  // Waits for it and hands on the means. Does nothing if no window was begun.
+  // Waits for it and hands on what it gave. Does nothing if no window was begun.
   void finish() {
     if (!window_) return;
     stream_.synchronize();
     if (*result_.as<std::uint32_t>(result_places_.beyond) != 0) refuse_changed();
-    parallel_for(window_->tiles, 1, pass_.threads, [&](const Range& range) {
-      const Tile tile = pass_.tile(window_->first_tile + range.index);
-      if (pass_.wide)
-        sink_.means(tile, result_.as<double>(result_places_.means) + range.index * kTile);
-      else
-        sink_.means(tile, result_.as<float>(result_places_.means) + range.index * kTile);
-    });
+    if (step_)
+      step_->finish();
+    else
+      hand_on_means();
     window_.reset();
   }
 
  private:
+  void hand_on_means() const {
+    parallel_for(window_->tiles, 1, pass_.threads, [&](const Range& range) {
+      const Tile tile = pass_.tile(window_->first_tile + range.index);
+      if (pass_.wide)
+        sink_->means(tile, result_.as<double>(result_places_.means) + range.index * kTile);
+      else
+        sink_->means(tile, result_.as<float>(result_places_.means) + range.index * kTile);
+    });
+  }
+
   static std::size_t most_input(const Pass& pass, std::size_t tiles) {
     std::size_t most = 0;
     for (const WindowBatch& batch : pass.batches)
@@ -320,7 +339,7 @@ class Slot {
   }
 
   const Pass& pass_;
-  const MeanSink& sink_;
+  const MeanSink* const sink_;
   const DeviceStream stream_;
   const std::size_t input_bytes_;
   const MeanPlaces mean_places_;
@@ -331,6 +350,7 @@ class Slot {
   const DeviceBuffer unpacked_;
   const DeviceBuffer device_result_;
   const PinnedBuffer result_;
+  std::optional<StepWindow> step_;
   std::optional<Window> window_;
 };
 
@@ -339,6 +359,19 @@ std::size_t window_tiles(const Pass& pass, std::size_t total) {
   for (const WindowBatch& batch : pass.batches)
     tile_bytes = std::max(tile_bytes, batch.updates.size() * batch.form.tile_bytes());
   return std::min(total, most_window_tiles(tile_bytes));
+}
+
+void take_on(const Device& device, const Layout& layout, const UpdateSnapshot& set,
+             unsigned threads, const MeanEnd& end) {
+  require_updates(set.total_weight);
+  const std::size_t total = count_tiles(layout, kFloatGroup);
+  if (total == 0) return;
+  const Pass pass = {layout, set, threads, needs_double(layout),
+                     window_batches(layout, set, device, pass_memory.window_bytes)};
+  const std::size_t tiles = window_tiles(pass, total);
+  const OnDevice on(device);
+  walk_tiles<Slot>(set, total, tiles,
+                   [&](std::optional<Slot>& slot) { slot.emplace(pass, device, tiles, end); });
 }
 
 }  // namespace
@@ -353,15 +386,12 @@ std::size_t most_window_tiles(std::size_t tile_bytes) {
 
 void take_float_mean_on(const Device& device, const Layout& layout, const UpdateSnapshot& set,
                         unsigned threads, const MeanSink& sink) {
-  require_updates(set.total_weight);
-  const std::size_t total = count_tiles(layout, kFloatGroup);
-  if (total == 0) return;
-  const Pass pass = {layout, set, threads, needs_double(layout),
-                     window_batches(layout, set, device, pass_memory.window_bytes)};
-  const std::size_t tiles = window_tiles(pass, total);
-  const OnDevice on(device);
-  walk_tiles<Slot>(set, total, tiles,
-                   [&](std::optional<Slot>& slot) { slot.emplace(pass, device, tiles, sink); });
+  take_on(device, layout, set, threads, {&sink, nullptr});
+}
+
+void step_float_mean_on(const Device& device, const Layout& layout, const UpdateSnapshot& set,
+                        unsigned threads, const ServerStep& step) {
+  take_on(device, layout, set, threads, {nullptr, &step});
 }
 
 }  // namespace veilsum

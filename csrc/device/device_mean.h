@@ -7,6 +7,7 @@
 #include "aggregate/update_set.h"
 #include "codec/layout.h"
 #include "device/device.h"
+#include "optimize/server_step.h"
 
 namespace veilsum {
 
@@ -27,5 +28,10 @@ std::size_t most_window_tiles(std::size_t tile_bytes);
 // Throws as take_float_mean(), and DeviceError.
 void take_float_mean_on(const Device& device, const Layout& layout, const UpdateSnapshot& set,
                         unsigned threads, const MeanSink& sink);
+
+// The same, and means stay on the device, where they step model and moments window by window: the
+// bits of ModelStepper. Throws as ServerStep::apply too.
+void step_float_mean_on(const Device& device, const Layout& layout, const UpdateSnapshot& set,
+                        unsigned threads, const ServerStep& step);
 
 }  // namespace veilsum

@@ -4,9 +4,16 @@
 // function of what a state file holds.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
+
 #include "element/annotate.h"
+#include "element/half.h"
 
 namespace veilsum {
+
+enum class OptimizerKind { fedavg, fedavgm, fedadagrad, fedadam, fedyogi };
+inline constexpr std::size_t kOptimizerKinds = 5;
 
 struct OptimizerRule {
   double learning_rate;
@@ -94,6 +101,40 @@ struct FedYogiStep {
     return adaptive_change(static_cast<double>(moments.first), static_cast<double>(moments.second),
                            rule);
   }
+};
+
+// The new value, not yet rounded to its format. `mean` is what the model's format holds of it.
+template <class Step, class T>
+VS_FN double stepped_value(double model, double mean, Moments<T>& moments,
+                           const OptimizerRule& rule) {
+  const double delta = mean * rule.gain;
+  return model + Step::template change<T>(delta, moments, rule);
+}
+
+// --- how a new value is rounded ------------------------------------------------------------
+
+struct ToNearest {
+  VS_FN float narrow(double value) { return static_cast<float>(value); }
+};
+
+// The neighbour with an odd pattern, unless the value is a float. Magnitudes order like
+// patterns, so the other neighbour is one pattern away. In integers, without branches.
+struct ToOdd {
+  VS_FN float narrow(double value) {
+    const auto nearest = static_cast<float>(value);
+    const auto back = static_cast<double>(nearest);
+    const std::uint32_t bits = bits_of_float(nearest);
+    const double magnitude = __builtin_fabs(value);
+    const double back_magnitude = __builtin_fabs(back);
+    const std::uint32_t even = ~bits & 1u;
+    const std::uint32_t up = back_magnitude < magnitude ? even : 0u;
+    const std::uint32_t down = back_magnitude > magnitude ? even : 0u;
+    return float_of_bits(bits + up - down);
+  }
+};
+
+struct Keep {
+  VS_FN double narrow(double value) { return value; }
 };
 
 }  // namespace veilsum

@@ -8,9 +8,6 @@
 
 namespace veilsum {
 
-enum class OptimizerKind { fedavg, fedavgm, fedadagrad, fedadam, fedyogi };
-inline constexpr std::size_t kOptimizerKinds = 5;
-
 // A value at any address. (A template argument would lose the attribute that says so.)
 template <class T>
 struct Wire;

@@ -2,36 +2,10 @@
 // linkage and no inline function of the standard library is called (see ring_loops.inl).
 #pragma once
 
-#include "element/fixed_point.h"
-#include "element/half.h"
 #include "kernels/optimizer_kernels.h"
 
 namespace veilsum {
 namespace {
-
-struct ToNearest {
-  VS_FN float narrow(double value) { return static_cast<float>(value); }
-};
-
-// The neighbour with an odd pattern, unless the value is a float. Magnitudes order like
-// patterns, so the other neighbour is one pattern away. In integers, without branches.
-struct ToOdd {
-  VS_FN float narrow(double value) {
-    const auto nearest = static_cast<float>(value);
-    const auto back = static_cast<double>(nearest);
-    const std::uint32_t bits = bits_of_float(nearest);
-    const double magnitude = __builtin_fabs(value);
-    const double back_magnitude = __builtin_fabs(back);
-    const std::uint32_t even = ~bits & 1u;
-    const std::uint32_t up = back_magnitude < magnitude ? even : 0u;
-    const std::uint32_t down = back_magnitude > magnitude ? even : 0u;
-    return float_of_bits(bits + up - down);
-  }
-};
-
-struct Keep {
-  VS_FN double narrow(double value) { return value; }
-};
 
 // Coordinates are independent and every array is read at an index before it is written there,
 // so `updated` may be `model`; the compiler is told, or it would fall back to single values.
@@ -50,11 +24,11 @@ void optimizer_loop(const OptimizerArrays<Stored>& arrays, const OptimizerRule& 
     Moments<Stored> moments = {0, 0};
     if constexpr (Step::kFirst) moments.first = at.first[i];
     if constexpr (Step::kSecond) moments.second = at.second[i];
-    const double delta = static_cast<double>(at.mean[i]) * held.gain;
-    const double change = Step::template change<Stored>(delta, moments, held);
+    const double updated = stepped_value<Step>(static_cast<double>(at.model[i]),
+                                               static_cast<double>(at.mean[i]), moments, held);
     if constexpr (Step::kFirst) at.first[i] = moments.first;
     if constexpr (Step::kSecond) at.second[i] = moments.second;
-    at.updated[i] = Narrowing::narrow(static_cast<double>(at.model[i]) + change);
+    at.updated[i] = Narrowing::narrow(updated);
   }
 }
 

@@ -138,15 +138,22 @@ bool has_second_moment(OptimizerKind kind) { return facts(kind).second; }
 DType moment_dtype(DType dtype) { return dtype == DType::f64 ? DType::f64 : DType::f32; }
 
 ServerStep::ServerStep(const Layout& layout, OptimizerKind kind, const OptimizerSettings& settings,
-                       const StepTensors& tensors)
+                       const StepTensors& tensors, const StepResidence& resident)
     : layout_(layout),
       kind_(kind),
       rule_{settings.learning_rate, settings.gain,      settings.beta1, 1 - settings.beta1,
             settings.beta2,         1 - settings.beta2, settings.tau},
-      tensors_(tensors) {}
+      tensors_(tensors),
+      resident_(resident) {}
+
+void ServerStep::refuse(std::size_t tensor) const { does_not_fit(layout_.tensors()[tensor]); }
 
 void ServerStep::apply(const TensorPart& part, const std::byte* mean) const {
-  switch (layout_.tensors()[part.tensor].dtype) {
+  const DType dtype = layout_.tensors()[part.tensor].dtype;
+  if (resident_.any() && is_floating(dtype))
+    throw ConfigError("the model or its moments lie on a device, and this step is made on the host",
+                      "step by an aggregator with that device as its backend");
+  switch (dtype) {
     case DType::f16:
     case DType::bf16:
       return apply_halves(part, mean);

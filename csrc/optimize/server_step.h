@@ -37,20 +37,38 @@ struct StepTensors {
   MutableTensorData updated;  // may be `model` itself
 };
 
+// Which arrays of floating-point tensors lie in the memory of a device, one device for all; those
+// of integer tensors never do.
+struct StepResidence {
+  bool model = false;
+  bool moments = false;
+  bool updated = false;
+
+  bool any() const { return model || moments || updated; }
+};
+
 // Steps any part of any tensor, from several threads: coordinates are independent. The result
 // is a function of the arguments to the last bit. Refers to layout and tensors.
 class ServerStep {
  public:
   ServerStep(const Layout& layout, OptimizerKind kind, const OptimizerSettings& settings,
-             const StepTensors& tensors);
+             const StepTensors& tensors, const StepResidence& resident = {});
 
   const Layout& layout() const { return layout_; }
+  OptimizerKind kind() const { return kind_; }
+  const OptimizerRule& rule() const { return rule_; }
+  const StepTensors& tensors() const { return tensors_; }
+  const StepResidence& resident() const { return resident_; }
 
   // `mean` holds the part's values, in the tensor's dtype, at any address. Moments of the part
   // are changed in place. Integer tensors add their mean, whatever the rule.
   //
-  // Throws ConfigError if a new value or moment does not fit; the part is then worthless.
+  // Throws ConfigError if a new value or moment does not fit; the part is then worthless. The
+  // same for floating-point tensors that a device holds: they are stepped there.
   void apply(const TensorPart& part, const std::byte* mean) const;
+
+  // Throws the ConfigError for a new value or moment of a tensor that does not fit.
+  [[noreturn]] void refuse(std::size_t tensor) const;
 
  private:
   void apply_floats(const TensorPart& part, const std::byte* mean) const;
@@ -62,6 +80,7 @@ class ServerStep {
   OptimizerKind kind_;
   OptimizerRule rule_;
   StepTensors tensors_;
+  StepResidence resident_;
 };
 
 // Steps the whole model. Throws as apply().

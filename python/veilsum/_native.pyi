@@ -63,6 +63,9 @@ class DeviceArray:
 
     def __init__(self, backend: str, array: NDArray[Any], dtype: str) -> None:
         """A copy on a device of values of this dtype of a layout (bf16 as uint16)."""
+    @staticmethod
+    def empty(backend: str, shape: Sequence[int], dtype: str) -> DeviceArray:
+        """Room on a device for values that are still to be written."""
     @property
     def device(self) -> str:
         """ "cuda:0"."""
@@ -569,10 +572,10 @@ class ServerStep:
         beta1: float,
         beta2: float,
         tau: float,
-        model: Sequence[NDArray[Any]],
-        first: Sequence[NDArray[Any]],
-        second: Sequence[NDArray[Any]],
-        updated: Sequence[NDArray[Any]],
+        model: Sequence[NDArray[Any] | DeviceArray],
+        first: Sequence[NDArray[Any] | DeviceArray],
+        second: Sequence[NDArray[Any] | DeviceArray],
+        updated: Sequence[NDArray[Any] | DeviceArray],
     ) -> None:
         """Arithmetic as docs/numerics.md says; what an optimizer does not use is not looked at.
 
@@ -583,9 +586,12 @@ class ServerStep:
                 uint16 bit patterns), C-contiguous. May be the same arrays.
             first, second: one per floating-point tensor in layout order, f64 for f64 and f32
                 otherwise, changed in place; empty lists if the optimizer has no such moment.
+            Floating-point arrays of the model, the moments and the new model may each lie all
+                on one device; MeanAggregator.finish_step then makes the step there.
 
         Raises:
-            ConfigError: arrays or moments are not those of layout and optimizer.
+            ConfigError: arrays or moments are not those of layout and optimizer, or lie on
+                several devices.
         """
 
     def apply(self, mean: Sequence[NDArray[Any]], *, threads: int) -> None:

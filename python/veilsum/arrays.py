@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -88,6 +89,11 @@ def on_its_device(array: Any, name: str) -> _native.DeviceArray:
         raise ConfigError(f"tensor {name!r} cannot be read on its device: {error}") from error
     except ConfigError as error:
         raise ConfigError(f"tensor {name!r}: {error}", hint=error.hint) from error
+
+
+def on_host(arrays: Sequence[NDArray[Any] | _native.DeviceArray]) -> list[NDArray[Any]]:
+    """The arrays, with copies of those on a device."""
+    return [a.to_host() if isinstance(a, _native.DeviceArray) else a for a in arrays]
 
 
 def _without_history(array: Any) -> Any:

@@ -124,3 +124,14 @@ def require_backend(name: str) -> str:
     if name != "cpu":
         _native.require_device(name)
     return name
+
+
+def device_name(name: str) -> str:
+    """The full name of a device that is there now: "cuda:0" for "cuda".
+
+    Raises:
+        ConfigError: it is no name of a device.
+        DeviceError: this build has no such backend, or this machine no such device.
+    """
+    _native.require_device(name)
+    return name if ":" in name else f"{name}:0"

@@ -182,6 +182,44 @@ def fit_on_device(array: Any, name: str, dtype: str, shape: tuple[int, ...]) -> 
     return found
 
 
+def is_resident(device: str, layout: ModelLayout, arrays: Mapping[str, Any]) -> bool:
+    """Whether all floating-point tensors among some arrays lie in the memory of this device.
+
+    Args:
+        device: "cuda:0"; "" is none.
+    """
+    if not device:
+        return False
+    floating = [arrays[name] for name in floating_names(layout) if name in arrays]
+    return bool(floating) and all(
+        _native.is_device_array(array) and on_its_device(array, "").device == device
+        for array in floating
+    )
+
+
+def fit_resident(layout: ModelLayout, arrays: Mapping[str, Any]) -> list[Any]:
+    """Floating-point tensors where they lie in device memory, integer ones in host memory, in
+    layout order.
+
+    Raises:
+        ConfigError: as fit_arrays, or as fit_on_device.
+        DeviceError: the device fails.
+    """
+    require_names(layout, arrays)
+    floating = floating_names(layout)
+    return [
+        fit_on_device(arrays[name], name, dtype, shape)
+        if name in floating
+        else fit_array(arrays[name], name, dtype, shape)
+        for name, dtype, shape in layout.native.tensors
+    ]
+
+
+def floating_names(layout: ModelLayout) -> set[str]:
+    """Names of the floating-point tensors."""
+    return {name for name, dtype, _ in layout.native.tensors if dtype[0] in "fb"}
+
+
 def fit_array(array: Any, name: str, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
     """One tensor of a layout, as of fit_arrays().
 

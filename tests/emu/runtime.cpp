@@ -24,6 +24,7 @@ extern const GramLaunchers vs_emu_gram;
 extern const MeanLaunchers vs_emu_mean;
 extern const OrderLaunchers vs_emu_order;
 extern const RotationLaunchers vs_emu_rotation;
+extern const StepLaunchers vs_emu_step;
 extern const TensorLaunchers vs_emu_tensors;
 extern const MaskLaunchers vs_emu_masks;
 extern const BenchLaunchers vs_emu_bench;
@@ -436,6 +437,7 @@ const DeviceApi vs_emu_api = {.name = "emu",
                               .mean = &vs_emu_mean,
                               .order = &vs_emu_order,
                               .rotation = &vs_emu_rotation,
+                              .step = &vs_emu_step,
                               .tensors = &vs_emu_tensors,
                               .masks = &vs_emu_masks,
                               .bench = &vs_emu_bench};

@@ -5,6 +5,7 @@
 //
 // A family is one function that puts its input on a stream, launches, and returns the bytes of the
 // result, and one line of kFamilies.
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
@@ -114,6 +115,54 @@ Result run_mean(const DeviceStream& stream) {
   for (std::size_t kind = 0; kind < kWindowCodes; ++kind)
     append(all, mean_of_kind(stream, static_cast<WindowCodes>(kind),
                              kind < 4 ? WindowScales::none : WindowScales::f32));
+  return all;
+}
+
+// --- steps ---------------------------------------------------------------------------------
+
+// Two tensors with a gap between them, of two formats, over two tiles; all values are zeros before.
+Result stepped(const DeviceStream& stream, OptimizerKind kind, MeanFormat format, bool wide) {
+  constexpr std::uint32_t kFirst = 4500;
+  constexpr std::uint32_t kSecond = 3000;
+  constexpr std::size_t kArray = kFirst * sizeof(double);
+  const OnDeviceCopy<double> means(stream, std::vector<double>(kTiles * kTile, 0.375));
+  const OnDeviceCopy<float> narrow(stream, std::vector<float>(kTiles * kTile, 0.375F));
+  const DeviceBuffer memory(stream, 6 * kArray);
+  stream.clear(memory.as<void>(), memory.bytes());
+  const auto array = [&](std::size_t number) { return memory.as<unsigned char>(number * kArray); };
+  const OnDeviceCopy<StepPart> part(
+      stream, {{0, kFirst, MeanFormat::f32, array(0), array(1), array(2), array(0)},
+               {4544, kSecond, format, array(3), array(4), array(5), array(3)}});
+  std::vector<std::uint32_t> blocks(kTiles * kTile / 64, kNoPart);
+  std::fill_n(blocks.begin(), (kFirst + 63) / 64, 0u);
+  std::fill_n(blocks.begin() + 4544 / 64, (kSecond + 63) / 64, 1u);
+  const OnDeviceCopy<std::uint32_t> part_of(stream, blocks);
+  const DeviceBuffer unfit(stream, sizeof(std::uint32_t));
+  stream.clear(unfit.as<void>(), unfit.bytes());
+  const WindowStep job = {.kind = kind,
+                          .rule = {0.1, 1, 0.9, 0.1, 0.99, 0.01, 1e-3},
+                          .tiles = kTiles,
+                          .part = part.at(),
+                          .parts = 2,
+                          .part_of = part_of.at(),
+                          .means = wide ? static_cast<const void*>(means.at()) : narrow.at(),
+                          .wide = wide,
+                          .unfit = unfit.as<std::uint32_t>()};
+  for (int step = 0; step < 2; ++step)
+    stream.device().check(stream.device().api().step->step_window(stream.launch(), job), "step");
+  Result all = read(stream, unfit);
+  append(all, read(stream, memory));
+  return all;
+}
+
+Result run_step(const DeviceStream& stream) {
+  Result all;
+  for (std::size_t number = 0; number < kOptimizerKinds; ++number) {
+    const auto kind = static_cast<OptimizerKind>(number);
+    append(all, stepped(stream, kind, MeanFormat::f16, false));
+    append(all, stepped(stream, kind, MeanFormat::bf16, false));
+    append(all, stepped(stream, kind, MeanFormat::f64, true));
+  }
   return all;
 }
 
@@ -493,7 +542,7 @@ struct Family {
 constexpr Family kFamilies[] = {
     {"mean", run_mean},         {"masks", run_masks},       {"order", run_order},
     {"gram", run_gram},         {"tensors", run_tensors},   {"rotation", run_rotation},
-    {"decoding", run_decoding}, {"encoding", run_encoding},
+    {"decoding", run_decoding}, {"encoding", run_encoding}, {"step", run_step},
 };
 
 struct Run {

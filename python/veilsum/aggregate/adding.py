@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 from typing_extensions import Buffer
 
 from veilsum import _native
-from veilsum.arrays import on_its_device
 from veilsum.codecs import EncodedUpdate
 from veilsum.errors import ConfigError, PeerError
-from veilsum.model import ModelLayout, fit_array, fit_arrays, fit_on_device, require_names
+from veilsum.model import ModelLayout, fit_arrays, fit_resident
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,29 +88,10 @@ def _fitted(layout: ModelLayout, arrays: Mapping[str, Any], site: str) -> list[N
         raise PeerError(site, f"sent a bad update: {error}", hint=error.hint) from error
 
 
-def _floating(layout: ModelLayout) -> set[str]:
-    return {name for name, dtype, _ in layout.native.tensors if dtype[0] in "fb"}
-
-
-def is_resident(device: str, layout: ModelLayout, update: Mapping[str, Any]) -> bool:
-    """Whether all floating-point tensors of an update lie in the memory of this device.
-
-    Args:
-        device: "cuda:0"; "" is none.
-    """
-    if not device:
-        return False
-    floating = [update[name] for name in _floating(layout) if name in update]
-    return bool(floating) and all(
-        _native.is_device_array(array) and on_its_device(array, "").device == device
-        for array in floating
-    )
-
-
 def add_resident(
     native: _native.MeanAggregator, layout: ModelLayout, update: Mapping[str, Any], share: Share
 ) -> None:
-    """Adds such an update; its floating-point tensors stay where they are.
+    """Adds an update whose floating-point tensors lie on the aggregator's device, and stay there.
 
     Raises:
         PeerError: the update is not one for the layout, or the aggregator refuses it.
@@ -122,16 +102,8 @@ def add_resident(
 
 
 def _fitted_on_device(layout: ModelLayout, arrays: Mapping[str, Any], site: str) -> list[Any]:
-    """Floating-point tensors where they lie, integer ones in host memory, in layout order."""
-    floating = _floating(layout)
     try:
-        require_names(layout, arrays)
-        return [
-            fit_on_device(arrays[name], name, dtype, shape)
-            if name in floating
-            else fit_array(arrays[name], name, dtype, shape)
-            for name, dtype, shape in layout.native.tensors
-        ]
+        return fit_resident(layout, arrays)
     except ConfigError as error:
         raise PeerError(site, f"sent a bad update: {error}", hint=error.hint) from error
 

@@ -16,15 +16,14 @@ from veilsum.aggregate.adding import (
     Share,
     add_resident,
     add_update,
-    is_resident,
     whole_weight,
 )
 from veilsum.aggregate.digest import ResultDigest
-from veilsum.arrays import as_native
+from veilsum.arrays import as_native, on_host
 from veilsum.codecs import EncodedUpdate
 from veilsum.devices import available_threads
 from veilsum.errors import ConfigError
-from veilsum.model import ModelLayout, result_digest, widen_tensors
+from veilsum.model import ModelLayout, is_resident, result_digest, widen_tensors
 from veilsum.optimizers import ServerOptimizer
 from veilsum.rules import Chain, PreStep, Rule, choose_rule
 
@@ -116,14 +115,15 @@ class SteppedModel:
     """A model after one step, and whose mean it was stepped by.
 
     Attributes:
-        arrays: name -> array in layout order, dtypes of the layout; bfloat16 tensors as
-            float32, unless they were written to arrays of the caller's.
-        digest: hex SHA-256 of the model, as of model.result_digest.
+        arrays: name -> array in layout order, dtypes of the layout; those of the caller's that
+            were written to, or new ones, in host memory (bfloat16 tensors as float32) or on the
+            device that the old model lies on.
+        digest: hex SHA-256 of the model, as of model.result_digest; "" if it was not asked for.
         total_weight: sum of the weights.
         sites: who took part, sorted.
     """
 
-    arrays: dict[str, NDArray[Any]]
+    arrays: dict[str, Any]
     digest: str
     total_weight: int
     sites: tuple[str, ...]
@@ -281,17 +281,29 @@ class Aggregator:
         optimizer: ServerOptimizer,
         *,
         gain: float = 1.0,
-        out: Mapping[str, NDArray[Any]] | None = None,
+        out: Mapping[str, Any] | None = None,
+        digest: bool = True,
     ) -> SteppedModel:
         """optimizer.step(model, finish().arrays) in one pass, with the same bits: each mean is
         used while it is in the processor's cache and never written to memory.
 
+        The step is made on the host, unless the floating-point tensors of `model` or `out`, or the
+        optimizer's moments, lie on the aggregator's device. Then it is made there: what lies there
+        is read and written in place, and the rest comes from host memory and goes back to it
+        (docs/gpu.md says what that costs). Kernels of other libraries that still read arrays
+        which are written to must have been waited for.
+
         Args:
-            model, gain, out: as ServerOptimizer.step takes them.
+            model, gain, out: as ServerOptimizer.step takes them; or with all floating-point
+                tensors on the aggregator's device, in the layout's dtypes, and integer ones in
+                NumPy arrays. Without `out` the new model lies where the old one does.
+            digest: whether the result is to have one, which reads a model on a device back.
 
         Raises:
-            ConfigError: nothing was added, the optimizer is for another layout, or as
-                ServerOptimizer.step. The optimizer is then as a failed step leaves it.
+            ConfigError: nothing was added, the optimizer is for another layout or its moments
+                are on another device, or as ServerOptimizer.step. The optimizer is then as a
+                failed step leaves it.
+            DeviceError: the device fails; the same.
         """
         if not self._rule.is_mean:
             raise ConfigError(
@@ -300,11 +312,14 @@ class Aggregator:
             )
         if optimizer.layout != self._layout:
             raise ConfigError("the optimizer is for a model with another layout")
-        with optimizer.stepping(model, gain=gain, out=out) as (step, updated):
+        with optimizer.stepping(model, gain=gain, out=out, device=self._native.device) as (
+            step,
+            updated,
+        ):
             sites, total_weight = self._native.finish_step(step)
-        digest = result_digest(self._layout, updated)
-        arrays = optimizer.named(updated, widened=out is None)
-        return SteppedModel(arrays, digest, total_weight, sites)
+        name = result_digest(self._layout, on_host(updated)) if digest else ""
+        arrays = optimizer.named(updated, out)
+        return SteppedModel(arrays, name, total_weight, sites)
 
 
 def _check_choices(

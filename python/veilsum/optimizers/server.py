@@ -11,35 +11,44 @@ from numpy.typing import NDArray
 from typing_extensions import Buffer
 
 from veilsum import _native
-from veilsum.devices import available_threads
+from veilsum.arrays import on_host
+from veilsum.devices import available_threads, device_name
 from veilsum.errors import ConfigError, DecodeError
-from veilsum.model import NUMPY_DTYPES, ModelLayout, fit_arrays, widen_tensors
+from veilsum.model import ModelLayout, fit_arrays, fit_resident, is_resident, widen_tensors
+from veilsum.optimizers.places import empty_model, writable_model
 from veilsum.optimizers.settings import OptimizerSettings
 from veilsum.optimizers.state import Moments, OptimizerState
 
 _UNUSED = 0.0
+_MOMENT_DTYPES = {np.dtype("<f4"): "f32", np.dtype("<f8"): "f64"}
 
 
 class ServerOptimizer:
     """Turns mean updates into model steps; a function of settings, state and arguments alone,
     to the last bit, whatever the threads and the instruction set.
 
-    Moments change in place. For one thread at a time.
+    Moments change in place, in host memory or on a device. For one thread at a time.
     """
 
     def __init__(
-        self, settings: OptimizerSettings, layout: ModelLayout, *, threads: int | None = None
+        self,
+        settings: OptimizerSettings,
+        layout: ModelLayout,
+        *,
+        threads: int | None = None,
+        device: str | None = None,
     ) -> None:
         """See OptimizerSettings.start."""
         self._settings = settings
         self._layout = layout
+        self._device = "" if device is None else device_name(device)
         self._threads = available_threads() if threads is None else threads
         self._steps = 0
         self._spoiled = False
         has_first, has_second = _native.optimizer_moments(settings.name)
         tau = getattr(settings, "tau", _UNUSED)
-        self._first = self._moments(0.0) if has_first else {}
-        self._second = self._moments(tau * tau) if has_second else {}
+        self._first = self._placed(self._moments(0.0)) if has_first else {}
+        self._second = self._placed(self._moments(tau * tau)) if has_second else {}
 
     @property
     def settings(self) -> OptimizerSettings:
@@ -50,6 +59,11 @@ class ServerOptimizer:
     def layout(self) -> ModelLayout:
         """Of the model."""
         return self._layout
+
+    @property
+    def device(self) -> str | None:
+        """On which its moments lie; None if in host memory."""
+        return self._device or None
 
     @property
     def steps(self) -> int:
@@ -77,35 +91,55 @@ class ServerOptimizer:
             `out`, or new arrays, bfloat16 tensors as float32, which holds them exactly.
 
         Raises:
-            ConfigError: arrays are not the layout's; or a new value does not fit its tensor's
-                dtype, which leaves the optimizer unusable until a state is loaded, and `out`
-                with some values old and some new.
+            ConfigError: arrays are not the layout's, or moments lie on a device, which only
+                Aggregator.finish_step steps; or a new value does not fit its tensor's dtype,
+                which leaves the optimizer unusable until a state is loaded, and `out` with some
+                values old and some new.
         """
         means = fit_arrays(self._layout, mean)
         with self.stepping(model, gain=gain, out=out) as (native, updated):
             native.apply(means, threads=self._threads)
-        return self.named(updated, widened=out is None)
+        return self.named(updated, out)
 
     @contextmanager
     def stepping(
-        self, model: Mapping[str, Any], *, gain: float, out: Mapping[str, NDArray[Any]] | None
-    ) -> Iterator[tuple[_native.ServerStep, list[NDArray[Any]]]]:
+        self,
+        model: Mapping[str, Any],
+        *,
+        gain: float,
+        out: Mapping[str, Any] | None,
+        device: str = "",
+    ) -> Iterator[tuple[_native.ServerStep, list[Any]]]:
         """One step that the native core makes inside the `with`: the step, and the new model's
         arrays in layout order. If that fails, moments are half old and half new, so the
-        optimizer makes no more steps."""
+        optimizer makes no more steps.
+
+        Args:
+            device: where the step can be made, beside the host; "" is nowhere.
+        """
         self._require_usable()
         if not 0.0 < gain < float("inf"):
             raise ConfigError(f"gain must be positive and finite, got {gain}")
-        updated = self._empty() if out is None else _exactly(self._layout, out)
-        native = self._native_step(fit_arrays(self._layout, model), updated, gain)
+        if self._device not in ("", device):
+            raise ConfigError(
+                f"the optimizer's moments are on {self._device}, the step is made on "
+                f"{device or 'the host'}",
+                hint=f"use finish_step of an aggregator with backend={self._device!r}, or start "
+                "the optimizer without a device",
+            )
+        there = is_resident(device, self._layout, model)
+        old = (fit_resident if there else fit_arrays)(self._layout, model)
+        if out is None:
+            updated = empty_model(self._layout, device if there else "")
+        else:
+            updated = writable_model(self._layout, out, device)
+        native = self._native_step(old, updated, gain)
         self._spoiled = True
         yield native, updated
         self._spoiled = False
         self._steps += 1
 
-    def _native_step(
-        self, model: list[NDArray[Any]], updated: list[NDArray[Any]], gain: float
-    ) -> _native.ServerStep:
+    def _native_step(self, model: list[Any], updated: list[Any], gain: float) -> _native.ServerStep:
         settings = self._settings
         return _native.ServerStep(
             self._layout.native,
@@ -125,10 +159,12 @@ class ServerOptimizer:
 
     def state(self) -> OptimizerState:
         """What the next step depends on. Its arrays are views that no one can write through;
-        they change with the next step, so copy or write them out before.
+        they change with the next step, so copy or write them out before. Of moments on a device
+        they are copies.
 
         Raises:
             ConfigError: the last step failed.
+            DeviceError: the device fails.
         """
         self._require_usable()
         return OptimizerState(
@@ -181,11 +217,12 @@ class ServerOptimizer:
             )
         if state.layout_digest != self._layout.digest:
             raise ConfigError("the state is of a model with another layout")
-        first = _checked("first", self._first, state.first)
-        second = _checked("second", self._second, state.second)
+        shapes = self._moments(0.0)
+        first = _checked("first", shapes if self._first else {}, state.first)
+        second = _checked("second", shapes if self._second else {}, state.second)
         if any((array < 0).any() for array in second.values()):
             raise DecodeError("a second moment is negative")
-        self._first, self._second = first, second
+        self._first, self._second = self._placed(first), self._placed(second)
         self._steps, self._spoiled = state.steps, False
 
     # --- arrays -----------------------------------------------------------------------
@@ -200,14 +237,22 @@ class ServerOptimizer:
             if number in floats
         }
 
-    def _empty(self) -> list[NDArray[Any]]:
-        tensors = self._layout.native.tensors
-        return [np.empty(shape, NUMPY_DTYPES[dtype]) for _, dtype, shape in tensors]
+    def _placed(self, moments: Moments) -> dict[str, Any]:
+        """Moments where this optimizer keeps them."""
+        if not self._device:
+            return dict(moments)
+        return {
+            name: _native.DeviceArray(self._device, array, _MOMENT_DTYPES[array.dtype])
+            for name, array in moments.items()
+        }
 
-    def named(self, arrays: list[NDArray[Any]], *, widened: bool) -> dict[str, NDArray[Any]]:
-        """Arrays in layout order by name; `widened` turns patterns of bfloat16 into float32."""
+    def named(self, arrays: list[Any], out: Mapping[str, Any] | None) -> dict[str, Any]:
+        """A new model's arrays, in layout order, by name: the caller's own if there is an `out`."""
+        if out is not None:
+            return {name: out[name] for name in self._layout.names}
         named = dict(zip(self._layout.names, arrays, strict=True))
-        return widen_tensors(self._layout, named) if widened else named
+        there = any(isinstance(array, _native.DeviceArray) for array in arrays)
+        return named if there else widen_tensors(self._layout, named)
 
     def _require_usable(self) -> None:
         if self._spoiled:
@@ -217,18 +262,9 @@ class ServerOptimizer:
             )
 
 
-def _exactly(layout: ModelLayout, out: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
-    """The arrays themselves: a converted copy would take the result with it."""
-    if set(out) != set(layout.names):
-        raise ConfigError("out must have the layout's tensors, no more and no fewer")
-    for name, _, shape in layout.native.tensors:
-        if getattr(out[name], "shape", None) != shape:
-            raise ConfigError(f"out[{name!r}] must be an array of shape {shape}")
-    return [out[name] for name in layout.names]
-
-
-def _read_only(moments: Moments) -> dict[str, NDArray[Any]]:
-    views = {name: array.view() for name, array in moments.items()}
+def _read_only(moments: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    arrays = on_host(list(moments.values()))
+    views = {name: array.view() for name, array in zip(moments, arrays, strict=True)}
     for view in views.values():
         view.flags.writeable = False
     return views

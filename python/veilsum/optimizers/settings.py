@@ -41,16 +41,23 @@ def _check_decay(name: str, value: float) -> None:
 class _Startable:
     """What all settings can do."""
 
-    def start(self, layout: ModelLayout, *, threads: int | None = None) -> ServerOptimizer:
+    def start(
+        self, layout: ModelLayout, *, threads: int | None = None, device: str | None = None
+    ) -> ServerOptimizer:
         """An optimizer with these settings that has not made a step yet.
 
         Args:
             layout: of the model.
             threads: most threads one step may use; by default one per processor.
+            device: "cuda:0", for example: its moments lie there, and its steps are those of
+                aggregators with this backend. By default they lie in host memory.
+
+        Raises:
+            DeviceError: there is no such device, or no room on it.
         """
         from veilsum.optimizers.server import ServerOptimizer
 
-        return ServerOptimizer(self, layout, threads=threads)  # type: ignore[arg-type]
+        return ServerOptimizer(self, layout, threads=threads, device=device)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)

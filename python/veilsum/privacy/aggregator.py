@@ -162,7 +162,7 @@ class PrivateAggregator:
         with optimizer.stepping(model, gain=1.0, out=out) as (step, updated):
             taken = self._native.finish_step(step, key=_fresh_key())
         digest = result_digest(self._layout, updated)
-        return self._result(optimizer.named(updated, widened=out is None), digest, taken)
+        return self._result(optimizer.named(updated, out), digest, taken)
 
     def _result(
         self,
