@@ -807,7 +807,6 @@ def test_a_gap_that_is_not_zero_is_refused(codec: str) -> None:
         ({"rule": "average"}, ConfigError, "unknown rule 'average'"),
         ({"backend": "tpu"}, ConfigError, "unknown backend 'tpu'"),
         ({"backend": "cuda:99"}, DeviceError, "no CUDA backend|no device"),
-        ({"backend": "emu", "streaming": STREAMING}, ConfigError, "streaming sums on the CPU only"),
         ({"threads": 0}, ConfigError, "threads"),
         ({"streaming": STREAMING, "spool": "."}, ConfigError, "nothing to spool"),
     ],

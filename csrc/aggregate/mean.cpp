@@ -17,7 +17,7 @@ MeanAggregator::MeanAggregator(Layout layout, MeanSettings settings)
   else
     streaming_.emplace(
         layout_, threads_,
-        StreamingBounds{settings.streaming_max_abs, settings.streaming_max_total_weight});
+        StreamingBounds{settings.streaming_max_abs, settings.streaming_max_total_weight}, device_);
 }
 
 void MeanAggregator::add_tensors(const std::string& site, Share share, TensorData tensors,
@@ -35,9 +35,10 @@ void MeanAggregator::add_chunks(const std::string& site, Share share,
 
 void MeanAggregator::add_resident(const std::string& site, Share share, TensorData tensors,
                                   Owner owner) {
-  if (device_ == nullptr || streaming_)
+  if (device_ == nullptr)
     throw ConfigError("tensors of site '" + site + "' are on a device, and this aggregator is not",
                       "copy them to the host first");
+  if (streaming_) return streaming_->add_resident(site, share, tensors);
   updates_->add(site, share, [&](Screening screening) {
     return borrow_resident(layout_, site, device_, tensors, std::move(owner), threads_, screening);
   });
@@ -87,6 +88,7 @@ Contribution MeanAggregator::finish(MutableTensorData tensors) const {
 Contribution MeanAggregator::finish_step(const ServerStep& step) const {
   const ModelStepper on_host(layout_, step);
   if (device_ == nullptr || !step.resident().any()) return take(on_host);
+  if (streaming_) return streaming_->finish_step(step, on_host);
   const FloatEnvironment exact;
   const UpdateSnapshot set = updates_->snapshot();
   step_float_mean_on(*device_, layout_, set, threads_, step);

@@ -97,14 +97,16 @@ CommittedUpdate UpdateSet::keep(const std::string& site, std::span<const ByteSpa
     copies.push_back(kept.bytes().subspan(begin, size));
     begin += size;
   }
-  CommittedUpdate update = borrow(site, copies, form, nullptr);
+  CommittedUpdate update =
+      borrow_chunks(layout_, site, copies, form, nullptr, threads_, screening_);
   return {site, 1, nullptr, {}, std::move(kept), std::move(update.tiles), std::move(update.values)};
 }
 
-CommittedUpdate UpdateSet::borrow(const std::string& site, std::span<const ByteSpan> chunks,
-                                  const UpdateForm& form, Owner owner) const {
-  auto values = read_chunks(layout_, check_update(layout_, chunks, form), form);
-  auto screened = screen_update(layout_, *values, site, threads_, screening_);
+CommittedUpdate borrow_chunks(const Layout& layout, const std::string& site,
+                              std::span<const ByteSpan> chunks, const UpdateForm& form, Owner owner,
+                              unsigned threads, Screening screening) {
+  auto values = read_chunks(layout, check_update(layout, chunks, form), form);
+  auto screened = screen_update(layout, *values, site, threads, screening);
   return {site,
           1,
           std::move(owner),
@@ -142,7 +144,8 @@ void UpdateSet::add_chunks(const std::string& site, Share share, std::span<const
   const FloatEnvironment exact;
   Contributors::Arrival arrival(contributors_, site, share);
   if (owner != nullptr && spool_.empty())
-    commit(arrival, borrow(site, chunks, form, std::move(owner)));
+    commit(arrival,
+           borrow_chunks(layout_, site, chunks, form, std::move(owner), threads_, screening_));
   else
     commit(arrival, keep(site, chunks, form));
 }

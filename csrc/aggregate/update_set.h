@@ -55,6 +55,11 @@ inline constexpr std::size_t kReleaseTiles = 256;
 CommittedUpdate borrow_update(const Layout& layout, const std::string& site, TensorData tensors,
                               Owner owner, unsigned threads, Screening screening);
 
+// The same of chunks, whose bytes nobody changes. Throws as check_update too.
+CommittedUpdate borrow_chunks(const Layout& layout, const std::string& site,
+                              std::span<const ByteSpan> chunks, const UpdateForm& form, Owner owner,
+                              unsigned threads, Screening screening);
+
 // add_*() keeps an update as it is, in memory or in a file of the spool directory.
 //
 // All members may be called from several threads. A call that throws has changed nothing.
@@ -89,8 +94,6 @@ class UpdateSet {
   CommittedUpdate keep(const std::string& site, TensorData tensors) const;
   CommittedUpdate keep(const std::string& site, std::span<const ByteSpan> chunks,
                        const UpdateForm& form) const;
-  CommittedUpdate borrow(const std::string& site, std::span<const ByteSpan> chunks,
-                         const UpdateForm& form, Owner owner) const;
   void commit(Contributors::Arrival& arrival, CommittedUpdate update);
 
   const Layout& layout_;

@@ -70,20 +70,27 @@ struct ResultPlaces {
   std::size_t beyond, means;
 };
 
-// What becomes of means: one of the two.
+// What becomes of means: one of the two, or none are taken.
 struct MeanEnd {
-  const MeanSink* sink;    // takes them on the host
-  const ServerStep* step;  // is made by them on the device
+  const MeanSink* sink = nullptr;    // takes them on the host
+  const ServerStep* step = nullptr;  // is made by them on the device
+
+  bool wanted() const { return sink != nullptr || step != nullptr; }
 };
 
-// One pass over a set.
+// One pass over a set; or over sums that are kept, with an update that they get or without.
 struct Pass {
   const Layout& layout;
   const UpdateSnapshot& set;
   const unsigned threads;
   const bool wide;
   const std::vector<WindowBatch> batches;
+  const MeanEnd end;
+  const std::optional<KeptSums> kept = {};
 
+  int exponent(std::size_t index) const {
+    return kept ? kept->exponent : tile_exponent(set, index);
+  }
   Tile tile(std::size_t index) const { return tile_at(layout, kFloatGroup, index); }
 };
 
@@ -111,21 +118,19 @@ WindowTerm window_term(const Pass& pass, const WindowForm& form, std::size_t upd
 // Host and device memory for one window, and the stream that it is worked on.
 class Slot {
  public:
-  Slot(const Pass& pass, const Device& device, std::size_t tiles, const MeanEnd& end)
+  Slot(const Pass& pass, const Device& device, std::size_t tiles)
       : pass_(pass),
-        sink_(end.sink),
         stream_(device),
         input_bytes_(most_input(pass, tiles)),
         mean_places_(tiles),
-        result_places_(tiles, pass.wide),
+        result_places_(pass.end.wanted() ? tiles : 0, pass.wide),
         input_(device, input_bytes_ + mean_places_.places.bytes()),
         device_input_(stream_, input_bytes_ + mean_places_.places.bytes()),
-        sums_(stream_, tiles * kTile * sizeof(std::uint64_t)),
+        sums_(stream_, pass.kept ? 0 : tiles * kTile * sizeof(std::uint64_t)),
         unpacked_(stream_, most_unpacked(pass, tiles)),
         device_result_(stream_, result_places_.places.bytes()),
-        result_(device,
-                end.step != nullptr ? result_places_.means : result_places_.places.bytes()) {
-    if (end.step != nullptr) step_.emplace(stream_, *end.step, tiles, pass.threads);
+        result_(device, copied_back()) {
+    if (pass.end.step != nullptr) step_.emplace(stream_, *pass.end.step, tiles, pass.threads);
   }
 
   // An error may have come between a copy and the wait for it.
@@ -137,16 +142,15 @@ class Slot {
   void begin(const Window& window) {
     window_ = window;
     stream_.clear(device_result_.as<void>(result_places_.beyond), sizeof(std::uint32_t));
-    write_mean_input();
-    if (pass_.batches.empty()) take_zeros();
+    if (pass_.end.wanted()) write_mean_input();
+    if (pass_.batches.empty()) take_means();
     for (std::size_t number = 0; number < pass_.batches.size(); ++number) {
       // The copy of the batch before must have left the host memory that this one is written to.
       if (number != 0) stream_.synchronize();
       sum_batch(number);
     }
     if (step_) step_->begin(window, device_result_.as<void>(result_places_.means), pass_.wide);
-    stream_.to_host(result_.as<void>(), device_result_.as<void>(),
-                    step_ ? sizeof(std::uint32_t) : result_places_.places.bytes());
+    stream_.to_host(result_.as<void>(), device_result_.as<void>(), copied_back());
   }
 
   // Waits for it and hands on what it gave. Does nothing if no window was begun.
@@ -154,21 +158,24 @@ class Slot {
     if (!window_) return;
     stream_.synchronize();
     if (*result_.as<std::uint32_t>(result_places_.beyond) != 0) refuse_changed();
-    if (step_)
-      step_->finish();
-    else
-      hand_on_means();
+    if (step_) step_->finish();
+    if (pass_.end.sink != nullptr) hand_on_means();
     window_.reset();
   }
 
  private:
+  // Means come back to the sink alone.
+  std::size_t copied_back() const {
+    return pass_.end.sink != nullptr ? result_places_.places.bytes() : sizeof(std::uint32_t);
+  }
+
   void hand_on_means() const {
     parallel_for(window_->tiles, 1, pass_.threads, [&](const Range& range) {
       const Tile tile = pass_.tile(window_->first_tile + range.index);
       if (pass_.wide)
-        sink_->means(tile, result_.as<double>(result_places_.means) + range.index * kTile);
+        pass_.end.sink->means(tile, result_.as<double>(result_places_.means) + range.index * kTile);
       else
-        sink_->means(tile, result_.as<float>(result_places_.means) + range.index * kTile);
+        pass_.end.sink->means(tile, result_.as<float>(result_places_.means) + range.index * kTile);
     });
   }
 
@@ -194,7 +201,7 @@ class Slot {
     std::fill_n(formats, window_->tiles * kTileBlocks, MeanFormat::f32);
     for (std::size_t t = 0; t < window_->tiles; ++t) {
       const std::size_t index = window_->first_tile + t;
-      const int exponent = tile_exponent(pass_.set, index);
+      const int exponent = pass_.exponent(index);
       divisors[t] = {std::ldexp(1.0 / static_cast<double>(pass_.set.total_weight), -exponent),
                      exponent};
       const Tile tile = pass_.tile(index);
@@ -233,7 +240,7 @@ class Slot {
     parallel_for(window_->tiles, 1, pass_.threads, [&](const Range& range) {
       const std::size_t t = range.index;
       const std::size_t index = window_->first_tile + t;
-      const int exponent = tile_exponent(pass_.set, index);
+      const int exponent = pass_.exponent(index);
       for (std::size_t k = 0; k < count; ++k) {
         WindowTerm& term = terms[t * count + k];
         term = window_term(pass_, batch.form, batch.updates[k], index, exponent);
@@ -307,23 +314,29 @@ class Slot {
         .updates = batch.updates.size(),
         .tiles = window_->tiles,
         .term = device_input_.as<WindowTerm>(at.terms),
-        .first = number == 0,
-        .sums = sums_.as<std::uint64_t>(),
+        .first = number == 0 && !pass_.kept,
+        .sums = window_sums(),
         .beyond = device_result_.as<std::uint32_t>(result_places_.beyond),
     };
     const MeanLaunchers& kernels = *stream_.device().api().mean;
     const bool last = number + 1 == pass_.batches.size();
-    const int status = last ? kernels.mean_window(stream_.launch(), sum, window_means())
-                            : kernels.sum_window(stream_.launch(), sum);
+    const int status = last && pass_.end.wanted()
+                           ? kernels.mean_window(stream_.launch(), sum, window_means())
+                           : kernels.sum_window(stream_.launch(), sum);
     stream_.device().check(status, "launching the sum of a window", at.places.bytes());
   }
 
-  // A rule may leave out all updates, and divide by a total weight all the same.
-  void take_zeros() {
-    stream_.clear(sums_.as<void>(), window_->tiles * kTile * sizeof(std::uint64_t));
+  // Of sums that are kept; or of none: a rule may leave out all updates, and divide by a total
+  // weight all the same.
+  void take_means() {
+    if (!pass_.kept) stream_.clear(sums_.as<void>(), sums_.bytes());
     stream_.device().check(
         stream_.device().api().mean->take_means(stream_.launch(), window_means()),
         "launching the means of a window");
+  }
+
+  std::uint64_t* window_sums() const {
+    return pass_.kept ? pass_.kept->sums + window_->first_tile * kTile : sums_.as<std::uint64_t>();
   }
 
   WindowMeans window_means() const {
@@ -332,14 +345,13 @@ class Slot {
         .total_weight = pass_.set.total_weight,
         .divisor = device_input_.as<TileDivisor>(input_bytes_ + mean_places_.divisors),
         .format = device_input_.as<MeanFormat>(input_bytes_ + mean_places_.formats),
-        .sums = sums_.as<std::uint64_t>(),
+        .sums = window_sums(),
         .means = device_result_.as<void>(result_places_.means),
         .wide = pass_.wide,
     };
   }
 
   const Pass& pass_;
-  const MeanSink* const sink_;
   const DeviceStream stream_;
   const std::size_t input_bytes_;
   const MeanPlaces mean_places_;
@@ -361,17 +373,27 @@ std::size_t window_tiles(const Pass& pass, std::size_t total) {
   return std::min(total, most_window_tiles(tile_bytes));
 }
 
-void take_on(const Device& device, const Layout& layout, const UpdateSnapshot& set,
-             unsigned threads, const MeanEnd& end) {
-  require_updates(set.total_weight);
-  const std::size_t total = count_tiles(layout, kFloatGroup);
+void walk(const Pass& pass, const Device& device) {
+  const std::size_t total = count_tiles(pass.layout, kFloatGroup);
   if (total == 0) return;
-  const Pass pass = {layout, set, threads, needs_double(layout),
-                     window_batches(layout, set, device, pass_memory.window_bytes)};
   const std::size_t tiles = window_tiles(pass, total);
   const OnDevice on(device);
-  walk_tiles<Slot>(set, total, tiles,
-                   [&](std::optional<Slot>& slot) { slot.emplace(pass, device, tiles, end); });
+  walk_tiles<Slot>(pass.set, total, tiles,
+                   [&](std::optional<Slot>& slot) { slot.emplace(pass, device, tiles); });
+}
+
+void take_set(const Device& device, const Layout& layout, const UpdateSnapshot& set,
+              unsigned threads, const MeanEnd& end) {
+  require_updates(set.total_weight);
+  walk({layout, set, threads, needs_double(layout),
+        window_batches(layout, set, device, pass_memory.window_bytes), end},
+       device);
+}
+
+void take_kept(const Device& device, const Layout& layout, const KeptSums& sums,
+               std::uint64_t total_weight, unsigned threads, const MeanEnd& end) {
+  const UpdateSnapshot nothing = {{}, {}, total_weight};
+  walk({layout, nothing, threads, needs_double(layout), {}, end, sums}, device);
 }
 
 }  // namespace
@@ -386,12 +408,37 @@ std::size_t most_window_tiles(std::size_t tile_bytes) {
 
 void take_float_mean_on(const Device& device, const Layout& layout, const UpdateSnapshot& set,
                         unsigned threads, const MeanSink& sink) {
-  take_on(device, layout, set, threads, {&sink, nullptr});
+  take_set(device, layout, set, threads, {.sink = &sink});
 }
 
 void step_float_mean_on(const Device& device, const Layout& layout, const UpdateSnapshot& set,
                         unsigned threads, const ServerStep& step) {
-  take_on(device, layout, set, threads, {nullptr, &step});
+  take_set(device, layout, set, threads, {.step = &step});
+}
+
+// The reference to an update is one for the time of the call.
+void add_update_on(const Device& device, const Layout& layout, const CommittedUpdate& update,
+                   const Share& share, unsigned threads, const KeptSums& sums) {
+  const std::shared_ptr<const CommittedUpdate> borrowed(std::shared_ptr<const void>(), &update);
+  const UpdateSnapshot one = {{borrowed}, {share}, 1};
+  walk({layout,
+        one,
+        threads,
+        needs_double(layout),
+        window_batches(layout, one, device, pass_memory.window_bytes),
+        {},
+        sums},
+       device);
+}
+
+void take_kept_mean_on(const Device& device, const Layout& layout, const KeptSums& sums,
+                       std::uint64_t total_weight, unsigned threads, const MeanSink& sink) {
+  take_kept(device, layout, sums, total_weight, threads, {.sink = &sink});
+}
+
+void step_kept_mean_on(const Device& device, const Layout& layout, const KeptSums& sums,
+                       std::uint64_t total_weight, unsigned threads, const ServerStep& step) {
+  take_kept(device, layout, sums, total_weight, threads, {.step = &step});
 }
 
 }  // namespace veilsum

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 #include "aggregate/mean_sink.h"
 #include "aggregate/update_set.h"
@@ -33,5 +34,23 @@ void take_float_mean_on(const Device& device, const Layout& layout, const Update
 // bits of ModelStepper. Throws as ServerStep::apply too.
 void step_float_mean_on(const Device& device, const Layout& layout, const UpdateSnapshot& set,
                         unsigned threads, const ServerStep& step);
+
+// Sums of whole tiles that stay on the device from update to update, one per coordinate of group 1,
+// with one scale for all.
+struct KeptSums {
+  std::uint64_t* sums;
+  int exponent;
+};
+
+// sums += round(value * share.factor(exponent)), as UpdateReader::add: the same bits. Throws
+// DeviceError, and ConfigError if tensors that are not ours were changed; sums are then part old
+// and part new.
+void add_update_on(const Device& device, const Layout& layout, const CommittedUpdate& update,
+                   const Share& share, unsigned threads, const KeptSums& sums);
+// Means of such sums, to the sink or into a step. Throw DeviceError, and as ServerStep::apply.
+void take_kept_mean_on(const Device& device, const Layout& layout, const KeptSums& sums,
+                       std::uint64_t total_weight, unsigned threads, const MeanSink& sink);
+void step_kept_mean_on(const Device& device, const Layout& layout, const KeptSums& sums,
+                       std::uint64_t total_weight, unsigned threads, const ServerStep& step);
 
 }  // namespace veilsum

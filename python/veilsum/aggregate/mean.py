@@ -159,7 +159,9 @@ class Aggregator:
                 devices emulated for tests of kernels. The result is the same to the last bit.
             threads: most threads one call may use; by default VEILSUM_THREADS, or one per
                 processor that this process may use.
-            streaming: sums on arrival and keeps nothing; remove() is then impossible.
+            streaming: sums on arrival and keeps nothing; remove() is then impossible. On a device
+                the sums lie there, 8 bytes per parameter, and after an error of it while an
+                update was added every further call is a DeviceError.
             spool: a directory. Committed updates are kept there, in files that only this
                 user can read and that are removed with the aggregator, instead of in memory.
 
@@ -168,7 +170,7 @@ class Aggregator:
             DeviceError: the build has no such backend, or the machine no such device.
         """
         self._rule = choose_rule(rule)
-        _check_choices(self._rule, backend, streaming, spool)
+        _check_choices(self._rule, streaming, spool)
         self._layout = layout
         self._threads = available_threads() if threads is None else threads
         self._native = _native.MeanAggregator(
@@ -322,15 +324,8 @@ class Aggregator:
         return SteppedModel(arrays, name, total_weight, sites)
 
 
-def _check_choices(
-    rule: Chain, backend: str, streaming: Streaming | None, spool: str | Path | None
-) -> None:
+def _check_choices(rule: Chain, streaming: Streaming | None, spool: str | Path | None) -> None:
     """Raises ConfigError for choices that exclude each other."""
-    if backend != "cpu" and streaming is not None:
-        raise ConfigError(
-            f"streaming sums on the CPU only, not on backend {backend!r}",
-            hint='leave out streaming=, or use backend="cpu"',
-        )
     if streaming is not None and not rule.is_mean:
         raise ConfigError(
             f"streaming keeps no updates, which {rule.rule} needs",
