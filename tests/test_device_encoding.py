@@ -566,7 +566,10 @@ def test_an_update_in_device_memory_is_uploaded_as_one_in_host_memory(backend: s
 def test_a_site_of_weight_0_uploads_zeros_whatever_its_update_is(backend: str) -> None:
     host = large_arrays(0)
     moved = host | {"weight": DeviceArray(backend, host["weight"], "f32")}
-    assert upload(backend, update=moved, weight=0) == upload("cpu", weight=0)
+    zeros = {name: np.zeros_like(array) for name, array in host.items()}
+    expected = upload("cpu", update=zeros)
+    for update in (host, moved):
+        assert upload(backend, update=update, weight=0)[1:] == expected[1:]  # 0 has the weight
 
 
 @pytest.mark.parametrize("hadamard", [0, 1024])
