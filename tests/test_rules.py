@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from reference import rules as reference
+from support.every_rule import EVERY_RULE
 from veilsum import (
     Aggregator,
     EncodedUpdate,
@@ -26,25 +27,6 @@ from veilsum import (
 from veilsum.errors import ConfigError
 
 ISAS = _native.supported_isas()
-EVERY_RULE: dict[str, Any] = {
-    "median": rules.CoordinateMedian(),
-    "trimmed": rules.TrimmedMean(trim=2),
-    "meamed": rules.Meamed(byzantine=2),
-    "krum": rules.Krum(byzantine=2),
-    "multi-krum": rules.MultiKrum(byzantine=2, select=5),
-    "bulyan": rules.Bulyan(byzantine=2),
-    "geometric median": rules.GeometricMedian(iterations=5),
-    "centred clipping": rules.CenteredClipping(radius=30.0, iterations=3),
-    "norm clipping": rules.NormClipping(max_norm=40.0),
-    "norm filter": rules.NormFilter(multiplier=1.0),
-    "mixed median": [rules.NearestNeighborMixing(byzantine=2), rules.CoordinateMedian()],
-    "bucketed krum": [rules.Bucketing(size=2, seed=7), rules.Krum(byzantine=1)],
-    "bucketed mixed trimmed": [
-        rules.Bucketing(size=2, seed=b"seed"),
-        rules.NearestNeighborMixing(byzantine=1),
-        rules.TrimmedMean(trim=1),
-    ],
-}
 
 
 def sites(count: int) -> list[str]:
@@ -385,6 +367,20 @@ def mixed_updates() -> list[Mapping[str, Any]]:
             "b": bf16.view(torch.bfloat16),
         })  # fmt: skip
     return updates
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_means_of_a_tile_of_zeros_are_zeros_and_nothing_of_another_tile(isa, dtype):
+    _native.use_isa(isa)
+    rows = values_of(7, 3 * 4096, dtype=dtype)
+    rows[:, 4096:8192] = 0
+    bucketed = [rules.Bucketing(size=2, seed=3), rules.CoordinateMedian()]
+
+    found = filled([{"w": row} for row in rows], threads=1).finish(rule=bucketed).arrays["w"]
+
+    assert not found[4096:8192].any()
+    assert not np.signbit(found[4096:8192]).any()
 
 
 @pytest.mark.parametrize("name", EVERY_RULE)

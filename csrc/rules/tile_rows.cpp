@@ -100,8 +100,10 @@ template <class Value>
 void TileRows<Value>::fix_updates(std::size_t index, const Tile& tile, int exponent) {
   const double factor = scale_factor(1, exponent);
   for (std::size_t i = 0; i < set_.updates.size(); ++i) {
-    // An update too large for the exponent is in none of the rows that have it.
-    const bool fits = exponent_above(set_.updates[i]->tiles[index].largest) + exponent <= 62;
+    // An update too large for the exponent is in none of the rows that have it. Zeros fit every
+    // one, also that of a tile of zeros, which is beyond all others.
+    const double largest = set_.updates[i]->tiles[index].largest;
+    const bool fits = largest == 0 || exponent_above(largest) + exponent <= 62;
     if (!mix_.needed[i] || !fits) continue;
     fixed_[i].assign(kTile, 0);
     const Row row = load_update(i, index, tile);
