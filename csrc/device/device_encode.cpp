@@ -1,7 +1,6 @@
 #include "device/device_encode.h"
 
 #include <algorithm>
-#include <array>
 #include <cstring>
 #include <optional>
 #include <vector>
@@ -16,6 +15,7 @@
 #include "device/places.h"
 #include "device/secret_memory.h"
 #include "device/window_form.h"
+#include "device/windows.h"
 #include "element/bits.h"
 #include "masks/step_tally.h"
 #include "masks/step_writer.h"
@@ -23,7 +23,6 @@
 namespace veilsum {
 namespace {
 
-constexpr std::size_t kSlots = 3;  // one is filled, one computes, one is copied back
 constexpr std::size_t kMaskTiles = kTile / kTileElements;
 constexpr std::size_t kMostStretches = kTile / kTensorAlignment;  // of a tile
 constexpr std::size_t kValueAlignment = 16;
@@ -279,16 +278,10 @@ void encode_windows(const EncodePass& pass, const Device& device) {
   const std::size_t tiles =
       std::min(all, most_window_tiles(std::max(EncodePlaces(pass, 1).input.bytes(),
                                                EncodePlaces(pass, 1).output.bytes())));
-  std::array<std::optional<EncodeSlot>, kSlots> slots;
-  std::size_t number = 0;
-  for (std::uint64_t first = 0; first < pass.size(); first += tiles * kTile, ++number) {
-    std::optional<EncodeSlot>& slot = slots[number % kSlots];
-    if (!slot) slot.emplace(pass, device, tiles);
-    slot->finish();
-    slot->begin({first, std::min<std::size_t>(tiles * kTile, pass.size() - first)});
-  }
-  for (std::size_t left = 0; left < kSlots; ++left)
-    if (auto& slot = slots[(number + left) % kSlots]) slot->finish();
+  walk_windows<EncodeSlot>(
+      pass.size(), tiles * kTile,
+      [&](std::optional<EncodeSlot>& slot) { slot.emplace(pass, device, tiles); },
+      [](EncodeSlot& slot, std::size_t first, std::size_t count) { slot.begin({first, count}); });
 }
 
 }  // namespace

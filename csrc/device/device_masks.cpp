@@ -1,7 +1,6 @@
 #include "device/device_masks.h"
 
 #include <algorithm>
-#include <array>
 #include <cstring>
 #include <optional>
 
@@ -10,13 +9,13 @@
 #include "device/device_mean.h"
 #include "device/mask_launchers.h"
 #include "device/secret_memory.h"
+#include "device/windows.h"
 #include "element/bits.h"
 #include "masks/ring_words.h"
 
 namespace veilsum {
 namespace {
 
-constexpr std::size_t kSlots = 3;            // one is filled, one computes, one is copied back
 constexpr std::size_t kTileWords = 4096;     // windows are whole tiles of the mean: eight of masks
 constexpr std::size_t kKeysAtOnce = 1024;    // as on the CPU: bounds what keys take
 constexpr std::size_t kCopyBytes = 1 << 18;  // that one thread copies at a time
@@ -92,16 +91,10 @@ std::size_t window_words(std::size_t count, std::size_t input_bytes_per_tile) {
 template <class Word, class Begin>
 void for_each_window(const Device& device, std::size_t count, std::size_t words,
                      std::size_t input_bytes, unsigned threads, const Begin& begin) {
-  std::array<std::optional<Slot<Word>>, kSlots> slots;
-  std::size_t number = 0;
-  for (std::size_t first = 0; first < count; first += words, ++number) {
-    auto& slot = slots[number % kSlots];
-    if (!slot) slot.emplace(device, words, input_bytes, threads);
-    slot->finish();
-    begin(*slot, first, std::min(words, count - first));
-  }
-  for (std::size_t left = 0; left < kSlots; ++left)
-    if (auto& slot = slots[(number + left) % kSlots]) slot->finish();
+  walk_windows<Slot<Word>>(
+      count, words,
+      [&](std::optional<Slot<Word>>& slot) { slot.emplace(device, words, input_bytes, threads); },
+      begin);
 }
 
 // --- masks -----------------------------------------------------------------------------------
