@@ -208,17 +208,9 @@ struct EdenShared {
   double positive[kEdenMostCodes / 2];  // centroids
   std::uint32_t signs[kSignWords];
   float values[kMostEdenBlocks][kEdenMostCodes];  // of every code in every rotation block
-  std::uint8_t ends[kRotationTile / 64];          // of the values; blocks without a scale have none
 };
 
-// Zeros of a block without a scale would take the signs of the rotation, so they are not taken.
-__device__ __forceinline__ std::uint8_t eden_end(const DecodeTiles& job, const PackedTile& coded,
-                                                 unsigned block) {
-  if (64 * block >= coded.count) return 0;
-  const unsigned number = rotation_block_number(job.rotation_block, coded.count, 64 * block);
-  return reinterpret_cast<const float*>(coded.scales)[number] == 0 ? 0 : coded.ends[block];
-}
-
+// Zeros of a block without a scale may come out negative: neither sums nor rules show it.
 __device__ void prepare_eden(const DecodeTiles& job, const PackedTile& coded, EdenShared& shared) {
   const auto* const scales = reinterpret_cast<const float*>(coded.scales);
   write_sign_words(coded.first, job.group, coded.key, shared.signs);
@@ -227,8 +219,6 @@ __device__ void prepare_eden(const DecodeTiles& job, const PackedTile& coded, Ed
     shared.values[i >> job.bits][code] =
         eden_value(eden_centroid_of(shared.positive, job.bits, code), scales[i >> job.bits]);
   }
-  for (unsigned i = threadIdx.x; i < kRotationTile / 64; i += blockDim.x)
-    shared.ends[i] = eden_end(job, coded, i);
 }
 
 __device__ __forceinline__ void load_eden_slice(const DecodeTiles& job, const PackedTile& coded,
@@ -270,7 +260,7 @@ __global__ void __launch_bounds__(kThreads) eden_kernel(DecodeTiles job, EdenCen
           for (unsigned i = 0; i < kSliceValues; ++i) {
             const unsigned at = slice + i * kSlices;
             const float value = flipped(x[i], shared.signs, at);
-            store_value<Value>(coded, at, at % 64 < shared.ends[at / 64] ? value : 0);
+            store_value<Value>(coded, at, at % 64 < coded.ends[at / 64] ? value : 0);
           }
         });
   }

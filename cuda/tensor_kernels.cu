@@ -203,11 +203,14 @@ __global__ void __launch_bounds__(kThreads) gather_kernel(TensorGather job) {
     const GatheredTile own = job.tile[number];
     const std::uint64_t first = std::uint64_t{own.tile} * kTileValues;
     Cursor cursor = {job.tensors, find_tensor(job.tensors, first)};
+    Largest largest = {};
     for (unsigned i = threadIdx.x; i < kTileValues; i += blockDim.x) {
       std::uint64_t element = 0;
       const DeviceTensor* const tensor = cursor.at(first + i, element);
       store_value(own.values, i, job.codes, tensor, element);
+      if (job.beyond != nullptr && tensor != nullptr) largest.see(*tensor, element);
     }
+    if (job.beyond != nullptr && largest.pattern() > own.limit) atomicMax(job.beyond, 1u);
   }
 }
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from support.devices import every_device, on_device, small_windows
-from veilsum import Aggregator, ModelLayout, _native, encode, rules
+from support.every_rule import EVERY_RULE
+from veilsum import Aggregator, ModelLayout, _native, decode, encode, rules
 from veilsum.errors import ConfigError, DeviceError
 
 Update = Mapping[str, np.ndarray[Any, Any]]
@@ -30,24 +31,6 @@ ORDER: dict[str, Any] = {
     "trimmed": rules.TrimmedMean(trim=1),
     "trimmed by a third": rules.TrimmedMean(trim=0.34),
     "meamed": rules.Meamed(byzantine=1),
-}
-# Of at least eleven updates.
-EVERY_RULE: dict[str, Any] = {
-    "krum": rules.Krum(byzantine=2),
-    "multi-krum": rules.MultiKrum(byzantine=2, select=5),
-    "bulyan": rules.Bulyan(byzantine=2),
-    "geometric median": rules.GeometricMedian(iterations=5),
-    "centred clipping": rules.CenteredClipping(radius=30.0, iterations=3),
-    "norm clipping": rules.NormClipping(max_norm=40.0),
-    "norm filter": rules.NormFilter(multiplier=1.0),
-    "mixed median": [rules.NearestNeighborMixing(byzantine=2), rules.CoordinateMedian()],
-    "bucketed krum": [rules.Bucketing(size=2, seed=7), rules.Krum(byzantine=1)],
-    "bucketed mixed trimmed": [
-        rules.Bucketing(size=2, seed=b"seed"),
-        rules.NearestNeighborMixing(byzantine=1),
-        rules.TrimmedMean(trim=1),
-    ],
-    "bucketed meamed": [rules.Bucketing(size=3, seed=1), rules.Meamed(byzantine=1)],
 }
 
 
@@ -164,20 +147,182 @@ SOME_RULES = {
 }
 
 
-@every_device
-@pytest.mark.parametrize("codec", ["f32", "f16", "int8", "int4", "sign", "topk", "eden2"])
-def test_encoded_updates_give_the_bits_of_the_cpu(backend: str, codec: str) -> None:
-    layout = ModelLayout(_native.Layout([("w", "f32", (9000,)), ("v", "f16", (100,))]))
-    rng = np.random.default_rng(5)
-    updates: list[Any] = []
-    for _ in range(7):
-        arrays = {"w": rng.normal(size=9000).astype("f4"), "v": rng.normal(size=100).astype("f2")}
-        options = {"density": 0.1} if codec == "topk" else {}
-        updates.append(encode(arrays, codec=codec, layout=layout, seed=2, **options))
+HADAMARD = {"clip": 4.0, "hadamard": 256, "overrange": "clip"}
+KEPT = {"subsample": 20 / 64, "subsample_seed": 7, "chunk_coordinates": 4096}
+ENCODED: list[tuple[str, dict[str, Any]]] = [
+    ("f32", {}),
+    ("f16", {}),
+    ("bf16", {}),
+    ("int8", {}),
+    ("int8/b256/f16", {}),
+    ("int4", {}),
+    ("nf4", {}),
+    ("fp4", {}),
+    ("fp8_e4m3", {}),
+    ("fp8_e5m2/raw", {}),
+    ("sign", {}),
+    ("sign/b1024", {}),
+    ("topk", {"density": 0.1}),
+    ("topk", {"density": 0.02, "values": "f16"}),
+    ("eden1", {}),
+    ("eden4", {}),
+    ("ring9", {"clip": 4.0}),
+    ("ring40", HADAMARD),
+    ("ring9", {"clip": [4.0, 2.0, 3.0], "scales": "tensor"}),
+    ("f32", KEPT),
+    ("bf16", KEPT),
+    ("fp4/f32", KEPT),
+    ("ring5", {"clip": 4.0, **KEPT}),
+]
+every_encoding = pytest.mark.parametrize(
+    ("codec", "options"), ENCODED, ids=[f"{c}-{'-'.join(o)}" for c, o in ENCODED]
+)
+# A short last tile, gaps, tensors on blocks of 1024, and tiles, blocks and rotations of zeros.
+CODED = [("w", "f32", (5100,)), ("v", "f16", (1000,)), ("z", "f32", (4700,))]
+CODED_LAYOUTS = {
+    "f32": ModelLayout(_native.Layout(CODED)),
+    "f64": ModelLayout(_native.Layout([("w", "f64", (5100,)), *CODED[1:]])),
+}
 
-    on_device = digests(filled(layout, updates, backend), SOME_RULES)
+
+def encoded_updates(layout: ModelLayout, codec: str, options: Any, count: int = 7) -> list[Any]:
+    updates = []
+    for number in range(count):
+        rng = np.random.default_rng(number)
+        arrays = {
+            name: (np.round(rng.normal(size=size) * 64) / 64).clip(-2, 2).astype(NUMPY[dtype])
+            for name, dtype, (size,) in layout.native.tensors
+        }
+        arrays["z"][600:] = 0
+        arrays["w"][::7] = -0.0
+        updates.append(encode(arrays, codec=codec, layout=layout, seed=number, **options))
+    return updates
+
+
+@every_device
+@pytest.mark.parametrize("kind", CODED_LAYOUTS)
+@every_encoding
+def test_encoded_updates_give_the_bits_of_the_cpu(
+    backend: str, codec: str, options: Any, kind: str
+) -> None:
+    layout = CODED_LAYOUTS[kind]
+    updates = encoded_updates(layout, codec, options)
+    with small_windows(2):
+        on_device = digests(filled(layout, updates, backend), SOME_RULES)
 
     assert on_device == digests(filled(layout, updates, "cpu"), SOME_RULES)
+
+
+@every_device
+@pytest.mark.parametrize("kind", CODED_LAYOUTS)
+@every_encoding
+def test_inner_products_of_encoded_updates_have_the_bits_of_the_cpu(
+    backend: str, codec: str, options: Any, kind: str
+) -> None:
+    layout = CODED_LAYOUTS[kind]
+    updates = encoded_updates(layout, codec, options, 3)  # gaps count too
+    grams = [
+        _native.UpdateSnapshot(filled(layout, updates, name)._native).gram(center=None)
+        for name in (backend, "cpu")
+    ]
+
+    assert grams[0].tobytes() == grams[1].tobytes()
+
+
+@every_device
+@pytest.mark.parametrize("kind", CODED_LAYOUTS)
+@every_encoding
+def test_the_median_of_one_encoded_update_is_what_it_decodes_to(
+    backend: str, codec: str, options: Any, kind: str
+) -> None:
+    layout = CODED_LAYOUTS[kind]
+    [update] = encoded_updates(layout, codec, options, 1)
+
+    median = filled(layout, [update], backend).finish(rule="median").arrays
+
+    for name, values in decode(update).items():
+        assert np.array_equal(median[name], values), name  # but for the signs of zeros
+
+
+@every_device
+def test_updates_of_every_kind_are_looked_at_together(backend: str) -> None:
+    layout = CODED_LAYOUTS["f32"]
+    encoded = [encoded_updates(layout, codec, options, 1)[0] for codec, options in ENCODED[::3]]
+    plain = [
+        {name: np.full(size, 0.25 * k, NUMPY[dtype]) for name, dtype, (size,) in CODED}
+        for k in (1, 2)
+    ]
+    moved = [on_device(update, backend, layout) for update in plain]
+    # In another order than the forms come in.
+    mixed = [moved[0], *encoded, plain[1], moved[1], plain[0]]
+    same = [plain[0], *encoded, plain[1], plain[1], plain[0]]
+    with small_windows(1):
+        found = digests(filled(layout, mixed, backend, copy=False), SOME_RULES)
+
+    assert found == digests(filled(layout, same, "cpu"), SOME_RULES)
+
+
+# What a kernel is told of a tile of each update and of each tile, and of rows.
+TABLE_BYTES = 160
+
+
+@pytest.mark.parametrize("rule", ["median", "krum"])
+@pytest.mark.parametrize(
+    ("codec", "options"),
+    [
+        ("f16", {}),
+        ("int8", {}),
+        ("nf4", {}),
+        ("sign", {}),
+        ("eden2", {}),
+        ("ring9", {"clip": 4.0}),
+        ("topk", {"density": 0.02}),
+        ("int8", {"subsample": 0.25, "subsample_seed": 7}),
+    ],
+)
+def test_codes_cross_the_bus_as_they_are(codec: str, options: Any, rule: str) -> None:
+    layout = ModelLayout(_native.Layout([("w", "f32", (16 * 4096,)), ("z", "f32", (4096,))]))
+    updates = encoded_updates(layout, codec, options)
+    aggregator = filled(layout, updates, "emu")
+    _native.use_emulator()
+    aggregator.finish(rule=SOME_RULES[rule])
+
+    codes = sum(update.nbytes for update in updates)
+    assert _native.emulator_copied_bytes() < codes + (len(updates) + 1) * 17 * TABLE_BYTES
+
+
+@pytest.mark.parametrize("rule", ["median", "krum"])
+def test_values_in_device_memory_do_not_cross_the_bus(rule: str) -> None:
+    layout = LAYOUTS["f32"]
+    updates = [on_device(update, "emu", layout) for update in updates_of(layout, 5)]
+    aggregator = filled(layout, updates, "emu", copy=False)
+    _native.use_emulator()
+    aggregator.finish(rule=SOME_RULES[rule])
+
+    assert _native.emulator_copied_bytes() < 4096
+
+
+@every_device
+@pytest.mark.parametrize("kind", LAYOUTS)
+@pytest.mark.parametrize("rule", ["median", "krum", "bucketed trimmed"])
+@pytest.mark.parametrize("value", [np.inf, np.nan, 1e5])
+def test_arrays_in_device_memory_that_were_changed_are_refused(
+    backend: str, kind: str, rule: str, value: float
+) -> None:
+    layout = LAYOUTS[kind]
+    updates = [
+        {name: np.clip(array, -9, 9) for name, array in update_of(layout, number).items()}
+        for number in range(5)
+    ]
+    moved = [on_device(update, backend, layout) for update in updates]
+    aggregator = filled(layout, moved, backend, copy=False)
+    last = list(updates[3])[-1]
+    updates[3][last][-1] = value
+    changed = on_device(updates[3], backend, layout)
+    _native.overwrite_device_array(moved[3][last], changed[last])
+
+    with pytest.raises(ConfigError, match="changed"):
+        aggregator.finish(rule=SOME_RULES[rule])
 
 
 @every_device
@@ -256,6 +401,5 @@ def test_every_rule_takes_updates_that_lie_in_device_memory(backend: str, kind: 
     updates = updates_of(layout, 11)
     moved = [on_device(update, backend, layout) for update in updates]
     resident = filled(layout, moved, backend, copy=False)
-    wanted = EVERY_RULE | {"median": rules.CoordinateMedian()}
 
-    assert digests(resident, wanted) == digests(filled(layout, updates, "cpu"), wanted)
+    assert digests(resident, EVERY_RULE) == digests(filled(layout, updates, "cpu"), EVERY_RULE)

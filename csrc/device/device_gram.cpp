@@ -6,7 +6,6 @@
 
 #include "device/device_mean.h"
 #include "device/gram_launchers.h"
-#include "device/places.h"
 #include "device/row_pass.h"
 
 namespace veilsum {
@@ -26,22 +25,12 @@ struct GramPass {
   std::size_t pairs() const { return count() * (count() + 1) / 2; }
 };
 
-// What one copy brings.
-struct GramPlaces {
-  GramPlaces(const GramPass& pass, std::size_t tiles)
-      : values(places.add(pass.rows.window_bytes(tiles))),
-        rows(places.add(pass.count() * sizeof(GramRow))) {}
-
-  Places places;
-  std::size_t values, rows;
-};
-
 std::size_t ranges_of(std::size_t tiles) { return (tiles + kGramRangeTiles - 1) / kGramRangeTiles; }
 
 // How ranges come to a device: several in one copy, or, where there are many rows, one in several.
 struct GramSteps {
   explicit GramSteps(const GramPass& pass) {
-    const std::size_t most = most_window_tiles(pass.count() * pass.rows.tile_bytes());
+    const std::size_t most = most_window_tiles(pass.rows.tile_memory());
     tiles = std::max(kGramRangeTiles, most / kGramRangeTiles * kGramRangeTiles);
     tiles = std::min(tiles, ranges_of(pass.rows.tiles) * kGramRangeTiles);
     copied = std::min(most, tiles);
@@ -59,8 +48,9 @@ class GramSlot {
         take_(take),
         copied_(steps.copied),
         stream_(device),
-        input_(device, GramPlaces(pass, copied_).places.bytes()),
-        device_input_(stream_, GramPlaces(pass, copied_).places.bytes()),
+        rows_(pass.rows, stream_, copied_),
+        input_(device, pass.count() * sizeof(GramRow)),
+        device_input_(stream_, pass.count() * sizeof(GramRow)),
         device_products_(stream_, ranges_of(steps.tiles) * pass.pairs() * sizeof(double)),
         products_(device, ranges_of(steps.tiles) * pass.pairs() * sizeof(double)) {}
 
@@ -85,6 +75,7 @@ class GramSlot {
   void finish() {
     if (ranges_ == 0) return;
     stream_.synchronize();
+    rows_.require_unchanged();
     for (std::size_t range = 0; range < ranges_; ++range)
       take_(products_.as<double>() + range * pass_.pairs());
     ranges_ = 0;
@@ -92,29 +83,27 @@ class GramSlot {
 
  private:
   void add(const Window& part, bool first) {
-    const GramPlaces at(pass_, part.tiles);
-    pass_.rows.write(part, input_.as<std::byte>(at.values));
+    rows_.bring(part);
     for (std::size_t i = 0; i < pass_.count(); ++i)
-      input_.as<GramRow>(at.rows)[i] = {
-          device_input_.as<unsigned char>(at.values + pass_.rows.row_place(i, part.tiles)),
-          pass_.factors[i]};
-    stream_.to_device(device_input_.as<void>(), input_.as<void>(), at.places.bytes());
+      input_.as<GramRow>()[i] = {rows_.row(i, part.tiles), pass_.factors[i]};
+    stream_.to_device(device_input_.as<void>(), input_.as<void>(), device_input_.bytes());
     const WindowGram window = {
         .wide = pass_.rows.wide,
         .tiles = part.tiles,
         .rows = pass_.count(),
-        .row = device_input_.as<GramRow>(at.rows),
+        .row = device_input_.as<GramRow>(),
         .first = first,
         .gram = device_products_.as<double>(),
     };
     stream_.device().check(stream_.device().api().gram->add_window(stream_.launch(), window),
-                           "launching inner products", at.places.bytes());
+                           "launching inner products", part.tiles * pass_.rows.tile_memory());
   }
 
   const GramPass& pass_;
   const RangeProducts& take_;
   const std::size_t copied_;
   const DeviceStream stream_;
+  RowWindow rows_;
   const PinnedBuffer input_;
   const DeviceBuffer device_input_;
   const DeviceBuffer device_products_;
@@ -127,7 +116,7 @@ class GramSlot {
 void multiply_rows_on(const Device& device, const Layout& layout, const UpdateSnapshot& set,
                       std::span<const double> factors, unsigned threads,
                       const RangeProducts& take) {
-  const GramPass pass = {RowPass(layout, set, threads, all_updates(set)), factors};
+  const GramPass pass = {RowPass(device, layout, set, threads, all_updates(set)), factors};
   if (pass.rows.tiles == 0 || pass.count() == 0) return;
   const GramSteps steps(pass);
   const OnDevice on(device);

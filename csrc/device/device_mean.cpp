@@ -260,7 +260,8 @@ class Slot {
       for (std::size_t t = 0; t < window_->tiles; ++t) {
         auto* const place = device_input_.as<unsigned char>(at.codes + (k * window_->tiles + t) *
                                                                            batch.form.code_bytes());
-        if (terms[t * count + k].codes == place) gathered[end++] = {window_->first_tile + t, place};
+        if (terms[t * count + k].codes == place)
+          gathered[end++] = {window_->first_tile + t, place, 0};
       }
       ends.push_back(end);
     }
@@ -274,7 +275,7 @@ class Slot {
       const ResidentTensors& tensors = *pass_.set.updates[batch.updates[k]]->values->resident();
       const TensorGather gather = {tensors.table(), ends[k] - begin,
                                    device_input_.as<GatheredTile>(at.gathered) + begin,
-                                   batch.form.codes};
+                                   batch.form.codes, nullptr};  // sums look at limits
       stream_.device().check(stream_.device().api().tensors->gather(stream_.launch(), gather),
                              "launching the gathering of tiles");
       begin = ends[k];

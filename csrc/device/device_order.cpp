@@ -28,9 +28,11 @@ std::vector<std::size_t> needed_updates(const RowMix& mix) {
 
 // What the rows of a rule are made of: updates as they are, and means of some.
 struct OrderPass {
-  OrderPass(const Layout& layout, const UpdateSnapshot& set, const RowMix& row_mix,
-            const OrderRule& order_rule, unsigned threads)
-      : rows(layout, set, threads, needed_updates(row_mix)), mix(row_mix), rule(order_rule) {
+  OrderPass(const Device& device, const Layout& layout, const UpdateSnapshot& set,
+            const RowMix& row_mix, const OrderRule& order_rule, unsigned threads)
+      : rows(device, layout, set, threads, needed_updates(row_mix)),
+        mix(row_mix),
+        rule(order_rule) {
     number_of.resize(set.updates.size());
     for (std::size_t k = 0; k < rows.updates.size(); ++k) number_of[rows.updates[k]] = k;
     for (std::size_t r = 0; r < mix.rows(); ++r) {
@@ -50,18 +52,17 @@ struct OrderPass {
   std::size_t terms = 0;                           // of those
 };
 
-// What one copy brings: values, tables of rows, and what means are rounded to.
+// What one copy brings beside values: tables of rows, and what means are rounded to.
 struct OrderPlaces {
   OrderPlaces(const OrderPass& pass, std::size_t tiles)
-      : values(places.add(pass.rows.window_bytes(tiles))),
-        rows(places.add(pass.mix.rows() * sizeof(const unsigned char*))),
+      : rows(places.add(pass.mix.rows() * sizeof(const unsigned char*))),
         mix_rows(places.add(pass.mixed.size() * sizeof(MixRow))),
         terms(places.add(pass.terms * sizeof(MixTerm))),
         exponents(places.add(pass.mixed.size() * tiles * sizeof(int))),
         formats(places.add(tiles * kTile / kFormatBlock * sizeof(MeanFormat))) {}
 
   Places places;
-  std::size_t values, rows, mix_rows, terms, exponents, formats;
+  std::size_t rows, mix_rows, terms, exponents, formats;
 };
 
 bool needs_scratch(const OrderPass& pass, const Device& device) {
@@ -83,6 +84,7 @@ class OrderSlot {
       : pass_(pass),
         sink_(sink),
         stream_(device),
+        rows_(pass.rows, stream_, tiles),
         input_(device, OrderPlaces(pass, tiles).places.bytes()),
         device_input_(stream_, OrderPlaces(pass, tiles).places.bytes()),
         mixed_(stream_, pass.mixed.size() * tiles * pass.rows.tile_bytes()),
@@ -98,7 +100,7 @@ class OrderSlot {
   // Starts a window.
   void begin(const Window& window) {
     const OrderPlaces at(pass_, window.tiles);
-    pass_.rows.write(window, input_.as<std::byte>(at.values));
+    rows_.bring(window);
     pass_.rows.write_formats(window, input_.as<MeanFormat>(at.formats));
     write_tables(window, at);
     window_ = window;
@@ -113,6 +115,7 @@ class OrderSlot {
   void finish() {
     if (!window_) return;
     stream_.synchronize();
+    rows_.require_unchanged();
     parallel_for(window_->tiles, 1, pass_.rows.threads, [&](const Range& range) {
       const Tile tile = pass_.rows.tile(window_->first_tile + range.index);
       if (pass_.rows.wide)
@@ -124,10 +127,8 @@ class OrderSlot {
   }
 
  private:
-  const unsigned char* update_values(std::size_t update, const Window& window,
-                                     const OrderPlaces& at) const {
-    const std::size_t k = pass_.number_of[update];
-    return device_input_.as<unsigned char>(at.values + pass_.rows.row_place(k, window.tiles));
+  const unsigned char* update_values(std::size_t update, const Window& window) const {
+    return rows_.row(pass_.number_of[update], window.tiles);
   }
 
   void write_tables(const Window& window, const OrderPlaces& at) {
@@ -136,7 +137,7 @@ class OrderSlot {
     std::uint32_t term = 0;
     for (std::size_t r = 0, m = 0; r < pass_.mix.rows(); ++r) {
       if (pass_.single[r]) {
-        rows[r] = update_values(*pass_.single[r], window, at);
+        rows[r] = update_values(*pass_.single[r], window);
         continue;
       }
       unsigned char* const values =
@@ -160,7 +161,7 @@ class OrderSlot {
     const auto& weights = pass_.mix.weights[r];
     for (std::size_t i = 0; i < weights.size(); ++i)
       if (weights[i] != 0)
-        input_.as<MixTerm>(at.terms)[first + count++] = {update_values(i, window, at),
+        input_.as<MixTerm>(at.terms)[first + count++] = {update_values(i, window),
                                                          static_cast<std::uint64_t>(weights[i])};
     return count;
   }
@@ -193,7 +194,7 @@ class OrderSlot {
         .results = device_results_.as<void>(),
     };
     check(kernels().order_columns(stream_.launch(), order), "launching the order of a window",
-          at.places.bytes());
+          window_->tiles * pass_.rows.tile_memory());
   }
 
   const OrderLaunchers& kernels() const { return *stream_.device().api().order; }
@@ -204,6 +205,7 @@ class OrderSlot {
   const OrderPass& pass_;
   const MeanSink& sink_;
   const DeviceStream stream_;
+  RowWindow rows_;
   const PinnedBuffer input_;
   const DeviceBuffer device_input_;
   const DeviceBuffer mixed_;
@@ -215,8 +217,8 @@ class OrderSlot {
 
 // With many rows fewer tiles, so that a window is as large as others.
 std::size_t window_tiles(const OrderPass& pass) {
-  const std::size_t rows = pass.rows.updates.size() + pass.mixed.size();
-  return std::min(pass.rows.tiles, most_window_tiles(rows * pass.rows.tile_bytes()));
+  const std::size_t mixed = pass.mixed.size() * pass.rows.tile_bytes();
+  return std::min(pass.rows.tiles, most_window_tiles(pass.rows.tile_memory() + mixed));
 }
 
 }  // namespace
@@ -224,7 +226,7 @@ std::size_t window_tiles(const OrderPass& pass) {
 void order_floats_on(const Device& device, const Layout& layout, const UpdateSnapshot& set,
                      const RowMix& mix, const OrderRule& rule, unsigned threads,
                      const MeanSink& sink) {
-  const OrderPass pass(layout, set, mix, rule, threads);
+  const OrderPass pass(device, layout, set, mix, rule, threads);
   if (pass.rows.tiles == 0) return;
   const std::size_t tiles = window_tiles(pass);
   const OnDevice on(device);

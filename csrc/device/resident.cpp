@@ -181,13 +181,14 @@ void ResidentTensors::copy_values(const Tile& tile, std::span<Value> out) const 
   const DeviceBuffer list(*stream_, sizeof(GatheredTile));
   const std::size_t number = tile.first / kTile;
   const std::size_t skipped = tile.first % kTile;
-  const GatheredTile wanted = {number, gathered.as<unsigned char>()};
+  const GatheredTile wanted = {number, gathered.as<unsigned char>(), 0};
   const DrainAtExit drain(*stream_);
   stream_->to_device(list.as<void>(), &wanted, sizeof wanted);
-  device_->check(device_->api().tensors->gather(
-                     stream_->launch(), {table(), 1, list.as<GatheredTile>(),
-                                         sizeof(Value) == 8 ? WindowCodes::f64 : WindowCodes::f32}),
-                 "launching the gathering of a tile");
+  device_->check(
+      device_->api().tensors->gather(
+          stream_->launch(), {table(), 1, list.as<GatheredTile>(),
+                              sizeof(Value) == 8 ? WindowCodes::f64 : WindowCodes::f32, nullptr}),
+      "launching the gathering of a tile");
   stream_->to_host(out.data(), gathered.as<void>(skipped * sizeof(Value)), out.size_bytes());
   stream_->synchronize();
 }

@@ -35,13 +35,16 @@ struct TensorScreening {
 // Values of a tile; zeros where there is no tensor.
 struct GatheredTile {
   std::size_t tile;
-  unsigned char* values;  // kTile of them
+  unsigned char* values;    // kTile of them
+  std::uint64_t limit = 0;  // pattern, as a double, of the largest |value| screened
 };
 struct TensorGather {
   DeviceTensors tensors;
   std::size_t count;
   const GatheredTile* tile;  // in device memory
   WindowCodes codes;         // f32 or f64; f16 or bf16 if all tensors are
+  // Set to 1 if a value is beyond its tile's limit; null: limits are not looked at.
+  std::uint32_t* beyond = nullptr;
 };
 
 struct TensorLaunchers {

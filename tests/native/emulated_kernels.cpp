@@ -340,18 +340,22 @@ Result run_tensors(const DeviceStream& stream) {
   const DeviceBuffer largest(stream, kSomeTiles * sizeof(std::uint64_t));
   const DeviceBuffer squares(stream, kSomeTiles * sizeof(double));
   const DeviceBuffer gathered(stream, 2 * kTile * sizeof(double));
-  const OnDeviceCopy<GatheredTile> tile(
-      stream, {{1, gathered.as<unsigned char>()}, {2, gathered.as<unsigned char>(kTile * 8)}});
+  const OnDeviceCopy<GatheredTile> tile(stream, {{1, gathered.as<unsigned char>(), 0},
+                                                 {2, gathered.as<unsigned char>(kTile * 8), 0}});
+  const DeviceBuffer beyond(stream, sizeof(std::uint32_t));
+  stream.clear(beyond.as<void>(), beyond.bytes());
   const TensorLaunchers& kernels = *stream.device().api().tensors;
   stream.device().check(
       kernels.screen(stream.launch(),
                      {tensors, kSomeTiles, largest.as<std::uint64_t>(), squares.as<double>()}),
       "screen");
-  stream.device().check(kernels.gather(stream.launch(), {tensors, 2, tile.at(), WindowCodes::f64}),
+  stream.device().check(kernels.gather(stream.launch(), {tensors, 2, tile.at(), WindowCodes::f64,
+                                                         beyond.as<std::uint32_t>()}),
                         "gather");
   Result all = read(stream, largest);
   append(all, read(stream, squares));
   append(all, read(stream, gathered));
+  append(all, read(stream, beyond));
   return all;
 }
 
