@@ -5,6 +5,7 @@
     ├── DecodeError   (ValueError)  bytes from a peer do not follow the format
     ├── PeerError                   a peer broke the protocol; has .site
     ├── RoundAborted                too few sites are left, or a check of the result failed
+    ├── LedgerError                 what a site remembers cannot be kept or believed
     └── DeviceError                 CUDA said no: call, device, size
 
 Messages are lower case without a full stop, quote foreign text with !r, and never
@@ -46,3 +47,10 @@ class RoundAborted(VeilsumError):  # noqa: N818  the outcome of a round, not a m
 
 class DeviceError(VeilsumError):
     """A device call failed: which call, which device, how much was asked for."""
+
+
+class LedgerError(VeilsumError):
+    """A site's ledger cannot be written, or what it holds is not what this site wrote.
+
+    Then nothing that the ledger should have remembered may leave the site.
+    """

@@ -69,6 +69,7 @@ class Label(Enum):
     PAIR_MASK = b"mask/pair"
     UPDATE_ID = b"update-id"
     ROTATION = b"rotation"
+    LEDGER = b"ledger"
 
 
 def length_prefixed(value: bytes | str) -> bytes:

@@ -1,0 +1,189 @@
+"""What a site must not forget between rounds, and what it refuses because of it.
+
+A site that forgets can be asked again. Two sums of the same updates over two sets of sites
+show the update of whoever is in one of them only; two votes in one attempt can certify two
+such sets; two masked updates under the same masks show their difference. So the site writes
+down what it is about to do, and does it only once that is durable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias, assert_never
+
+import numpy as np
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hmac import HMAC
+from numpy.typing import NDArray
+
+from veilsum import _native
+from veilsum._native import Secret
+from veilsum.arrays import on_its_device
+from veilsum.errors import ConfigError, LedgerError
+from veilsum.secagg.keys import SECRET_BYTES, Entropy
+from veilsum.secagg.ledger_records import Adopted, Attempt, Contributed, LedgerRecord, Opened, Voted
+from veilsum.secagg.plan import Plan
+from veilsum.secagg.policy import Refusal
+
+Append: TypeAlias = Callable[[LedgerRecord], None]
+"""Returns when the record is durable. Raises LedgerError otherwise, and then for ever."""
+
+
+def attempt_of(plan: Plan) -> Attempt:
+    """How the ledger names a plan's attempt."""
+    return Attempt(plan.task_id, plan.run_id, plan.round_number, plan.attempt, plan.context)
+
+
+@dataclass(slots=True)
+class _Latest:
+    """What happened in the last attempt of a run that this site was in."""
+
+    attempt: Attempt
+    contributed: bool = False
+    voted: bool = False
+
+    @property
+    def order(self) -> tuple[int, int]:
+        return self.attempt.round_number, self.attempt.attempt
+
+
+class LedgerState:
+    """What the records so far say. Pure: no file, no key."""
+
+    def __init__(self) -> None:
+        self._latest: dict[tuple[str, str], _Latest] = {}  # by task and run
+        self._spent: dict[str, set[bytes]] = {}  # task -> tags
+        self._survivors: dict[str, frozenset[str]] = {}  # task -> last set voted for
+
+    def check(self, record: LedgerRecord) -> None:
+        """Whether the site may do what the record stands for.
+
+        Raises:
+            Refusal: code "replay" or "spent".
+        """
+        match record:
+            case Opened(attempt):
+                self._check_opened(attempt)
+            case Contributed(attempt, _, tag):
+                latest = self._of(attempt)
+                if latest.contributed or latest.voted:
+                    raise Refusal("replay", "this site sent an update in that attempt already")
+                if tag in self._spent.get(attempt.task_id, ()):
+                    raise Refusal(
+                        "spent", "this site's update is one that left it in an earlier round"
+                    )
+            case Voted(attempt):
+                if self._of(attempt).voted:
+                    raise Refusal("replay", "this site voted in that attempt already")
+            case Adopted():
+                return
+            case _:
+                assert_never(record)
+
+    def _check_opened(self, attempt: Attempt) -> None:
+        latest = self._latest.get((attempt.task_id, attempt.run_id))
+        if latest is None:
+            return
+        same_round = attempt.round_number == latest.attempt.round_number
+        now = (attempt.round_number, attempt.attempt)
+        if now <= latest.order or (same_round and latest.contributed):
+            # Two sums over different sites of one update would show the difference.
+            raise Refusal("replay", "this site took part in that round, or in a later one, already")
+
+    def _of(self, attempt: Attempt) -> _Latest:
+        latest = self._latest.get((attempt.task_id, attempt.run_id))
+        if latest is None or latest.attempt != attempt:
+            raise Refusal("replay", "that is not the last attempt this site has opened")
+        return latest
+
+    def apply(self, record: LedgerRecord) -> None:
+        """The record is durable."""
+        match record:
+            case Opened(attempt):
+                self._latest[attempt.task_id, attempt.run_id] = _Latest(attempt)
+            case Contributed(attempt, _, tag):
+                self._of(attempt).contributed = True
+                self._spent.setdefault(attempt.task_id, set()).add(tag)
+            case Voted(attempt, _, survivors):
+                self._of(attempt).voted = True
+                self._survivors[attempt.task_id] = frozenset(survivors)
+            case Adopted():
+                return
+            case _:
+                assert_never(record)
+
+    def last_survivors(self, task_id: str) -> frozenset[str] | None:
+        """The last set that this site voted for in a task, in any run; None before the first."""
+        return self._survivors.get(task_id)
+
+
+class Ledger:
+    """A site's memory: says no to what contradicts it, and keeps what does not.
+
+    Args:
+        key: 32 secret bytes that stay with the site. Without them an update's tag would let
+            whoever reads the ledger try guesses of the update.
+        append: makes a record durable.
+        records: what was remembered so far.
+
+    Raises:
+        LedgerError: the records contradict one another.
+    """
+
+    def __init__(self, key: Secret, append: Append, records: Iterable[LedgerRecord] = ()) -> None:
+        if len(key) != SECRET_BYTES:
+            raise ConfigError(f"the ledger key must have {SECRET_BYTES} bytes")
+        self._key = key
+        self._append = append
+        self._state = LedgerState()
+        for number, record in enumerate(records, 1):
+            try:
+                self._state.check(record)
+            except Refusal as refusal:
+                raise LedgerError(
+                    f"record {number} of the ledger contradicts an earlier one: {refusal}"
+                ) from refusal
+            self._state.apply(record)
+
+    @classmethod
+    def in_memory(cls, entropy: Entropy) -> Ledger:
+        """Remembers as long as the process runs: for rounds within one process, and tests."""
+        return cls(entropy(SECRET_BYTES), lambda record: None)
+
+    def remember(self, record: LedgerRecord) -> None:
+        """To be called before anything leaves that the record stands for.
+
+        Raises:
+            Refusal: it contradicts what is remembered; nothing was written.
+            LedgerError: it may not have become durable, and nothing will from now on.
+        """
+        self._state.check(record)
+        self._append(record)
+        self._state.apply(record)
+
+    def last_survivors(self, task_id: str) -> frozenset[str] | None:
+        """As of LedgerState."""
+        return self._state.last_survivors(task_id)
+
+    def tag_of(self, update: Mapping[str, NDArray[Any]]) -> bytes:
+        """Names the values of an update without telling them, 32 bytes.
+
+        A function of the bytes of the tensors only. What the coordinator plans (clip, bits,
+        rotation, weight cap, metrics, order and names of tensors) has no part in it: otherwise
+        it could have the same update under another tag.
+        """
+        tags = sorted(self._keyed(_host_bytes(array, name)) for name, array in update.items())
+        return self._keyed(b"".join(tags))
+
+    def _keyed(self, data: bytes | memoryview) -> bytes:
+        with memoryview(self._key) as key:
+            state = HMAC(key, SHA256())
+            state.update(data)
+            return state.finalize()
+
+
+def _host_bytes(value: Any, name: str) -> memoryview:
+    if not isinstance(value, np.ndarray | np.generic) and _native.is_device_array(value):
+        value = on_its_device(value, name).to_host()
+    return np.ascontiguousarray(value).reshape(-1).view(np.uint8).data

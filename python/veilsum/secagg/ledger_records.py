@@ -1,0 +1,248 @@
+"""What a site's ledger holds, as bytes: records, and the chain that joins them.
+
+A ledger is a head and records behind it:
+
+    head      "VSL1" || ledger id (32) || home (32) || SHA-256 under "head" of these (32)
+    record    LE32 size || check (4) || body (size) || link (32)
+
+Every link is a hash over the link before and the body; the first link before is a hash over
+head and ledger key. `check` is a hash over the link before and the size, so that a size that
+was damaged is not taken for a record whose end is missing. A file that ends within a record
+was cut there when it was written: what the record stands for has not left the site.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from typing_extensions import Buffer
+
+from veilsum.errors import DecodeError, LedgerError
+from veilsum.secagg.keys import Label, digest
+from veilsum.secagg.wire import DIGEST_BYTES, MAX_NAME_BYTES, MAX_SITES, Reader, Writer
+
+MAGIC = b"VSL1"
+HEAD_BYTES = len(MAGIC) + 3 * DIGEST_BYTES
+MAX_BODY_BYTES = 2**15  # the vote for 255 sites of the longest names needs 17.6 KB
+_SIZE_BYTES = 4
+_CHECK_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt at one round, as a site's ledger names it.
+
+    Attributes:
+        context: ctx of its plan, 32 bytes.
+    """
+
+    task_id: str
+    run_id: str
+    round_number: int
+    attempt: int
+    context: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """Written before the site's keys are made and sent.
+
+    Attributes:
+        manifest_hash: SHA-256 of the manifest, 32 bytes.
+    """
+
+    attempt: Attempt
+    manifest_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Contributed:
+    """Written before any of the masked update leaves.
+
+    Attributes:
+        t2: transcript its masks belong to, 32 bytes.
+        update_tag: Ledger.tag_of the update, 32 bytes.
+        header_digest: SHA-256 of the payload of the signed input header, 32 bytes.
+    """
+
+    attempt: Attempt
+    t2: bytes
+    update_tag: bytes
+    header_digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Voted:
+    """Written before the vote leaves.
+
+    Attributes:
+        t3: what the vote is for, 32 bytes.
+        survivors: whose updates are in the sum, sorted.
+    """
+
+    attempt: Attempt
+    t3: bytes
+    survivors: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """A person said that the ledger may be used where it lies now.
+
+    Attributes:
+        home: as in the head, 32 bytes.
+    """
+
+    home: bytes
+
+
+LedgerRecord: TypeAlias = Opened | Contributed | Voted | Adopted
+
+# 4 and 5 are set aside for the end of an attempt, 6 for rosters.
+_OPENED, _CONTRIBUTED, _VOTED, _ADOPTED = 1, 2, 3, 7
+
+
+def encode_record(record: LedgerRecord) -> bytes:
+    """Body of a record."""
+    match record:
+        case Opened(attempt, manifest_hash):
+            return _begun(_OPENED, attempt).raw(manifest_hash).bytes()
+        case Contributed(attempt, t2, tag, header):
+            return _begun(_CONTRIBUTED, attempt).raw(t2).raw(tag).raw(header).bytes()
+        case Voted(attempt, t3, survivors):
+            writer = _begun(_VOTED, attempt).raw(t3)
+            return writer.sequence(survivors, lambda out, site: out.text(site)).bytes()
+        case Adopted(home):
+            return Writer().integer(_ADOPTED, 1).raw(home).bytes()
+
+
+def _begun(kind: int, attempt: Attempt) -> Writer:
+    writer = Writer().integer(kind, 1).text(attempt.task_id).text(attempt.run_id)
+    writer.integer(attempt.round_number, 8).integer(attempt.attempt, 4)
+    return writer.raw(attempt.context)
+
+
+def decode_record(body: bytes) -> LedgerRecord:
+    """Raises:
+    DecodeError: not the body of a record.
+    """
+    reader = Reader(body)
+    record = _read(reader, reader.integer(1, "record kind"))
+    reader.expect_end("the record")
+    return record
+
+
+def _read(reader: Reader, kind: int) -> LedgerRecord:
+    if kind == _ADOPTED:
+        return Adopted(reader.digest("home"))
+    if kind not in (_OPENED, _CONTRIBUTED, _VOTED):
+        raise DecodeError(f"there is no record of kind {kind}")
+    attempt = Attempt(
+        reader.text(MAX_NAME_BYTES, "task"),
+        reader.text(MAX_NAME_BYTES, "run"),
+        reader.integer(8, "round"),
+        reader.integer(4, "attempt"),
+        reader.digest("ctx"),
+    )
+    if kind == _OPENED:
+        return Opened(attempt, reader.digest("manifest hash"))
+    if kind == _CONTRIBUTED:
+        tag_and_header = (reader.digest("T2"), reader.digest("update tag"), reader.digest("header"))
+        return Contributed(attempt, *tag_and_header)
+    t3 = reader.digest("T3")
+    return Voted(attempt, t3, reader.sequence(MAX_SITES, "survivors", lambda r: r.site("survivor")))
+
+
+# --- the chain --------------------------------------------------------------------
+
+
+def make_head(ledger_id: bytes, home: bytes) -> bytes:
+    """Args:
+    ledger_id: 32 random bytes.
+    home: hash of where the ledger was made, 32 bytes.
+    """
+    fields = MAGIC + ledger_id + home
+    return fields + digest(Label.LEDGER, b"head", fields)
+
+
+def home_in(head: bytes) -> bytes:
+    """Where the ledger was made.
+
+    Raises:
+        LedgerError: this is not the head of a ledger.
+    """
+    fields, check = head[:-DIGEST_BYTES], head[-DIGEST_BYTES:]
+    whole = len(head) == HEAD_BYTES and head.startswith(MAGIC)
+    if not whole or check != digest(Label.LEDGER, b"head", fields):
+        raise LedgerError("the ledger has no head, or a damaged one")
+    return fields[-DIGEST_BYTES:]
+
+
+class Chain:
+    """The link that the next record is joined to.
+
+    Args:
+        head: of the ledger.
+        key: of the ledger, 32 bytes: records joined under another one do not fit.
+    """
+
+    def __init__(self, head: bytes, key: Buffer) -> None:
+        self._link = digest(Label.LEDGER, b"first", head, key)
+
+    def join(self, record: LedgerRecord) -> bytes:
+        """The record's bytes in the file; the next one will be joined to it."""
+        body = encode_record(record)
+        size = len(body).to_bytes(_SIZE_BYTES, "little")
+        check = self._check(size)
+        self._link = self._next(body)
+        return size + check + body + self._link
+
+    def read(self, data: bytes) -> Iterator[tuple[LedgerRecord, int]]:
+        """The records of a file behind its head, each with the bytes it has there. A last one
+        whose end is missing is left out.
+
+        Raises:
+            LedgerError: something was changed, or was written under another key.
+        """
+        at, number = 0, 0
+        while at < len(data):
+            number += 1
+            body_at = at + _SIZE_BYTES + _CHECK_BYTES
+            if body_at > len(data):
+                return
+            size = data[at : at + _SIZE_BYTES]
+            link_at = body_at + int.from_bytes(size, "little")
+            end = link_at + DIGEST_BYTES
+            if data[at + _SIZE_BYTES : body_at] != self._check(size):
+                raise _damaged(number)
+            if end > len(data):
+                return
+            body = data[body_at:link_at]
+            self._link = self._next(body)
+            if data[link_at:end] != self._link:
+                raise _damaged(number)
+            yield _decoded(body, number), end - at
+            at = end
+
+    def _check(self, size: bytes) -> bytes:
+        return digest(Label.LEDGER, b"size", self._link, size)[:_CHECK_BYTES]
+
+    def _next(self, body: bytes) -> bytes:
+        return digest(Label.LEDGER, b"link", self._link, body)
+
+
+def _decoded(body: bytes, number: int) -> LedgerRecord:
+    try:
+        if len(body) > MAX_BODY_BYTES:
+            raise DecodeError(f"it has {len(body)} bytes")
+        return decode_record(body)
+    except DecodeError as error:
+        raise LedgerError(f"record {number} of the ledger has no meaning: {error}") from error
+
+
+def _damaged(number: int) -> LedgerError:
+    return LedgerError(
+        f"record {number} of the ledger was changed, or was written under another key"
+    )
