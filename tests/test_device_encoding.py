@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from reference import ring
+from reference.rotation import rotate
 from reference.secagg import mask_words
 from support.devices import every_device, results_of_losses, small_windows
 from support.secagg import consortium, make_contributions, make_plan, small_arrays
@@ -477,6 +478,23 @@ def test_no_plain_word_is_left_in_memory_of_a_device() -> None:
         assert _native.emulator_needles() == 0
 
 
+def test_no_rotated_value_is_left_in_shared_memory() -> None:
+    job = replace(SECRET, tensors=[("w", "f32", (4096,))], values={0: VALUES[:4096]}, block=1024)
+    scaled = (VALUES[:4096] * job.steps()["gains"]).astype(np.float32)
+    rotated = rotate(scaled, 1024, ROTATION_KEY)
+    _native.use_emulator(needle=rotated[:4].tobytes())  # where they lie side by side
+    replace(job, clip=True).chunks("emu")
+    assert _native.emulator_needles() == 0
+
+
+def test_what_the_audit_reads_from_a_device_comes_through_memory_that_is_cleared() -> None:
+    job = replace(SECRET, resident="emu")
+    arrays = job.arrays()
+    _native.use_emulator(needle=NEEDLES["values"])
+    _native.encode_ring_tiles(job.layout, arrays, tiles=[0], **job.steps(), backend="emu")
+    assert _native.emulator_needles() == 0
+
+
 # --- tiles of the audit -----------------------------------------------------------------
 
 
@@ -502,6 +520,26 @@ def test_tiles_that_are_not_there_are_refused() -> None:
     job = Job()
     with pytest.raises(ConfigError, match="there is no tile 17"):
         _native.encode_ring_tiles(job.layout, job.arrays(), tiles=[17], **job.steps())
+
+
+def test_tiles_are_made_of_gains_and_limits_that_fit_the_layout_and_the_ring() -> None:
+    for block, changes in (
+        (0, {"gains": np.ones(1)}),
+        (0, {"limits": np.ones(0)}),
+        (0, {"gains": np.full(7, 1e300)}),
+        (64, {"gains": np.ones(1)}),
+        (64, {"rotated_limit": 1e300}),
+    ):
+        job = Job(block=block)
+        steps = job.steps() | changes
+        with pytest.raises(ConfigError) as tiles:
+            _native.encode_ring_tiles(job.layout, job.arrays(), tiles=[0], **steps)
+        with pytest.raises(ConfigError) as chunks:
+            _native.encode_ring_chunks(
+                job.layout, job.arrays(), **steps, clip=True, plan_digest=bytes(32),
+                update_id=1, chunk_coordinates=CHUNK, threads=1,
+            )  # fmt: skip
+        assert str(tiles.value) == str(chunks.value)
 
 
 # --- rounds and their audit -------------------------------------------------------------
@@ -602,6 +640,25 @@ def test_what_a_device_encodes_needs_the_seed_of_its_audit() -> None:
     for seed in (None, b"", bytes(31)):
         with pytest.raises(ConfigError, match="it needs audit_seed"):
             upload("emu", seed=seed)
+
+
+def test_every_audit_looks_at_tiles_that_nobody_could_foresee(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    encode = _native.encode_ring_tiles
+    seen: list[tuple[int, ...]] = []
+
+    def record(*args: Any, tiles: Sequence[int], **options: Any) -> NDArray[np.uint64]:
+        seen.append(tuple(tiles))
+        return encode(*args, tiles=tiles, **options)
+
+    monkeypatch.setattr(_native, "encode_ring_tiles", record)
+    plan = large_plan()
+    for _ in range(2):
+        secagg.run_in_process(plan, make_contributions(plan, large_arrays), site_backend="emu")
+    assert len(seen) == 2 * len(plan.cohort)
+    assert len(set(seen)) == len(seen)
+    assert all(len(tiles) == 64 for tiles in seen)
 
 
 def test_a_site_whose_device_is_lost_has_uploaded_nothing() -> None:

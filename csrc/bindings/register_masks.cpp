@@ -192,7 +192,7 @@ class StepCall {
       else
         gather(model_, tensors_.pointers(), first, out);
     };
-    write_step_tiles(read, steps_, plan, tiles, words);
+    write_step_tiles(model_, read, steps_, plan, tiles, words);
   }
 
  private:

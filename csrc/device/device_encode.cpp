@@ -306,16 +306,17 @@ void read_values(const Device& device, const Layout& layout, const PlacedTensors
   const OnDevice on(device);
   const DeviceStream stream(device);
   std::ranges::fill(out, 0.0);
-  WipedBuffer<std::byte> room(out.size_bytes());
+  // Pinned: a copy to other memory goes through memory of the driver's, which nobody clears.
+  const WipedPinnedBuffer room(device, out.size_bytes());
+  const DrainAtExit drain(stream);
   for_each_part(layout, kFloatGroup, first, out.size(), [&](const TensorPart& part) {
     const DType dtype = layout.tensors()[part.tensor].dtype;
     const std::size_t bytes = part.count * dtype_size(dtype);
     const std::byte* values = tensors.data[part.tensor] + part.element * dtype_size(dtype);
     if (tensors.on_device[part.tensor] != 0) {
-      const DrainAtExit drain(stream);
-      stream.to_host(room.data(), values, bytes);
+      stream.to_host(room.as<void>(), values, bytes);
       stream.synchronize();
-      values = room.data();
+      values = room.as<std::byte>();
     }
     widen(dtype, values, out.subspan(part.offset, part.count));
   });

@@ -200,8 +200,10 @@ std::uint64_t write_step_chunks(const Layout& layout, TensorData tensors, const 
   return writer.tally().clamped();
 }
 
-void write_step_tiles(const ReadValues& read, const StepPlan& steps, const RingChunkPlan& plan,
-                      std::span<const std::uint64_t> tiles, std::span<std::uint64_t> words) {
+void write_step_tiles(const Layout& layout, const ReadValues& read, const StepPlan& steps,
+                      const RingChunkPlan& plan, std::span<const std::uint64_t> tiles,
+                      std::span<std::uint64_t> words) {
+  require_step_plan(layout, steps, ring_bits(plan.grid.codec));
   require_tile_words(tiles.size(), "words", words.size());
   const FloatEnvironment exact;
   WipedBuffer<double> values(kGridTile);

@@ -62,10 +62,11 @@ using ReadValues = std::function<void(std::uint64_t first, std::span<double> out
 
 // The words that are packed in a few mask tiles of such chunks, for those who check them:
 // words[512 * i] is the first of tile number tiles[i], whose last may be short. Values were found
-// finite before. Throws ConfigError if there is no such tile or words.size() is not
-// 512 * tiles.size().
-void write_step_tiles(const ReadValues& read, const StepPlan& steps, const RingChunkPlan& plan,
-                      std::span<const std::uint64_t> tiles, std::span<std::uint64_t> words);
+// finite before. Throws ConfigError if gains and limits do not fit the layout or the ring, there is
+// no such tile or words.size() is not 512 * tiles.size().
+void write_step_tiles(const Layout& layout, const ReadValues& read, const StepPlan& steps,
+                      const RingChunkPlan& plan, std::span<const std::uint64_t> tiles,
+                      std::span<std::uint64_t> words);
 
 // Masks and packs ready words, plan.grid.group_size of them.
 void write_word_chunks(std::span<const std::uint64_t> words, const RingChunkPlan& plan,

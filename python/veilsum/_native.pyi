@@ -449,7 +449,7 @@ def encode_ring_tiles(
         backend: where DeviceArrays lie. Values are finite: encode_ring_chunks has seen to it.
 
     Raises:
-        ConfigError: there is no such tile.
+        ConfigError: there is no such tile; gains or limits that encode_ring_chunks refuses.
         DeviceError: values cannot be read from their device.
     """
 

@@ -313,6 +313,26 @@ int start_copy(const char* what, void* to, const void* from, std::size_t bytes, 
   return ok;
 }
 
+bool is_pinned(const void* place) {
+  auto found = devices().pinned.upper_bound(const_cast<void*>(place));
+  if (found == devices().pinned.begin()) return false;
+  --found;
+  return static_cast<const char*>(place) < static_cast<const char*>(found->first) + found->second;
+}
+
+// What is copied to host memory that is not pinned goes through memory of the driver's, which
+// nobody clears.
+int start_copy_to_host(void* to, const void* from, std::size_t bytes, void* stream) {
+  const Lock lock(devices().mutex);
+  if (const int status = begin_call()) return status;
+  const auto run = [=, staged = !is_pinned(to)] {
+    std::memcpy(to, from, bytes);
+    if (staged) check_left(to, bytes);
+  };
+  stream_of(stream).work.push_back({"copy to the host", run, nullptr});
+  return ok;
+}
+
 int to_device(void* to, const void* from, std::size_t bytes, void* stream) {
   {
     const Lock lock(devices().mutex);
@@ -321,7 +341,7 @@ int to_device(void* to, const void* from, std::size_t bytes, void* stream) {
   return start_copy("copy to the device", to, from, bytes, stream);
 }
 int to_host(void* to, const void* from, std::size_t bytes, void* stream) {
-  return start_copy("copy to the host", to, from, bytes, stream);
+  return start_copy_to_host(to, from, bytes, stream);
 }
 
 int copy(void* to, const void* from, std::size_t bytes, void* stream) {

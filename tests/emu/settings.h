@@ -14,8 +14,9 @@ struct Settings {
   std::size_t memory_bytes = std::size_t{1} << 30;  // of each device
   // The call, counted from 1, from which on every one fails, as those of a lost device do; 0: none.
   std::uint64_t lost_at_call = 0;
-  // Secret bytes that must not be found in memory that is given back, pinned memory included, nor
-  // in the shared memory that a block leaves; empty: nothing is looked for.
+  // Secret bytes that must not be found in memory that is given back, pinned memory included, in
+  // the shared memory that a block leaves, nor in what is copied to host memory that is not pinned:
+  // a driver does that by way of memory of its own. Empty: nothing is looked for.
   std::string needle{};
 };
 
