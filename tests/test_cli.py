@@ -22,6 +22,8 @@ COMMANDS = [
     ["pki", "init"],
     ["pki", "issue"],
     ["pki", "roster"],
+    ["pki", "sign-roster"],
+    ["pki", "check-roster"],
     ["run", "submit"],
     ["run", "list"],
     ["run", "show"],
@@ -207,6 +209,11 @@ def study(tmp_path: Path) -> Path:
     ]
     for command in commands:
         assert main.exit_code(["pki", *command, *pki]) == 0
+    roster = str(tmp_path / "pki" / "roster.json")
+    for site in ("lyon", "osaka", "quito"):
+        key = str(tmp_path / "pki" / f"site-{site}" / "signing.key")
+        signing = ["pki", "sign-roster", roster, "--site", site, "--key", key]
+        assert main.exit_code(signing) == 0
     return tmp_path
 
 

@@ -18,6 +18,7 @@ SITE = """
 site = "lyon"
 coordinator = "hub.example.org:7443"
 roster = "roster.json"
+roster_hash = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 signing_key = "keys/signing.key"
 ca = "/etc/veilsum/ca.pem"
 tls_certificate = "keys/tls.pem"
@@ -49,7 +50,7 @@ def test_a_log_file_in_a_table_is_relative_to_the_file_too(tmp_path: Path) -> No
 def test_defaults_are_those_of_the_settings_themselves(tmp_path: Path) -> None:
     settings = load_site(write(tmp_path, SITE))
 
-    given = {"site", "coordinator", "roster", "signing_key", "trainer"}
+    given = {"site", "coordinator", "roster", "roster_hash", "signing_key", "trainer"}
     given |= {"ca", "tls_certificate", "tls_key"}
     for field in dataclasses.fields(SiteSettings):
         if field.name not in given:

@@ -19,7 +19,8 @@ from veilsum.pki.authority import Authority, create_authority, load_authority, l
 from veilsum.pki.files import make_private_folder, write_private
 from veilsum.pki.identity import ROLES, Identity, parse_identity
 from veilsum.pki.issue import issue
-from veilsum.pki.roster_file import build_roster, load_roster, write_roster
+from veilsum.pki.roster_file import build_roster, load_roster, sign_roster, write_roster
+from veilsum.transport.tls import load_signing_key
 
 
 @pytest.fixture
@@ -226,7 +227,7 @@ def test_a_consortium_needs_a_name_that_can_be_a_host(tmp_path: Path) -> None:
 def test_a_roster_lists_whom_the_authority_certified(authority: Authority, tmp_path: Path) -> None:
     hub = issue(authority, "coordinator", "hub", tmp_path / "out")
     north = issue(authority, "site", "north", tmp_path / "out", region="eu")
-    issue(authority, "site", "south", tmp_path / "out")
+    south = issue(authority, "site", "south", tmp_path / "out")
     issue(authority, "operator", "ann", tmp_path / "out")
     roster = build_roster(authority.folder / "signing", authority.folder / "ca.pem", epoch=3)
     assert (roster.consortium, roster.epoch) == ("lungs", 3)
@@ -237,6 +238,10 @@ def test_a_roster_lists_whom_the_authority_certified(authority: Authority, tmp_p
     assert roster.signing_key("north") == _raw_key(north.signing_certificate)
     assert roster.coordinator_key == _raw_key(hub.signing_certificate)
     write_roster(tmp_path / "roster.json", roster)
+    with pytest.raises(ConfigError, match=r"roster\.json: the roster of epoch 3 lacks 2"):
+        load_roster(tmp_path / "roster.json")
+    for site, files in (("north", north), ("south", south)):
+        sign_roster(tmp_path / "roster.json", site, load_signing_key(files.signing_key))
     assert load_roster(tmp_path / "roster.json") == roster
 
 

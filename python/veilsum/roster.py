@@ -2,7 +2,8 @@
 
 A roster names every site with the Ed25519 key it signs protocol messages with, and
 the coordinator's. Its hash is inside every round's context, so two parties with
-different rosters cannot complete a round together (docs/protocol.md).
+different rosters cannot complete a round together (docs/protocol.md). A roster names the one
+before it by hash; who signs it is in pki/roster_signing.py.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ _SMALL_ORDER = frozenset(
 )
 _MAX_SITES = 255  # a complete mask graph above this belongs into several cohorts
 _MAX_ID_BYTES = 64
-_FORMAT = "veilsum-roster-1"
+_HASH_BYTES = 32
+_FORMAT = "veilsum-roster-2"
 
 
 def key_id(public_key: bytes) -> bytes:
@@ -74,6 +76,14 @@ class RosterEntry:
 class Roster:
     """The members of one epoch, sorted by the bytes of their names.
 
+    Attributes:
+        consortium: its name, as in the certificates.
+        epoch: goes up from roster to roster; who is missing in the next one is revoked.
+        coordinator_key: raw Ed25519 public key, 32 bytes.
+        entries: the sites.
+        previous: hash of the roster whose members agreed to this one, 32 bytes; empty for the
+            consortium's first.
+
     Raises:
         ConfigError: no sites, over 255 sites, a name or key that is malformed or repeated, a
             key that anyone can sign for.
@@ -83,6 +93,7 @@ class Roster:
     epoch: int
     coordinator_key: bytes
     entries: tuple[RosterEntry, ...]
+    previous: bytes = b""
 
     def __post_init__(self) -> None:
         ordered = tuple(sorted(self.entries, key=lambda entry: entry.site.encode()))
@@ -99,6 +110,11 @@ class Roster:
         self._check_keys()
         if not 0 <= self.epoch < 2**32:
             raise ConfigError(f"a roster's epoch must be 0 to 2**32-1, got {self.epoch}")
+        if len(self.previous) not in (0, _HASH_BYTES):
+            raise ConfigError(
+                f"the hash of the previous roster must have {_HASH_BYTES} bytes, "
+                f"got {len(self.previous)}"
+            )
 
     def _check_keys(self) -> None:
         keys = {f"site {entry.site!r}": entry.signing_key for entry in self.entries}
@@ -148,6 +164,7 @@ class Roster:
             "consortium": self.consortium,
             "epoch": self.epoch,
             "coordinator_key": self.coordinator_key.hex(),
+            "previous": self.previous.hex(),
             "sites": [
                 {"site": e.site, "signing_key": e.signing_key.hex(), "region": e.region}
                 for e in self.entries
@@ -173,6 +190,7 @@ class Roster:
                 document["epoch"],
                 bytes.fromhex(document["coordinator_key"]),
                 entries,
+                bytes.fromhex(document["previous"]),
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             if isinstance(error, ConfigError):

@@ -9,7 +9,7 @@ from typing import Any
 
 from veilsum.pki.authority import Authority, create_authority
 from veilsum.pki.issue import IssuedFiles, issue
-from veilsum.pki.roster_file import build_roster, load_roster, write_roster
+from veilsum.pki.roster_file import build_roster, load_roster, sign_roster, write_roster
 from veilsum.roster import Roster
 from veilsum.transport.settings import (
     CoordinatorSettings,
@@ -17,6 +17,7 @@ from veilsum.transport.settings import (
     OperatorSettings,
     SiteSettings,
 )
+from veilsum.transport.tls import load_signing_key
 
 CONSORTIUM = "test"
 
@@ -56,6 +57,7 @@ class Consortium:
             "site": site,
             "coordinator": f"127.0.0.1:{port}",
             "roster": self.roster_file,
+            "roster_hash": self.roster.hash.hex(),
             "signing_key": files.signing_key,
             "trainer": "support.tiny_trainer:make",
             "ca": files.ca,
@@ -87,4 +89,7 @@ def make_consortium(folder: Path, sites: Sequence[str]) -> Consortium:
     issued = {site: issue(authority, "site", site, members) for site in sites}
     roster_file = folder / "roster.json"
     write_roster(roster_file, build_roster(authority.folder / "signing", hub.ca))
+    for site, files in issued.items():
+        assert files.signing_key is not None
+        sign_roster(roster_file, site, load_signing_key(files.signing_key))
     return Consortium(folder, authority, hub, operator, issued, roster_file)

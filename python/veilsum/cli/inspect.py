@@ -128,18 +128,21 @@ def _is_authority(certificate: Any) -> bool:
 
 
 def _roster(data: bytes, file: Path) -> Facts:
-    from veilsum.roster import Roster
+    from veilsum.pki.roster_signing import SignedRoster
 
     try:
-        roster = Roster.from_bytes(data)
+        signed = SignedRoster.from_bytes(data)
     except ConfigError as error:
         raise DecodeError(f"{file}: {error}", hint=error.hint) from error
+    roster = signed.roster
     return {
         "consortium": roster.consortium,
         "epoch": roster.epoch,
         "hash": roster.hash.hex(),
         "sites": list(roster.sites),
         "regions": sorted({entry.region for entry in roster.entries if entry.region}),
+        "previous": roster.previous.hex(),
+        "signatures_not_checked": sorted(signed.signatures),
     }
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from veilsum.cli.output import JsonOption, print_facts, print_json
 from veilsum.pki.identity import ROLES, Role
+
+if TYPE_CHECKING:
+    from veilsum.pki.roster_signing import SignedRoster
+    from veilsum.roster import Roster
 
 app = typer.Typer(
     help="Make the consortium's certificate authority, certificates and roster.",
@@ -17,6 +21,10 @@ app = typer.Typer(
 )
 
 _Folder = Annotated[Path, typer.Option("--folder", help="The authority's private folder.")]
+_RosterFile = Annotated[Path, typer.Argument(help="The roster file.")]
+_Previous = Annotated[
+    Path | None, typer.Option(help="Roster of the epoch before, unless this is the first.")
+]
 
 
 @app.command("init")
@@ -106,33 +114,102 @@ def roster(
         Path | None, typer.Option(help="File to write (default: roster.json in --folder).")
     ] = None,
     epoch: Annotated[int, typer.Option(help="Number of this roster; it only goes up.")] = 1,
+    previous: _Previous = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write the roster: every site and the coordinator, with the keys they sign with.
 
-    Give the same file to every member; parties with different rosters cannot complete a
-    round together.
+    It holds once its sites have signed it, all of them for a consortium's first roster, and
+    for a later one a quorum of those in the roster before (--previous). A member that the new
+    one leaves out is revoked.
 
     \b
     Example:
-      veilsum pki roster --epoch 1
+      veilsum pki roster
+      veilsum pki roster --epoch 2 --previous pki/roster.json --out pki/roster-2.json
     """
     from veilsum.pki.authority import CERTIFICATE_FILE, SIGNING_FOLDER
     from veilsum.pki.roster_file import build_roster, write_roster
+    from veilsum.pki.roster_signing import SignedRoster
 
-    made = build_roster(folder / SIGNING_FOLDER, folder / CERTIFICATE_FILE, epoch=epoch)
+    before = _previous_roster(previous)
+    made = build_roster(
+        folder / SIGNING_FOLDER, folder / CERTIFICATE_FILE, epoch=epoch, previous=before
+    )
     file = out or folder / "roster.json"
     write_roster(file, made)
-    _show(
-        {
-            "file": str(file),
-            "consortium": made.consortium,
-            "epoch": made.epoch,
-            "sites": list(made.sites),
-            "hash": made.hash.hex(),
-        },
-        as_json,
-    )
+    _show(_roster_facts(file, SignedRoster(made), before), as_json)
+
+
+@app.command("sign-roster")
+def sign_roster(
+    file: _RosterFile,
+    site: Annotated[str, typer.Option(help="Name of the site that signs.")],
+    key: Annotated[Path, typer.Option(help="The site's signing.key.")],
+    previous: _Previous = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Sign a roster as a site: these are the members it will sum its updates with.
+
+    Look at the roster first (`veilsum inspect`), and sign one per epoch.
+
+    \b
+    Example:
+      veilsum pki sign-roster roster.json --site lyon --key site-lyon/signing.key
+    """
+    from veilsum.pki.roster_file import sign_roster as sign
+    from veilsum.transport.tls import load_signing_key
+
+    before = _previous_roster(previous)
+    signed = sign(file, site, load_signing_key(key), before)
+    _show(_roster_facts(file, signed, before), as_json)
+
+
+@app.command("check-roster")
+def check_roster(
+    file: _RosterFile,
+    previous: _Previous = None,
+    pin: Annotated[
+        list[Path] | None,
+        typer.Option(help="A site.toml that gets the roster's hash; repeatable."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check that enough members signed a roster, and pin it in a site's configuration.
+
+    A site takes part with the roster whose hash it has pinned, and with no other.
+
+    \b
+    Example:
+      veilsum pki check-roster roster.json --pin site.toml
+    """
+    from veilsum.pki.pinning import pin_roster
+    from veilsum.pki.roster_file import read_signed
+
+    before, signed = _previous_roster(previous), read_signed(file)
+    made = signed.check(before)
+    for config in pin or ():
+        pin_roster(config, made)
+    _show(_roster_facts(file, signed, before), as_json)
+
+
+def _previous_roster(file: Path | None) -> Roster | None:
+    from veilsum.pki.roster_file import read_signed
+
+    return None if file is None else read_signed(file).roster
+
+
+def _roster_facts(file: Path, signed: SignedRoster, previous: Roster | None) -> dict[str, object]:
+    made = signed.roster
+    return {
+        "file": str(file),
+        "consortium": made.consortium,
+        "epoch": made.epoch,
+        "sites": list(made.sites),
+        "hash": made.hash.hex(),
+        "signed_by": sorted(signed.signatures),
+        "signatures_missing": signed.missing(previous),
+    }
 
 
 def _role(text: str) -> Role:

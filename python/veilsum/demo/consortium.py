@@ -19,9 +19,10 @@ from veilsum.demo.options import TASK_ID, DemoOptions
 from veilsum.pki.authority import SIGNING_FOLDER, create_authority
 from veilsum.pki.files import write_private
 from veilsum.pki.issue import IssuedFiles, issue
-from veilsum.pki.roster_file import build_roster, write_roster
+from veilsum.pki.roster_file import build_roster, sign_roster, write_roster
 from veilsum.roster import Roster
 from veilsum.transport.settings import OperatorSettings
+from veilsum.transport.tls import load_signing_key
 
 NAME = "lung-study"
 TRAINER = "veilsum.demo.trainer:make_trainer"
@@ -50,7 +51,7 @@ class Consortium:
 
 
 def make_consortium(folder: DemoFolder, sites: Sequence[Hospital]) -> Consortium:
-    """Makes the authority, a certificate for every member, and the roster."""
+    """Makes the authority, a certificate for every member, and the roster that all sites sign."""
     authority = create_authority(folder.authority, NAME, days=30)
     coordinator = issue(authority, "coordinator", "coordinator", folder.members, days=30)
     operator = issue(authority, "operator", "operator", folder.members, days=30)
@@ -60,6 +61,9 @@ def make_consortium(folder: DemoFolder, sites: Sequence[Hospital]) -> Consortium
     }
     roster = build_roster(folder.authority / SIGNING_FOLDER, coordinator.ca)
     write_roster(folder.roster, roster)
+    for name, files in members.items():
+        if files.signing_key is not None:
+            sign_roster(folder.roster, name, load_signing_key(files.signing_key))
     return Consortium(folder, roster, coordinator, operator, members)
 
 
@@ -98,6 +102,7 @@ def write_site_toml(consortium: Consortium, site: str, port: int, options: DemoO
             "site": site,
             "coordinator": f"{_HOST}:{port}",
             "roster": folder.roster,
+            "roster_hash": consortium.roster.hash.hex(),
             **_keys(files),
             "trainer": TRAINER,
             "rounding_seed": rounding_seed(options.seed, site).hex(),

@@ -45,6 +45,22 @@ def write_public(file: Path, data: bytes) -> None:
     _write_new(file, data, 0o644)
 
 
+def replace_file(file: Path, data: bytes) -> None:
+    """Replaces the content of a file that exists, as a whole or not at all; its mode stays.
+
+    Raises:
+        ConfigError: cannot be written.
+    """
+    new = file.with_name(f".{file.name}.new")
+    try:
+        mode = file.stat().st_mode & 0o777
+        new.unlink(missing_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot write {file}: {error.strerror}") from error
+    _write_new(new, data, mode)
+    new.replace(file)
+
+
 def _write_new(file: Path, data: bytes, mode: int) -> None:
     # O_EXCL: a key that someone still uses is never overwritten, and a link that someone
     # else put there is not followed.

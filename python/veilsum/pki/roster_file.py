@@ -1,4 +1,4 @@
-"""The roster as a file: built from issued certificates, read at the start of a process."""
+"""The roster as a file: built from issued certificates, signed, read as a process starts."""
 
 from __future__ import annotations
 
@@ -7,24 +7,31 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import (
+    Ed25519PrivateKey,
+    Ed25519PublicKey,
+)
 from cryptography.x509.oid import NameOID
 
 from veilsum.errors import ConfigError, DecodeError
 from veilsum.pki.authority import consortium_of, load_certificate
-from veilsum.pki.files import write_public
+from veilsum.pki.files import replace_file, write_public
 from veilsum.pki.identity import Identity, parse_identity
 from veilsum.pki.issue import DOCUMENT_SIGNING
+from veilsum.pki.roster_signing import SignedRoster
 from veilsum.roster import Roster, RosterEntry
 
 
-def build_roster(signing_certificates: Path, ca: Path, *, epoch: int = 1) -> Roster:
+def build_roster(
+    signing_certificates: Path, ca: Path, *, epoch: int = 1, previous: Roster | None = None
+) -> Roster:
     """The roster of everyone whose protocol-signing certificate lies in a folder.
 
     Args:
         signing_certificates: folder of *.pem; the authority keeps one as "signing".
         ca: the authority's certificate.
         epoch: number of this roster; the next one has a higher number.
+        previous: the roster before, whose members are to sign this one; None for the first.
 
     Raises:
         ConfigError: names the certificate and why it does not belong here, or says that the
@@ -48,20 +55,61 @@ def build_roster(signing_certificates: Path, ca: Path, *, epoch: int = 1) -> Ros
         raise ConfigError(
             f"a roster needs one coordinator, {signing_certificates} holds {len(coordinators)}"
         )
-    return Roster(consortium_of(authority), epoch, coordinators[0], tuple(entries))
+    before = b"" if previous is None else previous.hash
+    return Roster(consortium_of(authority), epoch, coordinators[0], tuple(entries), before)
 
 
 def write_roster(file: Path, roster: Roster) -> None:
-    """Writes a new roster file.
+    """Writes a new roster file, which nobody has signed yet.
 
     Raises:
         ConfigError: the file exists: a roster is replaced by one of a later epoch, not edited.
     """
-    write_public(file, roster.to_bytes() + b"\n")
+    write_public(file, SignedRoster(roster).to_bytes() + b"\n")
 
 
-def load_roster(file: Path) -> Roster:
-    """Reads a roster file.
+def sign_roster(
+    file: Path, site: str, key: Ed25519PrivateKey, previous: Roster | None = None
+) -> SignedRoster:
+    """Adds a site's signature to a roster file.
+
+    Raises:
+        ConfigError: names the file and what is wrong with it, or why the site cannot sign it.
+    """
+    signed = read_signed(file).signed(site, key, previous)
+    signed.missing(previous)  # what others wrote into the file is checked before it is passed on
+    replace_file(file, signed.to_bytes() + b"\n")
+    return signed
+
+
+def load_roster(file: Path, *, previous: Path | None = None, pin: str | None = None) -> Roster:
+    """Reads a roster file that enough members signed.
+
+    Args:
+        previous: file of the roster before, unless this is the consortium's first. The roster
+            names it by hash.
+        pin: the hash that it must have, 64 hex digits; None for any.
+
+    Raises:
+        ConfigError: names the file and what is wrong with it.
+    """
+    signed = read_signed(file)
+    found = signed.roster.hash.hex()
+    if pin is not None and found != pin:
+        raise ConfigError(
+            f"{file} is not the roster that this member agreed to: its hash is {found}, "
+            f"roster_hash is {pin}",
+            hint="check a new epoch's roster with `veilsum pki check-roster` and pin it with --pin",
+        )
+    before = None if previous is None else read_signed(previous).roster
+    try:
+        return signed.check(before)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}", hint=error.hint) from error
+
+
+def read_signed(file: Path) -> SignedRoster:
+    """Reads a roster file; its signatures are not checked.
 
     Raises:
         ConfigError: names the file and what is wrong with it.
@@ -74,7 +122,7 @@ def load_roster(file: Path) -> Roster:
             hint="make one with `veilsum pki roster`",
         ) from error
     try:
-        return Roster.from_bytes(data)
+        return SignedRoster.from_bytes(data)
     except ConfigError as error:
         raise ConfigError(f"{file}: {error}", hint=error.hint) from error
 

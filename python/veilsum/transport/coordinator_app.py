@@ -79,7 +79,7 @@ async def serve_coordinator(
         DeviceError: there is no device such as `backend` names.
     """
     log = Log("coordinator")
-    roster = load_roster(settings.roster)
+    roster = load_roster(settings.roster, previous=settings.previous_roster)
     tls = _tls(settings, roster)
     signing_key = load_signing_key(settings.signing_key)
     storage = Storage(settings.state_dir)

@@ -7,6 +7,7 @@ themselves completely, so that a process never starts with settings that cannot 
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,7 @@ RELAY_LIMIT = 8 << 20
 """Largest from the coordinator to a site: the share relay of 255 sites has 6 MiB."""
 
 _ROUNDING_SEED_BYTES = 32
+_PIN = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,8 @@ class CoordinatorSettings:
     Attributes:
         state_dir: state.db, spool/ and models/ live here; made with mode 0700 if missing.
         roster: the consortium's roster file.
+        previous_roster: file of the roster before it, whose members signed it; none for a
+            consortium's first.
         signing_key: Ed25519 protocol key (PEM) whose public half is in the roster.
         ca, tls_certificate, tls_key: PEM files; all three unless `insecure`.
         listen: "host:port"; port 0 takes a free one.
@@ -82,6 +86,7 @@ class CoordinatorSettings:
     threads: int = 0
     backend: str = "cpu"
     log: LogSettings = field(default_factory=LogSettings)
+    previous_roster: Path | None = None
 
     def __post_init__(self) -> None:
         host, _ = split_address(self.listen, "listen", lowest_port=0)
@@ -104,6 +109,9 @@ class SiteSettings:
         coordinator: "host:port" to dial.
         trainer: "package.module:factory", imported and called with `trainer_settings` as
             keyword arguments; named here and nowhere else.
+        roster_hash: of the one roster that this site agreed to, 64 hex digits; needed unless
+            `insecure`.
+        previous_roster: as the coordinator's.
         bounds: largest training work this site does for anyone.
         policy: the least protection this site accepts.
         rounding_seed: 64 hex digits that fix stochastic rounding across restarts; None
@@ -132,6 +140,8 @@ class SiteSettings:
     threads: int = 0
     backend: str = "cpu"
     log: LogSettings = field(default_factory=LogSettings)
+    roster_hash: str | None = None
+    previous_roster: Path | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.site.encode()) <= 64 or not self.site.isprintable():
@@ -141,6 +151,7 @@ class SiteSettings:
         module, _, factory = self.trainer.partition(":")
         if not factory.isidentifier() or not all(part.isidentifier() for part in module.split(".")):
             raise ConfigError(f"trainer must be 'package.module:factory', got {self.trainer!r}")
+        _check_pin(self.roster_hash, self.insecure)
         _check_rounding_seed(self.rounding_seed)
         if self.max_model_bytes < 1:
             raise ConfigError(f"max_model_bytes must be positive, got {self.max_model_bytes}")
@@ -218,6 +229,16 @@ def _check_tls(insecure: bool, host: str, files: tuple[Path | None, ...]) -> Non
         raise ConfigError(
             "ca, tls_certificate and tls_key are all needed",
             hint="make them with `veilsum pki init` and `veilsum pki issue`",
+        )
+
+
+def _check_pin(pin: str | None, insecure: bool) -> None:
+    if pin is None and insecure:
+        return
+    if pin is None or not _PIN.fullmatch(pin):
+        raise ConfigError(
+            f"roster_hash must be the hash of a roster, 64 hexadecimal digits, got {pin!r}",
+            hint="veilsum pki check-roster ROSTER --pin SITE_TOML",
         )
 
 

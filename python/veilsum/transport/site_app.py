@@ -87,7 +87,9 @@ async def serve_site(
         ConfigError: as run_site.
         DeviceError: as run_site.
     """
-    roster = load_roster(settings.roster)
+    roster = load_roster(
+        settings.roster, previous=settings.previous_roster, pin=settings.roster_hash
+    )
     endpoint = make_endpoint(settings, roster)
     core = SiteCore(
         settings.site,
