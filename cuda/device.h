@@ -66,6 +66,20 @@ __device__ inline void store_aligned(void* place, const T& value) {
   *static_cast<T*>(place) = value;
 }
 
+// A byte of the eight of `low` and `high` for each four bits of the selector: three bits are its
+// number, and the fourth asks for eight copies of its highest bit instead (PTX: prmt).
+__device__ inline std::uint32_t permute_bytes(std::uint32_t low, std::uint32_t high,
+                                              std::uint32_t selector) {
+  const std::uint64_t bytes = std::uint64_t{high} << 32 | low;
+  std::uint32_t result = 0;
+  for (unsigned i = 0; i < 4; ++i) {
+    const std::uint32_t wanted = selector >> 4 * i & 15;
+    const auto byte = static_cast<std::uint32_t>(bytes >> 8 * (wanted & 7) & 255);
+    result |= ((wanted & 8) == 0 ? byte : byte >> 7 != 0 ? 255u : 0u) << 8 * i;
+  }
+  return result;
+}
+
 template <class... Params, class... Args>
 int launch_kernel(const char* name, const Launch& launch, unsigned blocks, unsigned threads,
                   std::size_t shared_bytes, void (*kernel)(Params...), Args... args) {
@@ -107,7 +121,7 @@ __device__ __forceinline__ T* global_memory(T* place) {
 // volatile, because nothing writes there while a kernel runs: it may be moved and asked for early.
 template <class T>
 __device__ __forceinline__ T load_once(const void* place) {
-  static_assert(sizeof(T) == 16 || sizeof(T) == 8 || sizeof(T) == 2);
+  static_assert(sizeof(T) == 16 || sizeof(T) == 8 || sizeof(T) == 2 || sizeof(T) == 1);
   T value;
   if constexpr (sizeof(T) == 16) {
     uint4 words;
@@ -119,10 +133,14 @@ __device__ __forceinline__ T load_once(const void* place) {
     uint2 words;
     asm("ld.global.cs.v2.u32 {%0, %1}, [%2];" : "=r"(words.x), "=r"(words.y) : "l"(place));
     __builtin_memcpy(&value, &words, sizeof value);
-  } else {
+  } else if constexpr (sizeof(T) == 2) {
     std::uint16_t word;
     asm("ld.global.cs.u16 %0, [%1];" : "=h"(word) : "l"(place));
     __builtin_memcpy(&value, &word, sizeof value);
+  } else {
+    std::uint32_t word;
+    asm("ld.global.cs.u8 %0, [%1];" : "=r"(word) : "l"(place));
+    value = static_cast<T>(word);
   }
   return value;
 }
@@ -130,6 +148,13 @@ __device__ __forceinline__ T load_once(const void* place) {
 template <class T>
 __device__ __forceinline__ void store_aligned(void* place, const T& value) {
   *static_cast<T*>(place) = value;
+}
+
+__device__ __forceinline__ std::uint32_t permute_bytes(std::uint32_t low, std::uint32_t high,
+                                                       std::uint32_t selector) {
+  std::uint32_t result;
+  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(result) : "r"(low), "r"(high), "r"(selector));
+  return result;
 }
 
 // Blocks get what every device gives without asking; more has to be asked for.

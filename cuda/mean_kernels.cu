@@ -1,5 +1,7 @@
 // The exact mean: every thread takes a few consecutive coordinates, walks over all updates with
 // their sums in registers, and ends with the sums or with the means.
+#include <type_traits>
+
 #include "codes.h"
 #include "device.h"
 #include "device/mean_launchers.h"
@@ -20,39 +22,87 @@ constexpr std::size_t kMostBlocks = 4096;
 // Each reads kValues consecutive values of one update, from value `at` of the tile on, in one
 // load, and adds their terms to the sums. All of them lie in one tile, and in one block of scales.
 // kBlocks blocks fit a processor at once, which bounds the registers of a thread.
+//
+// Terms are cheaper to make a constant too large: of rounding there is a bias, of codes an excess
+// that makes them positive. What each of the sums got too much is counted in `surplus`, once for
+// all of them, and is taken off in the end. Everything is modulo 2^64.
 
 struct Piece {
-  const WindowTerm* term;
   unsigned at;
   unsigned scale_shift;
   WindowScales scale_format;
 };
 
-__device__ __forceinline__ float scale_of(const Piece& piece) {
-  return load_scale(piece.scale_format, piece.term->scales, piece.at, piece.scale_shift);
+struct Sums {
+  std::uint64_t* sum;
+  std::uint64_t surplus;
+};
+
+// In two loads.
+__device__ __forceinline__ WindowTerm load_term(const WindowTerm* place) {
+  struct alignas(16) Half {
+    std::uint64_t word[2];
+  };
+  const Half places = load_aligned<Half>(place);
+  const Half numbers = load_aligned<Half>(reinterpret_cast<const unsigned char*>(place) + 16);
+  return {reinterpret_cast<const unsigned char*>(places.word[0]),
+          reinterpret_cast<const unsigned char*>(places.word[1]), double_of_bits(numbers.word[0]),
+          numbers.word[1]};
 }
 
-__device__ __forceinline__ std::uint64_t term_of(float value, double factor) {
-  return to_fixed_point(static_cast<double>(value) * factor);
+// The word that a scale is in, or half of: a tile's scales are whole words. No branch.
+__device__ __forceinline__ float scale_in_word(const WindowTerm& term, WindowScales format,
+                                               unsigned number) {
+  const bool wide = format == WindowScales::f32;
+  const std::uint32_t word =
+      load_global<std::uint32_t>(term.scales + (wide ? 4 * number : 2 * (number & ~1u)));
+  const float half = widen_half(static_cast<std::uint16_t>(word >> 16 * (number & 1)));
+  return wide ? float_of_bits(word) : half;
 }
 
-// Code times a multiplier, modulo 2^64.
-__device__ __forceinline__ std::uint64_t times(int code, std::uint64_t multiplier) {
-  return static_cast<std::uint64_t>(std::int64_t{code}) * multiplier;
+__device__ __forceinline__ float scale_of(const WindowTerm& term, const Piece& piece) {
+  if (piece.scale_format == WindowScales::none) return 1;
+  return scale_in_word(term, piece.scale_format, piece.at >> piece.scale_shift);
 }
 
-// Patterns of magnitudes order like magnitudes, and a NaN is beyond all of them.
+__device__ __forceinline__ void add_rounded(double value, std::uint64_t& sum) {
+  sum += biased_fixed_point(value);
+}
+
+// Not of a NaN either.
+__device__ __forceinline__ bool is_within(float value, const WindowTerm& term) {
+  return __builtin_fabsf(value) <= float_of_bits(static_cast<std::uint32_t>(term.limit));
+}
+
+// Both formats are halves with fewer bits, and devices have that conversion from sm_89 on.
+template <class Format>
+__device__ __forceinline__ float2 widen_fp8_pair(std::uint16_t pair) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
+  std::uint32_t halves;
+  if constexpr (Format::kMantissa == 3)
+    asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"(pair));
+  else
+    asm("cvt.rn.f16x2.e5m2x2 %0, %1;" : "=r"(halves) : "h"(pair));
+  return {widen_half(static_cast<std::uint16_t>(halves)),
+          widen_half(static_cast<std::uint16_t>(halves >> 16))};
+#else
+  return {widen_fp8<Format>(static_cast<std::uint8_t>(pair)),
+          widen_fp8<Format>(static_cast<std::uint8_t>(pair >> 8))};
+#endif
+}
+
 struct FloatCodes {
   static constexpr unsigned kValues = 4;
   [[maybe_unused]] static constexpr unsigned kBlocks = 4;
-  __device__ static bool add(const Piece& piece, std::uint64_t* sums) {
-    const float4 four = load_once<float4>(piece.term->codes + 4 * piece.at);
+  __device__ static bool add(const WindowTerm& term, const Piece& piece, Sums& sums) {
+    const float4 four = load_once<float4>(term.codes + 4 * piece.at);
     const float values[] = {four.x, four.y, four.z, four.w};
     bool within = true;
     for (unsigned i = 0; i < kValues; ++i) {
-      within &= (bits_of_float(values[i]) & 0x7FFFFFFFu) <= piece.term->limit;
-      sums[i] += term_of(values[i], piece.term->factor);
+      within &= is_within(values[i], term);
+      add_rounded(static_cast<double>(values[i]) * term.factor, sums.sum[i]);
     }
+    sums.surplus += kFixedPointBias;
     return within;
   }
 };
@@ -60,14 +110,15 @@ struct FloatCodes {
 struct DoubleCodes {
   static constexpr unsigned kValues = 2;
   [[maybe_unused]] static constexpr unsigned kBlocks = 4;
-  __device__ static bool add(const Piece& piece, std::uint64_t* sums) {
-    const double2 two = load_once<double2>(piece.term->codes + 8 * piece.at);
+  __device__ static bool add(const WindowTerm& term, const Piece& piece, Sums& sums) {
+    const double2 two = load_once<double2>(term.codes + 8 * piece.at);
     const double values[] = {two.x, two.y};
     bool within = true;
     for (unsigned i = 0; i < kValues; ++i) {
-      within &= (bits_of_double(values[i]) & kMagnitude) <= piece.term->limit;
-      sums[i] += to_fixed_point(values[i] * piece.term->factor);
+      within &= __builtin_fabs(values[i]) <= double_of_bits(term.limit);
+      add_rounded(values[i] * term.factor, sums.sum[i]);
     }
+    sums.surplus += kFixedPointBias;
     return within;
   }
 };
@@ -76,94 +127,91 @@ template <class Widen>
 struct HalfCodes {
   static constexpr unsigned kValues = 8;
   [[maybe_unused]] static constexpr unsigned kBlocks = 2;
-  __device__ static bool add(const Piece& piece, std::uint64_t* sums) {
-    const uint4 eight = load_once<uint4>(piece.term->codes + 2 * piece.at);
+  __device__ static bool add(const WindowTerm& term, const Piece& piece, Sums& sums) {
+    const uint4 eight = load_once<uint4>(term.codes + 2 * piece.at);
     const std::uint32_t words[] = {eight.x, eight.y, eight.z, eight.w};
     bool within = true;
     for (unsigned i = 0; i < kValues; ++i) {
       const auto pattern = static_cast<std::uint16_t>(words[i / 2] >> 16 * (i % 2));
-      within &= (pattern & 0x7FFFu) <= piece.term->limit;
-      sums[i] += term_of(Widen::widen(pattern), piece.term->factor);
+      const float value = Widen::widen(pattern);
+      within &= is_within(value, term);
+      add_rounded(static_cast<double>(value) * term.factor, sums.sum[i]);
     }
+    sums.surplus += kFixedPointBias;
     return within;
   }
 };
 
+// --- codes that are multiples of a unit: one rounding per block
+
+__device__ __forceinline__ std::uint64_t unit_of(double unit, const WindowTerm& term,
+                                                 const Piece& piece) {
+  return bounded_fixed_point(unit * scale_of(term, piece) * term.factor);
+}
+
+// Adds each of four bytes times the unit, to sums that are kApart from each other.
+template <unsigned kApart>
+__device__ __forceinline__ void add_bytes(std::uint32_t bytes, std::uint64_t unit,
+                                          std::uint64_t* sums) {
+  VS_UNROLL(4)
+  for (unsigned i = 0; i < 4; ++i)
+    sums[kApart * i] += std::uint64_t{permute_bytes(bytes, 0, 0x4440u | i)} * unit;
+}
+
 struct Int8Codes {
   static constexpr unsigned kValues = 16;
   [[maybe_unused]] static constexpr unsigned kBlocks = 2;
-  __device__ static bool add(const Piece& piece, std::uint64_t* sums) {
-    const uint4 sixteen = load_once<uint4>(piece.term->codes + piece.at);
+  __device__ static bool add(const WindowTerm& term, const Piece& piece, Sums& sums) {
+    const uint4 sixteen = load_once<uint4>(term.codes + piece.at);
     const std::uint32_t words[] = {sixteen.x, sixteen.y, sixteen.z, sixteen.w};
-    const std::uint64_t multiplier =
-        bounded_fixed_point(static_cast<double>(scale_of(piece)) * piece.term->factor);
-    for (unsigned i = 0; i < kValues; ++i)
-      sums[i] += times(static_cast<std::int8_t>(words[i / 4] >> 8 * (i % 4)), multiplier);
+    const std::uint64_t unit = unit_of(1, term, piece);
+    VS_UNROLL(4)
+    for (unsigned i = 0; i < 4; ++i) add_bytes<1>(words[i] ^ 0x80808080u, unit, sums.sum + 4 * i);
+    sums.surplus += 128 * unit;
     return true;
   }
 };
 
-// Kinds whose codes stand for multiples of a unit: one rounding per block.
-struct Int4Unit {
+// Two's complement, with its highest bit turned over.
+struct Int4Codes {
   static constexpr double kUnit = 1;
-  VS_FN int multiple(unsigned code) { return static_cast<int>(code << 28) >> 28; }
-};
-// Magnitudes 0, 0.5, 1, 1.5, 2, 3, 4, 6 in halves, one per four bits.
-struct Fp4Unit {
-  static constexpr double kUnit = 0.5;
-  VS_FN int multiple(unsigned code) {
-    const int magnitude = static_cast<int>(0xC8643210u >> 4 * (code & 7) & 15);
-    return (code & 8) != 0 ? -magnitude : magnitude;
+  static constexpr unsigned kExcess = 8;
+  __device__ static void add(std::uint32_t eight, std::uint64_t unit, std::uint64_t* sums) {
+    const std::uint32_t positive = eight ^ 0x88888888u;
+    add_bytes<2>(positive & 0x0F0F0F0Fu, unit, sums);
+    add_bytes<2>(positive >> 4 & 0x0F0F0F0Fu, unit, sums + 1);
   }
 };
 
-template <class Unit>
+// Magnitudes 0, 0.5, 1, 1.5, 2, 3, 4, 6 in halves, and a sign. A code is itself the selector of
+// its magnitude; one with the fourth bit, which is the sign, selects 0.
+struct Fp4Codes {
+  static constexpr double kUnit = 0.5;
+  static constexpr unsigned kExcess = 12;
+  __device__ static std::uint32_t magnitudes(std::uint32_t four) {
+    return permute_bytes(0x03020100u, 0x0C080604u, four);
+  }
+  __device__ static void add(std::uint32_t eight, std::uint64_t unit, std::uint64_t* sums) {
+    const std::uint32_t negated = eight ^ 0x88888888u;
+    VS_UNROLL(2)
+    for (unsigned half = 0; half < 2; ++half) {
+      const std::uint32_t bytes =
+          0x0C0C0C0Cu + magnitudes(eight >> 16 * half) - magnitudes(negated >> 16 * half);
+      add_bytes<1>(bytes, unit, sums + 4 * half);
+    }
+  }
+};
+
+template <class Codes>
 struct UnitNibbles {
   static constexpr unsigned kValues = 16;
   [[maybe_unused]] static constexpr unsigned kBlocks = 2;
-  __device__ static bool add(const Piece& piece, std::uint64_t* sums) {
-    const uint2 sixteen = load_once<uint2>(piece.term->codes + piece.at / 2);
-    const std::uint32_t words[] = {sixteen.x, sixteen.y};
-    const std::uint64_t unit =
-        bounded_fixed_point(Unit::kUnit * scale_of(piece) * piece.term->factor);
-    for (unsigned i = 0; i < kValues; ++i)
-      sums[i] += times(Unit::multiple(words[i / 8] >> 4 * (i % 8) & 15), unit);
-    return true;
-  }
-};
-
-__constant__ CodeTable kNf4 = kNf4Table;
-
-// No unit divides its values, so every code's term is rounded by itself. The sixteen of a block
-// would serve 64 coordinates, but no thread has as many.
-struct Nf4Codes {
-  static constexpr unsigned kValues = 16;
-  [[maybe_unused]] static constexpr unsigned kBlocks = 1;
-  __device__ static bool add(const Piece& piece, std::uint64_t* sums) {
-    const uint2 sixteen = load_once<uint2>(piece.term->codes + piece.at / 2);
-    const std::uint32_t words[] = {sixteen.x, sixteen.y};
-    const double scale = scale_of(piece);
-    for (unsigned i = 0; i < kValues; ++i) {
-      const double value = kNf4.value[words[i / 8] >> 4 * (i % 8) & 15];
-      sums[i] += bounded_fixed_point(value * scale * piece.term->factor);
-    }
-    return true;
-  }
-};
-
-// Values are products of a code and a scale, rounded to float.
-template <class Format>
-struct Fp8Codes {
-  static constexpr unsigned kValues = 16;
-  [[maybe_unused]] static constexpr unsigned kBlocks = 2;
-  __device__ static bool add(const Piece& piece, std::uint64_t* sums) {
-    const uint4 sixteen = load_once<uint4>(piece.term->codes + piece.at);
-    const std::uint32_t words[] = {sixteen.x, sixteen.y, sixteen.z, sixteen.w};
-    const float scale = scale_of(piece);
-    for (unsigned i = 0; i < kValues; ++i) {
-      const auto pattern = static_cast<std::uint8_t>(words[i / 4] >> 8 * (i % 4));
-      sums[i] += term_of(fp8_value<Format>(pattern, scale), piece.term->factor);
-    }
+  __device__ static bool add(const WindowTerm& term, const Piece& piece, Sums& sums) {
+    const uint2 sixteen = load_once<uint2>(term.codes + piece.at / 2);
+    const std::uint64_t unit = unit_of(Codes::kUnit, term, piece);
+    Codes::add(sixteen.x, unit, sums.sum);
+    Codes::add(sixteen.y, unit, sums.sum + 8);
+    sums.surplus += Codes::kExcess * unit;
     return true;
   }
 };
@@ -171,11 +219,58 @@ struct Fp8Codes {
 struct SignCodes {
   static constexpr unsigned kValues = 16;
   [[maybe_unused]] static constexpr unsigned kBlocks = 2;
-  __device__ static bool add(const Piece& piece, std::uint64_t* sums) {
-    const unsigned bits = load_once<std::uint16_t>(piece.term->codes + piece.at / 8);
-    const std::uint64_t term =
-        bounded_fixed_point(static_cast<double>(scale_of(piece)) * piece.term->factor);
-    for (unsigned i = 0; i < kValues; ++i) sums[i] += (bits >> i & 1) != 0 ? 0 - term : term;
+  __device__ static bool add(const WindowTerm& term, const Piece& piece, Sums& sums) {
+    const unsigned bits = load_once<std::uint16_t>(term.codes + piece.at / 8);
+    const std::uint64_t unit = unit_of(1, term, piece);
+    const std::uint64_t both = 2 * unit;
+    VS_UNROLL(16)
+    for (unsigned i = 0; i < kValues; ++i)
+      if ((bits >> i & 1) != 0) sums.sum[i] -= both;
+    sums.surplus -= unit;
+    return true;
+  }
+};
+
+// --- codes whose terms are rounded one by one
+
+__constant__ CodeTable kNf4 = kNf4Table;
+
+// No unit divides its values. The sixteen terms of a block of scales are made by sixteen lanes, one
+// each, and every lane fetches those that its codes stand for.
+template <unsigned kScaleBlock>
+struct Nf4Codes {
+  static constexpr unsigned kValues = kScaleBlock / kTableCodes;
+  [[maybe_unused]] static constexpr unsigned kBlocks = 4;
+  using Packed = std::conditional_t<kValues == 4, std::uint16_t, std::uint8_t>;
+  __device__ static bool add(const WindowTerm& term, const Piece& piece, Sums& sums) {
+    const unsigned codes = load_once<Packed>(term.codes + piece.at / 2);
+    const double scale = scale_in_word(term, piece.scale_format, piece.at / kScaleBlock);
+    const double value = kNf4.value[threadIdx.x % kTableCodes];
+    const std::uint64_t of_lane = bounded_fixed_point(value * scale * term.factor);
+    VS_UNROLL(4)
+    for (unsigned i = 0; i < kValues; ++i)
+      sums.sum[i] += __shfl_sync(0xFFFFFFFFu, of_lane, codes >> 4 * i & 15, kTableCodes);
+    return true;
+  }
+};
+
+// Values are products of a code and a scale, rounded to float.
+template <class Format>
+struct Fp8Codes {
+  static constexpr unsigned kValues = 8;
+  [[maybe_unused]] static constexpr unsigned kBlocks = 3;
+  __device__ static bool add(const WindowTerm& term, const Piece& piece, Sums& sums) {
+    const uint2 eight = load_once<uint2>(term.codes + piece.at);
+    const std::uint32_t words[] = {eight.x, eight.y};
+    const float scale = scale_of(term, piece);
+    VS_UNROLL(4)
+    for (unsigned i = 0; i < kValues; i += 2) {
+      const auto pair = static_cast<std::uint16_t>(words[i / 4] >> 8 * (i % 4));
+      const float2 values = widen_fp8_pair<Format>(pair);
+      add_rounded(static_cast<double>(values.x * scale) * term.factor, sums.sum[i]);
+      add_rounded(static_cast<double>(values.y * scale) * term.factor, sums.sum[i + 1]);
+    }
+    sums.surplus += kFixedPointBias;
     return true;
   }
 };
@@ -262,14 +357,14 @@ __device__ void store_sums(std::uint64_t* to, const std::uint64_t* sums) {
 template <class Codes>
 __device__ bool add_updates(const WindowSum& job, std::size_t at, unsigned scale_shift,
                             std::uint64_t* sums) {
-  const WindowTerm* const term = job.term + at / kTileValues * job.updates;
-  const auto within_tile = static_cast<unsigned>(at % kTileValues);
+  const Piece piece = {static_cast<unsigned>(at % kTileValues), scale_shift, job.scale_format};
+  const WindowTerm* term = job.term + at / kTileValues * job.updates;
+  const WindowTerm* const end = term + job.updates;
+  Sums all = {sums, 0};
   bool within = true;
   VS_UNROLL(4)  // so many are asked for before the first is waited for
-  for (std::size_t k = 0; k < job.updates; ++k) {
-    const Piece piece = {term + k, within_tile, scale_shift, job.scale_format};
-    within &= Codes::add(piece, sums);
-  }
+  for (; term != end; ++term) within &= Codes::add(load_term(term), piece, all);
+  for (unsigned i = 0; i < Codes::kValues; ++i) sums[i] -= all.surplus;
   return within;
 }
 
@@ -315,6 +410,12 @@ int launch_sum(const Launch& launch, const WindowSum& sum, const MeanSinkArgs& s
                        sum_kernel<Codes, kMeans>, sum, shift, sink);
 }
 
+template <bool kMeans>
+int launch_nf4(const Launch& launch, const WindowSum& sum, const MeanSinkArgs& sink) {
+  return sum.scale_block == 32 ? launch_sum<Nf4Codes<32>, kMeans>(launch, sum, sink)
+                               : launch_sum<Nf4Codes<64>, kMeans>(launch, sum, sink);
+}
+
 using SumLauncher = int (*)(const Launch&, const WindowSum&, const MeanSinkArgs&);
 
 // In the order of WindowCodes.
@@ -325,9 +426,9 @@ constexpr SumLauncher kSumLaunchers[kWindowCodes] = {
     launch_sum<HalfCodes<WidenHalf>, kMeans>,
     launch_sum<HalfCodes<WidenBrain>, kMeans>,
     launch_sum<Int8Codes, kMeans>,
-    launch_sum<UnitNibbles<Int4Unit>, kMeans>,
-    launch_sum<Nf4Codes, kMeans>,
-    launch_sum<UnitNibbles<Fp4Unit>, kMeans>,
+    launch_sum<UnitNibbles<Int4Codes>, kMeans>,
+    launch_nf4<kMeans>,
+    launch_sum<UnitNibbles<Fp4Codes>, kMeans>,
     launch_sum<Fp8Codes<E4M3>, kMeans>,
     launch_sum<Fp8Codes<E5M2>, kMeans>,
     launch_sum<SignCodes, kMeans>,

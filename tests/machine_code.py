@@ -40,8 +40,9 @@ TURNS = {
     "HalfCodes": 4 * 8,
     "Int8Codes": 4 * 16,
     "UnitNibbles": 4 * 16,
-    "Nf4Codes": 4 * 16,
-    "Fp8Codes": 4 * 16,
+    "Nf4Codes<32u>": 4 * 2,
+    "Nf4Codes<64u>": 4 * 4,
+    "Fp8Codes": 4 * 8,
     "SignCodes": 4 * 16,
     # One run of a packed tile.
     "FloatRun": 4,
@@ -66,9 +67,13 @@ class Instruction:
 
     @property
     def target(self) -> int | None:
-        """Where a branch goes, else None."""
+        """Where a branch goes, else None. Warps that are together do not go where BRA.DIV does."""
         found = re.search(r"(0x[0-9a-f]+)\s*$", self.operands)
-        return int(found[1], 16) if self.family == "BRA" and found else None
+        return int(found[1], 16) if self.family == "BRA" and not self.divergent and found else None
+
+    @property
+    def divergent(self) -> bool:
+        return self.name.startswith("BRA.DIV")
 
     @property
     def loaded_bytes(self) -> int:
@@ -85,7 +90,7 @@ class Instruction:
     @property
     def falls_through(self) -> bool:
         conditional = self.guarded or self.operands.startswith(("P", "!P", "UP", "!UP"))
-        return conditional or self.family not in ("BRA", "EXIT", "RET")
+        return conditional or self.divergent or self.family not in ("BRA", "EXIT", "RET")
 
 
 @dataclass(frozen=True)
@@ -198,7 +203,9 @@ class FlowGraph:
             if last.falls_through and at + 1 < len(blocks):
                 next_blocks.add(at + 1)
             successors.append(tuple(sorted(next_blocks)))
-        return cls(tuple(map(tuple, blocks)), tuple(successors))
+        reached = _reached_from(0, successors)
+        kept = [targets if at in reached else () for at, targets in enumerate(successors)]
+        return cls(tuple(map(tuple, blocks)), tuple(kept))
 
     def predecessors(self) -> list[list[int]]:
         found: list[list[int]] = [[] for _ in self.blocks]
@@ -233,6 +240,17 @@ class FlowGraph:
                 if dominators[block] >> head & 1:
                     bodies.setdefault(head, {head}).update(_reaching(block, head, before))
         return [frozenset(body) for body in bodies.values()]
+
+
+def _reached_from(block: int, successors: list[tuple[int, ...]]) -> set[int]:
+    reached: set[int] = set()
+    waiting = [block]
+    while waiting:
+        one = waiting.pop()
+        if one not in reached:
+            reached.add(one)
+            waiting.extend(successors[one])
+    return reached
 
 
 def _reaching(block: int, head: int, before: list[list[int]]) -> set[int]:

@@ -120,6 +120,20 @@ LISTING = """
 """
 
 
+# Every shuffle has such a detour, which comes back into the middle of the loop.
+PARTED = """
+    Function : kernel
+        /*0000*/                   LDG.E R4, desc[UR4][R2.64] ;
+        /*0010*/                   BRA.DIV UR4, 0x50 ;
+        /*0020*/                   SHFL.IDX PT, R5, R4, R6, 0x1f ;
+        /*0030*/               @P1 BRA 0x0 ;
+        /*0040*/                   EXIT ;
+        /*0050*/                   WARPSYNC.COLLECTIVE R7, 0x60 ;
+        /*0060*/                   SHFL.IDX PT, R5, R4, R6, 0x1f ;
+        /*0070*/                   BRA 0x30 ;
+"""
+
+
 @pytest.fixture
 def listing() -> tuple[Instruction, ...]:
     [(name, code)] = read_code(LISTING)
@@ -141,6 +155,12 @@ def test_a_detour_behind_the_end_belongs_to_its_loop_and_makes_none(
 
 def test_the_main_loop_is_the_one_that_loads_most(listing: tuple[Instruction, ...]) -> None:
     assert [one.name for one in main_loop(listing)] == ["LDG.E.128", "BRA", "BRA", "DADD", "BRA"]
+
+
+def test_the_way_of_a_warp_that_has_parted_counts_for_nothing() -> None:
+    [(_, code)] = read_code(PARTED)
+
+    assert [one.name for one in main_loop(code)] == ["LDG.E", "BRA.DIV", "SHFL.IDX", "BRA"]
 
 
 def test_a_kernel_without_a_loop_counts_as_a_whole(listing: tuple[Instruction, ...]) -> None:

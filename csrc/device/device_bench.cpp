@@ -134,8 +134,7 @@ DeviceTimes time_mean(const DeviceStream& stream, const WindowForm& form, std::s
     for (std::size_t update = 0; update < kUpdates; ++update) {
       const std::size_t place = update * tiles + tile;
       terms.push_back({input.as<unsigned char>(place * form.code_bytes()),
-                       input.as<unsigned char>(scales_at + place * form.scale_bytes()), 1,
-                       ~std::uint64_t{0}});
+                       input.as<unsigned char>(scales_at + place * form.scale_bytes()), 1, 0});
     }
   const std::vector<TileDivisor> divisors(tiles, {1.0 / kUpdates, 0});
   const std::vector<MeanFormat> formats(tiles * kTile / 64, MeanFormat::f32);

@@ -16,7 +16,6 @@
 #include "device/places.h"
 #include "device/resident.h"
 #include "device/window_form.h"
-#include "element/half.h"
 
 namespace veilsum {
 namespace {
@@ -96,13 +95,12 @@ struct Pass {
 
 // Nobody changes codes that were checked; values are what they were only if nobody wrote to them.
 std::uint64_t limit_pattern(const WindowForm& form, double largest) {
-  // f32 tiles of a set with wider ones: what is beyond every float is not within the limit.
-  const auto narrow =
-      static_cast<float>(std::min(largest, double{std::numeric_limits<float>::max()}));
   if (form.summed() == WindowCodes::f64) return std::bit_cast<std::uint64_t>(largest);
-  if (form.summed() == WindowCodes::f32) return std::bit_cast<std::uint32_t>(narrow);
-  if (!form.resident) return std::numeric_limits<std::uint64_t>::max();
-  return form.codes == WindowCodes::f16 ? narrow_half(narrow) : narrow_brain(narrow);
+  if (form.summed() != WindowCodes::f32 && !form.resident)
+    return std::bit_cast<std::uint32_t>(std::numeric_limits<float>::infinity());
+  // f32 tiles of a set with wider ones: what is beyond every float is not within the limit.
+  return std::bit_cast<std::uint32_t>(
+      static_cast<float>(std::min(largest, double{std::numeric_limits<float>::max()})));
 }
 
 // Without its places.

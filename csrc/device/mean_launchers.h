@@ -32,11 +32,11 @@ inline constexpr std::size_t kWindowCodes = 11;
 enum class WindowScales : std::uint8_t { none, f32, f16 };
 
 // One update's tile, and how much it counts.
-struct WindowTerm {
+struct alignas(16) WindowTerm {
   const unsigned char* codes;
   const unsigned char* scales;
   double factor;        // weight * 2^s; 0 for a tile of zeros
-  std::uint64_t limit;  // pattern, as a value of the kind, of the largest |value| screened
+  std::uint64_t limit;  // pattern of the largest |value| screened: a double of f64, else a float
 };
 
 // What divides the sums of a tile.

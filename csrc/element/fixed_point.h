@@ -19,11 +19,18 @@ VS_FN std::uint64_t bits_of_double(double value) {
 // round to a multiple of 2^32, whose factor then stands in the low bits of the pattern. What
 // is left, at most 2^31, is exact and is rounded likewise by adding 1.5 * 2^52. The first
 // part is even, so ties of the second are ties of the whole.
-VS_FN std::uint64_t to_fixed_point(double value) {
+//
+// The pattern of 1.5 * 2^52 is left in: sums of many take it off at their end, as often as there
+// were values. That of 1.5 * 2^84 ends in 32 zeros and is shifted out.
+inline constexpr std::uint64_t kFixedPointBias = 0x4338000000000000u;
+VS_FN std::uint64_t biased_fixed_point(double value) {
   const double high = value + 0x1.8p84;
   const double low = (value - (high - 0x1.8p84)) + 0x1.8p52;
-  const std::uint64_t high_steps = bits_of_double(high) - bits_of_double(0x1.8p84);
-  return (high_steps << 32) + (bits_of_double(low) - bits_of_double(0x1.8p52));
+  return (bits_of_double(high) << 32) + bits_of_double(low);
+}
+
+VS_FN std::uint64_t to_fixed_point(double value) {
+  return biased_fixed_point(value) - kFixedPointBias;
 }
 
 // The same, and 0 for what is beyond: what a block's scale would make of codes that the block does

@@ -1,6 +1,6 @@
 // Conversions between float and the two 16-bit formats, by integers. Hardware conversion
 // exists on some levels only, and a host program may have told the CPU to flush subnormal
-// numbers; these give the same bits regardless.
+// numbers; these give the same bits regardless. Every device has it, for subnormal numbers too.
 #pragma once
 
 #include <cstdint>
@@ -23,6 +23,11 @@ VS_FN std::uint32_t bits_of_float(float value) {
 
 // IEEE binary16, exact.
 VS_FN float widen_half(std::uint16_t half) {
+#if defined(__CUDA_ARCH__)
+  float value;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(half));
+  return value;
+#else
   const std::uint32_t sign = std::uint32_t{half & 0x8000u} << 16;
   const std::uint32_t magnitude = std::uint32_t{half & 0x7FFFu} << 13;
   const std::uint32_t rebias = (127 - 15) << 23;
@@ -33,6 +38,7 @@ VS_FN float widen_half(std::uint16_t half) {
   const std::uint32_t special = magnitude | 0x7F800000u;
   const std::uint32_t finite = magnitude < (1u << 23) ? bits_of_float(subnormal) : normal;
   return float_of_bits(sign | (magnitude < (31u << 23) ? finite : special));
+#endif
 }
 
 // To nearest, ties to even; infinite beyond 65504, quiet NaN for NaN.
