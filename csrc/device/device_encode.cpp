@@ -103,7 +103,9 @@ class EncodeSlot {
     stream_.to_device(device_input_.as<void>(), input_.as<void>(),
                       at_.stretches + sources_.size() * sizeof(EncodeStretch));
     stream_.to_device(device_place(at_.values), place(at_.values), value_bytes_);
-    stream_.clear(device_output_.as<void>(), count_bytes());
+    // Words too: where a device skips blocks and says nothing, zeros would leave the site, and not
+    // what its memory held before.
+    stream_.clear(device_output_.as<void>(), at_.output.bytes());
     const Device& device = stream_.device();
     device.check(device.api().encode->encode(stream_.launch(), window()), "launching an encoding",
                  value_bytes_);
