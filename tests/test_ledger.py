@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import hashlib
 import hmac
@@ -17,6 +18,8 @@ import numpy as np
 import pytest
 
 from veilsum._native import Secret
+from veilsum.cli.config import load_site
+from veilsum.cli.main import exit_code
 from veilsum.errors import ConfigError, LedgerError
 from veilsum.secagg.ledger import Ledger
 from veilsum.secagg.ledger_records import (
@@ -26,7 +29,7 @@ from veilsum.secagg.ledger_records import (
     Chain,
     Contributed,
     Opened,
-    Voted,
+    VoteCast,
     decode_record,
     encode_record,
     make_head,
@@ -34,11 +37,12 @@ from veilsum.secagg.ledger_records import (
 from veilsum.secagg.policy import Refusal
 from veilsum.transport import ledger_file
 from veilsum.transport.ledger_file import KEY_FILE, RECORDS_FILE, adopt_ledger, open_ledger
+from veilsum.transport.site_app import serve_site
 
 FIRST = Attempt("task", "run", 1, 0, b"c" * 32)
 OPENED = Opened(FIRST, b"m" * 32)
 CONTRIBUTED = Contributed(FIRST, b"2" * 32, b"u" * 32, b"h" * 32)
-VOTED = Voted(FIRST, b"3" * 32, ("basel", "kyoto", "lyon"))
+VOTED = VoteCast(FIRST, b"3" * 32, ("basel", "kyoto", "lyon"))
 ROUND = (OPENED, CONTRIBUTED, VOTED)
 
 
@@ -94,10 +98,22 @@ def test_an_update_that_left_is_spent_in_every_run_of_its_task():
     memory = ledger(*ROUND, later(OPENED, **other_run))
 
     refused(memory, later(CONTRIBUTED, **other_run), "spent")
+    with pytest.raises(Refusal):
+        memory.check_never_sent("task", CONTRIBUTED.update_tag)
 
     other_task = {"task_id": "another"}
     memory.remember(later(OPENED, **other_task))
     memory.remember(later(CONTRIBUTED, **other_task))
+
+
+def test_an_update_of_an_attempt_without_a_vote_is_spent_for_a_strict_site_only():
+    other_run = {"run_id": "another", "context": b"d" * 32}
+    memory = ledger(OPENED, CONTRIBUTED, later(OPENED, **other_run))
+
+    with pytest.raises(Refusal):
+        memory.check_never_sent("task", CONTRIBUTED.update_tag)
+    memory.check_never_sent("another", CONTRIBUTED.update_tag)
+    memory.remember(later(CONTRIBUTED, **other_run))
 
 
 def test_what_cannot_be_written_is_not_remembered_as_done():
@@ -135,7 +151,9 @@ def test_a_record_survives_its_encoding(record):
 
 def test_the_longest_vote_fits():
     names = tuple(f"{number:064}" for number in range(255))
-    longest = Voted(Attempt("t" * 64, "r" * 64, 2**63 - 1, 2**32 - 1, bytes(32)), bytes(32), names)
+    longest = VoteCast(
+        Attempt("t" * 64, "r" * 64, 2**63 - 1, 2**32 - 1, bytes(32)), bytes(32), names
+    )
     head = make_head(bytes(32), bytes(32))
     data = Chain(head, b"k" * 32).join(longest)
 
@@ -341,3 +359,39 @@ def test_a_process_killed_after_the_fsync_has_its_record(tmp_path):
 
     assert ended.returncode == -signal.SIGKILL
     assert read(tmp_path / "ledger") == (OPENED,)
+
+
+# --- the commands -------------------------------------------------------------------------
+
+SITE_TOML = """
+site = "lyon"
+coordinator = "localhost:1"
+roster = "roster.json"
+signing_key = "signing.key"
+trainer = "some.module:trainer"
+insecure = true
+ledger = "memory"
+"""
+
+
+def test_a_person_adopts_the_ledger_that_site_toml_names(tmp_path, capsys):
+    (tmp_path / "site.toml").write_text(SITE_TOML)
+    command = ["ledger", "adopt", "--config", str(tmp_path / "site.toml")]
+
+    assert exit_code(command) == 1
+    assert "no ledger" in capsys.readouterr().err
+
+    write(tmp_path / "moved", OPENED)
+    shutil.copytree(tmp_path / "moved", tmp_path / "memory")
+    assert exit_code(command) == 0
+    assert "with 1 records" in capsys.readouterr().out
+    assert read(tmp_path / "memory")[0] == OPENED
+
+
+def test_a_site_does_not_start_without_a_ledger_it_can_write(tmp_path):
+    (tmp_path / "site.toml").write_text(SITE_TOML)
+    (tmp_path / "memory").write_text("a file where the folder should be")
+    settings = load_site(tmp_path / "site.toml")
+
+    with pytest.raises(ConfigError, match="cannot make the folder"):
+        asyncio.run(serve_site(settings, None, stop=asyncio.Event()))

@@ -219,6 +219,7 @@ def core_of_the_victim() -> SiteCore:
         TaskBounds(),
         counting_secrets(VICTIM),
         rounding_seed(VICTIM),
+        secagg.Ledger.in_memory(Secret.from_os),
     )
 
 

@@ -145,6 +145,7 @@ def test_a_session_needs_the_key_of_its_roster_entry():
             roster=consortium().roster,
             policy=secagg.LocalPolicy(),
             entropy=Secret.zeros,
+            ledger=secagg.Ledger.in_memory(Secret.zeros),
         )
     with pytest.raises(ConfigError, match="for the coordinator"):
         secagg.CoordinatorSession(make_plan(4), signing_key=signing_key(KYOTO))

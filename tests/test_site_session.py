@@ -93,6 +93,7 @@ def site_core(
         bounds,
         counting_secrets(SITE),
         rounding_seed(SITE),
+        secagg.Ledger.in_memory(Secret.from_os),
     )
 
 
@@ -580,6 +581,7 @@ def test_leaving_a_masked_round_wipes_its_secrets() -> None:
         TaskBounds(),
         entropy,
         rounding_seed(SITE),
+        secagg.Ledger.in_memory(Secret.from_os),
     )
     sent(core, opened_masked())
 
@@ -641,6 +643,7 @@ def test_a_site_with_another_key_than_its_own_does_not_start() -> None:
             TaskBounds(),
             counting_secrets(SITE),
             rounding_seed(SITE),
+            secagg.Ledger.in_memory(Secret.from_os),
         )
 
 
@@ -654,6 +657,7 @@ def test_a_rounding_seed_of_another_size_is_refused() -> None:
             TaskBounds(),
             counting_secrets(SITE),
             Secret.zeros(16),
+            secagg.Ledger.in_memory(Secret.from_os),
         )
 
 

@@ -222,10 +222,13 @@ def test_a_second_process_of_a_site_ends_the_first_with_the_reason(
     async def main() -> None:
         stop = asyncio.Event()
         async with serving(consortium.coordinator_settings(tmp_path / "state")) as port:
-            settings = consortium.site_settings("a", port)
+            # On two machines: on one, the second would not get the ledger.
             serve = [
                 asyncio.create_task(serve_site(settings, TinyTrainer(0), stop=stop))
-                for _ in range(2)
+                for settings in (
+                    consortium.site_settings("a", port, ledger=tmp_path / machine)
+                    for machine in ("one", "other")
+                )
             ]
             done, running = await asyncio.wait(serve, return_when=asyncio.FIRST_COMPLETED)
             (first,) = done

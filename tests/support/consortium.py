@@ -64,6 +64,7 @@ class Consortium:
             "tls_certificate": files.tls_certificate,
             "tls_key": files.tls_key,
             "threads": 1,
+            "ledger": self.roster_file.parent / f"ledger-{site}",
             "log": LogSettings(level="error"),
             **change,
         }

@@ -33,7 +33,7 @@ from veilsum.coordinator.events import (
 from veilsum.errors import DecodeError, PeerError
 from veilsum.model import ModelLayout
 from veilsum.roster import Roster, RosterEntry
-from veilsum.secagg import LocalPolicy
+from veilsum.secagg import Ledger, LocalPolicy
 from veilsum.site import effects as site_to_do
 from veilsum.site.bounds import TaskBounds
 from veilsum.site.events import (
@@ -202,6 +202,7 @@ class Federation:
         self.effects: list[to_do.Effect] = []
         self.uploads: dict[str, UpdateArrived] = {}  # the latest of each site, sent or not
         self._site_backend = site_backend
+        self._ledgers = {site: Ledger.in_memory(Secret.from_os) for site in sites}
         self._bounds = dict.fromkeys(sites, bounds) | dict(bounds_of or {})
         self.sites = {site: SimulatedSite(self._core(site), ShiftTrainer(site)) for site in sites}
         self._faults = dict(faults or {})
@@ -221,6 +222,7 @@ class Federation:
             self._bounds[site],
             counting_secrets(site),
             rounding_seed(site),
+            self._ledgers[site],
             backend=self._site_backend,
         )
 

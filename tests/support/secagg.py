@@ -106,6 +106,7 @@ class Federation:
         *,
         contributions: Mapping[str, secagg.Contribution] | None = None,
         policies: Mapping[str, secagg.LocalPolicy] | None = None,
+        ledgers: Mapping[str, secagg.Ledger] | None = None,
         seed: int = 1,
     ) -> None:
         self.plan = plan
@@ -120,6 +121,7 @@ class Federation:
                 roster=plan.roster,
                 policy=(policies or {}).get(site, secagg.LocalPolicy(min_colluders=plan.colluders)),
                 entropy=self.entropies[site],
+                ledger=(ledgers or {}).get(site) or secagg.Ledger.in_memory(Secret.zeros),
             )
             for site in plan.cohort
         }

@@ -88,6 +88,7 @@ def _answer(invitation: bytes) -> secagg.SiteEffect:
         roster=consortium().roster,
         policy=LocalPolicy(**LIMITS),
         entropy=fixed_entropy(13),
+        ledger=secagg.Ledger.in_memory(fixed_entropy(13)),
     )
     return session.handle(invitation)[-1]
 

@@ -78,7 +78,10 @@ def load_site(file: Path, *, insecure: bool = False) -> SiteSettings:
         SettingsError: names the file, the key and what is wrong with it.
     """
     document = _read_toml(file) | ({"insecure": True} if insecure else {})
-    return _build(SiteSettings, document, file)
+    settings = _build(SiteSettings, document, file)
+    if settings.ledger is None:
+        settings = dataclasses.replace(settings, ledger=file.parent / f"ledger-{settings.site}")
+    return settings
 
 
 def load_run(file: Path) -> RunFile:

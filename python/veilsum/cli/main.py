@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from veilsum._version import __version__
-from veilsum.cli import demo, doctor, inspect, pki, runs, serve
+from veilsum.cli import demo, doctor, inspect, ledger, pki, runs, serve
 from veilsum.cli.exits import FAILED, INTERRUPTED, USAGE, SettingsError
 from veilsum.cli.output import print_error, print_line
 from veilsum.errors import VeilsumError
@@ -35,6 +35,7 @@ app.command("coordinator")(serve.coordinator)
 app.command("site")(serve.site)
 app.add_typer(pki.app, name="pki")
 app.add_typer(runs.app, name="run")
+app.add_typer(ledger.app, name="ledger")
 app.command("inspect")(inspect.inspect)
 app.command("doctor")(doctor.doctor)
 

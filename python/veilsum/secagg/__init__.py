@@ -18,9 +18,11 @@ from veilsum.secagg.effects import (
     SendTo,
     SiteEffect,
     UploadInput,
+    Warn,
     Withdraw,
 )
 from veilsum.secagg.keys import Entropy
+from veilsum.secagg.ledger import Ledger
 from veilsum.secagg.plan import Plan
 from veilsum.secagg.policy import LocalPolicy
 from veilsum.secagg.receiver import InputReceiver
@@ -45,6 +47,7 @@ __all__ = [
     "Entropy",
     "Excluded",
     "InputReceiver",
+    "Ledger",
     "LocalPolicy",
     "NeedUpdate",
     "PhaseBegan",
@@ -56,6 +59,7 @@ __all__ = [
     "SiteSession",
     "Stage",
     "UploadInput",
+    "Warn",
     "Withdraw",
     "make_consortium",
     "plain_ring_sum",

@@ -47,11 +47,23 @@ class Withdraw:
     "policy" outside the local policy, "not_invited", "plan" cannot work or is for another
     roster, "malformed" not the format, "protocol" out of order, "keys" a bad key advert,
     "bad_share" a dealer's box is wrong, "equivocation" two different messages of one kind,
-    "survivors" the survivor set is not one to vote for, "votes" the certificate is wrong.
+    "survivors" the survivor set is not one to vote for, "votes" the certificate is wrong,
+    "replay" the site did that already, "spent" its update left it before, "cohort_difference"
+    the set differs from the last one by too few sites, "ledger" the ledger cannot be written.
+
+    `local_reason` is for this site's own log and never leaves it.
     """
 
     code: str
     reason: str
+    local_reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Warn:
+    """Something that a person at this site should know. The round goes on."""
+
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +71,7 @@ class Done:
     """The site's part is over: its unmask shares are among the effects before this one."""
 
 
-SiteEffect: TypeAlias = Send | NeedUpdate | UploadInput | Withdraw | Done
+SiteEffect: TypeAlias = Send | NeedUpdate | UploadInput | Withdraw | Warn | Done
 
 # --- coordinator ----------------------------------------------------------------
 

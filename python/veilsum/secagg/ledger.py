@@ -22,7 +22,14 @@ from veilsum._native import Secret
 from veilsum.arrays import on_its_device
 from veilsum.errors import ConfigError, LedgerError
 from veilsum.secagg.keys import SECRET_BYTES, Entropy
-from veilsum.secagg.ledger_records import Adopted, Attempt, Contributed, LedgerRecord, Opened, Voted
+from veilsum.secagg.ledger_records import (
+    Adopted,
+    Attempt,
+    Contributed,
+    LedgerRecord,
+    Opened,
+    VoteCast,
+)
 from veilsum.secagg.plan import Plan
 from veilsum.secagg.policy import Refusal
 
@@ -40,7 +47,7 @@ class _Latest:
     """What happened in the last attempt of a run that this site was in."""
 
     attempt: Attempt
-    contributed: bool = False
+    tag: bytes | None = None  # of the update it sent
     voted: bool = False
 
     @property
@@ -53,7 +60,8 @@ class LedgerState:
 
     def __init__(self) -> None:
         self._latest: dict[tuple[str, str], _Latest] = {}  # by task and run
-        self._spent: dict[str, set[bytes]] = {}  # task -> tags
+        self._sent: dict[str, set[bytes]] = {}  # task -> tags of updates that left
+        self._spent: dict[str, set[bytes]] = {}  # task -> those of attempts it voted in
         self._survivors: dict[str, frozenset[str]] = {}  # task -> last set voted for
 
     def check(self, record: LedgerRecord) -> None:
@@ -67,13 +75,11 @@ class LedgerState:
                 self._check_opened(attempt)
             case Contributed(attempt, _, tag):
                 latest = self._of(attempt)
-                if latest.contributed or latest.voted:
+                if latest.tag is not None or latest.voted:
                     raise Refusal("replay", "this site sent an update in that attempt already")
                 if tag in self._spent.get(attempt.task_id, ()):
-                    raise Refusal(
-                        "spent", "this site's update is one that left it in an earlier round"
-                    )
-            case Voted(attempt):
+                    raise _spent()
+            case VoteCast(attempt):
                 if self._of(attempt).voted:
                     raise Refusal("replay", "this site voted in that attempt already")
             case Adopted():
@@ -87,7 +93,7 @@ class LedgerState:
             return
         same_round = attempt.round_number == latest.attempt.round_number
         now = (attempt.round_number, attempt.attempt)
-        if now <= latest.order or (same_round and latest.contributed):
+        if now <= latest.order or (same_round and latest.tag is not None):
             # Two sums over different sites of one update would show the difference.
             raise Refusal("replay", "this site took part in that round, or in a later one, already")
 
@@ -103,19 +109,35 @@ class LedgerState:
             case Opened(attempt):
                 self._latest[attempt.task_id, attempt.run_id] = _Latest(attempt)
             case Contributed(attempt, _, tag):
-                self._of(attempt).contributed = True
-                self._spent.setdefault(attempt.task_id, set()).add(tag)
-            case Voted(attempt, _, survivors):
-                self._of(attempt).voted = True
+                self._of(attempt).tag = tag
+                self._sent.setdefault(attempt.task_id, set()).add(tag)
+            case VoteCast(attempt, _, survivors):
+                latest = self._of(attempt)
+                latest.voted = True
+                if latest.tag is not None:
+                    self._spent.setdefault(attempt.task_id, set()).add(latest.tag)
                 self._survivors[attempt.task_id] = frozenset(survivors)
             case Adopted():
                 return
             case _:
                 assert_never(record)
 
+    def check_never_sent(self, task_id: str, tag: bytes) -> None:
+        """Whether an update has not left in any attempt of a task, voted in or not.
+
+        Raises:
+            Refusal: code "spent".
+        """
+        if tag in self._sent.get(task_id, ()):
+            raise _spent()
+
     def last_survivors(self, task_id: str) -> frozenset[str] | None:
         """The last set that this site voted for in a task, in any run; None before the first."""
         return self._survivors.get(task_id)
+
+
+def _spent() -> Refusal:
+    return Refusal("spent", "this site's update is one that left it in an earlier round")
 
 
 class Ledger:
@@ -161,6 +183,10 @@ class Ledger:
         self._state.check(record)
         self._append(record)
         self._state.apply(record)
+
+    def check_never_sent(self, task_id: str, tag: bytes) -> None:
+        """As of LedgerState."""
+        self._state.check_never_sent(task_id, tag)
 
     def last_survivors(self, task_id: str) -> frozenset[str] | None:
         """As of LedgerState."""

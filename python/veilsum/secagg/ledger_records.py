@@ -74,7 +74,7 @@ class Contributed:
 
 
 @dataclass(frozen=True, slots=True)
-class Voted:
+class VoteCast:
     """Written before the vote leaves.
 
     Attributes:
@@ -98,7 +98,7 @@ class Adopted:
     home: bytes
 
 
-LedgerRecord: TypeAlias = Opened | Contributed | Voted | Adopted
+LedgerRecord: TypeAlias = Opened | Contributed | VoteCast | Adopted
 
 # 4 and 5 are set aside for the end of an attempt, 6 for rosters.
 _OPENED, _CONTRIBUTED, _VOTED, _ADOPTED = 1, 2, 3, 7
@@ -111,7 +111,7 @@ def encode_record(record: LedgerRecord) -> bytes:
             return _begun(_OPENED, attempt).raw(manifest_hash).bytes()
         case Contributed(attempt, t2, tag, header):
             return _begun(_CONTRIBUTED, attempt).raw(t2).raw(tag).raw(header).bytes()
-        case Voted(attempt, t3, survivors):
+        case VoteCast(attempt, t3, survivors):
             writer = _begun(_VOTED, attempt).raw(t3)
             return writer.sequence(survivors, lambda out, site: out.text(site)).bytes()
         case Adopted(home):
@@ -152,7 +152,9 @@ def _read(reader: Reader, kind: int) -> LedgerRecord:
         tag_and_header = (reader.digest("T2"), reader.digest("update tag"), reader.digest("header"))
         return Contributed(attempt, *tag_and_header)
     t3 = reader.digest("T3")
-    return Voted(attempt, t3, reader.sequence(MAX_SITES, "survivors", lambda r: r.site("survivor")))
+    return VoteCast(
+        attempt, t3, reader.sequence(MAX_SITES, "survivors", lambda r: r.site("survivor"))
+    )
 
 
 # --- the chain --------------------------------------------------------------------

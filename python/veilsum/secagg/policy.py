@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import get_args
+from typing import Literal, TypeAlias, get_args
 
 from veilsum.control import MaskGenerator
 from veilsum.errors import ConfigError
 from veilsum.secagg.plan import Plan
 from veilsum.secagg.thresholds import usual_colluders
 
+CohortDifference: TypeAlias = Literal["warn", "refuse"]
+Spent: TypeAlias = Literal["vote", "input"]
+
 
 class Refusal(Exception):  # noqa: N818  not an error: the site's right
     """A site will not go on with a round. `code` is for machines, `reason` for people."""
 
-    def __init__(self, code: str, reason: str) -> None:
+    def __init__(self, code: str, reason: str, *, local_reason: str = "") -> None:
         super().__init__(reason)
         self.code = code
         self.reason = reason
+        self.local_reason = local_reason  # for this site's own log
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +40,14 @@ class LocalPolicy:
         mask_generators: generators of masks the site accepts, "chacha20" and "aes256ctr"; None
             for any.
         min_invited: fewest sites that a round may invite, this one included.
+        max_attempts: most attempts at one round that the site may be invited to.
+        cohort_difference: what to do about a survivor set that differs from the last one of
+            its task by fewer sites than a sum must have: "warn" or "refuse".
+        spent: from when on an update may never be sent again in its task: "vote", once this site
+            has voted in the attempt that it was in; "input", once it has left.
 
     Raises:
-        ConfigError: a generator of that name does not exist.
+        ConfigError: a generator or a way of that name does not exist, or there is no attempt.
     """
 
     min_sites: int = 3
@@ -48,8 +57,19 @@ class LocalPolicy:
     task_ids: frozenset[str] | None = None
     mask_generators: frozenset[MaskGenerator] | None = None
     min_invited: int = 3
+    max_attempts: int = 3
+    cohort_difference: CohortDifference = "warn"
+    spent: Spent = "vote"
 
     def __post_init__(self) -> None:
+        if self.cohort_difference not in get_args(CohortDifference):
+            raise ConfigError(
+                f"cohort_difference must be 'warn' or 'refuse', got {self.cohort_difference!r}"
+            )
+        if self.spent not in get_args(Spent):
+            raise ConfigError(f"spent must be 'vote' or 'input', got {self.spent!r}")
+        if self.max_attempts < 1:
+            raise ConfigError(f"max_attempts must be at least 1, got {self.max_attempts}")
         known = set(get_args(MaskGenerator))
         unknown = sorted(set(self.mask_generators or ()) - known)
         # A name that no plan can have would refuse every round.
@@ -77,6 +97,11 @@ class LocalPolicy:
         for name, planned, demanded in floors:
             if planned < demanded:
                 raise Refusal("policy", f"{name} is {planned}, this site demands {demanded}")
+        if plan.attempt >= self.max_attempts:
+            raise Refusal(
+                "policy",
+                f"this is attempt {plan.attempt + 1}, this site allows {self.max_attempts}",
+            )
         if self.max_weight_cap is not None and plan.weight_cap > self.max_weight_cap:
             raise Refusal(
                 "policy", f"weight_cap is {plan.weight_cap}, this site allows {self.max_weight_cap}"

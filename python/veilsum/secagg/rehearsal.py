@@ -27,6 +27,7 @@ from veilsum.secagg.effects import (
     Withdraw,
 )
 from veilsum.secagg.keys import SECRET_BYTES, Entropy
+from veilsum.secagg.ledger import Ledger
 from veilsum.secagg.masks import MaskKeys
 from veilsum.secagg.plan import Plan
 from veilsum.secagg.policy import LocalPolicy
@@ -137,6 +138,7 @@ class _Rehearsal:
                 roster=plan.roster,
                 policy=LocalPolicy(min_colluders=plan.colluders),
                 entropy=entropy,
+                ledger=Ledger.in_memory(entropy),
                 backend=backends.site,
             )
             for site in plan.cohort

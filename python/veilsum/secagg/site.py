@@ -11,11 +11,22 @@ from numpy.typing import NDArray
 
 from veilsum._native import Secret
 from veilsum.aggregate.tile_audit import SEED_BYTES
-from veilsum.errors import ConfigError, DecodeError, PeerError
+from veilsum.errors import ConfigError, DecodeError, LedgerError, PeerError
 from veilsum.roster import Roster
 from veilsum.secagg import dealing, keys
-from veilsum.secagg.effects import Done, NeedUpdate, Send, SiteEffect, UploadInput, Withdraw
+from veilsum.secagg.effects import (
+    Done,
+    NeedUpdate,
+    Send,
+    SiteEffect,
+    UploadInput,
+    Warn,
+    Withdraw,
+)
 from veilsum.secagg.envelope import Envelope
+from veilsum.secagg.guard import cohort_warning
+from veilsum.secagg.ledger import Ledger, attempt_of
+from veilsum.secagg.ledger_records import Contributed, LedgerRecord, Opened, VoteCast
 from veilsum.secagg.messages import (
     KeyRoster,
     RoundOpen,
@@ -92,6 +103,8 @@ class SiteSession:
         roster: the site's own copy.
         policy: what the site demands of a plan.
         entropy: source of fresh secret bytes.
+        ledger: what the site must not forget; written before anything leaves that it forbids
+            to repeat. Shared by all sessions of the site.
         backend: what encodes and masks floating-point tensors, "cpu" or a device such as
             "cuda:0". The upload is the same; some tiles are computed on the CPU as well.
 
@@ -107,6 +120,7 @@ class SiteSession:
         roster: Roster,
         policy: LocalPolicy,
         entropy: keys.Entropy,
+        ledger: Ledger,
         backend: str = "cpu",
     ) -> None:
         if signing_key.public_key().public_bytes_raw() != roster.signing_key(site):
@@ -119,6 +133,7 @@ class SiteSession:
         self._roster = roster
         self._policy = policy
         self._entropy = entropy
+        self._ledger = ledger
         self._backend = backend
         self._plan: Plan | None = None
         self._phase: SitePhase = Invited()
@@ -166,6 +181,9 @@ class SiteSession:
     ) -> list[SiteEffect]:
         """Masks the update, once: a second one under the same masks would show the difference.
 
+        An update that left this site before, in whatever round of the task, ends the session,
+        and so does a ledger that cannot be written: the only effect then is Withdraw.
+
         Args:
             update: trained minus received model, one array per tensor.
             weight: number of examples.
@@ -200,6 +218,13 @@ class SiteSession:
         header = self._signer.seal(input_header(plan, self._site, phase.t2, encoded.chunks))
         upload = UploadInput(header.to_bytes(), update_id, encoded.chunks, encoded.clipped)
         phase.masks.wipe()
+        tag = self._ledger.tag_of(update)
+        try:
+            if self._policy.spent == "input":
+                self._ledger.check_never_sent(plan.task_id, tag)
+            self._remember(Contributed(attempt_of(plan), phase.t2, tag, header.payload_digest))
+        except Refusal as refusal:
+            return self._withdraw(refusal)
         self._phase = Uploaded(phase.t2, phase.held, upload, header.payload_digest)
         return [upload]
 
@@ -220,7 +245,19 @@ class SiteSession:
     def _withdraw(self, refusal: Refusal) -> list[SiteEffect]:
         self.close()
         self._phase = Ended("withdrawn")
-        return [Withdraw(refusal.code, refusal.reason)]
+        return [Withdraw(refusal.code, refusal.reason, refusal.local_reason)]
+
+    def _remember(self, record: LedgerRecord) -> None:
+        """Before anything leaves that the record stands for.
+
+        Raises:
+            Refusal: the site must not do it, or could not remember it.
+        """
+        try:
+            self._ledger.remember(record)
+        except LedgerError as error:
+            reason = "this site's ledger cannot be written"
+            raise Refusal("ledger", reason, local_reason=str(error)) from error
 
     def _receive(self, kind: str, envelope: Envelope) -> list[SiteEffect]:
         answer = self._answers.get(kind)
@@ -256,6 +293,7 @@ class SiteSession:
         if self._site not in plan.cohort:
             raise Refusal("not_invited", f"site {self._site!r} is not in the cohort")
         self._policy.check(plan)
+        self._remember(Opened(attempt_of(plan), plan.hash))
         secrets = dealing.make_secrets(plan.context, self._site, self._entropy)
         advert = self._signer.seal(dealing.own_advert(plan.context, self._site, secrets))
         self._plan, self._phase = plan, Advertised(secrets, advert)
@@ -313,13 +351,16 @@ class SiteSession:
         if self._site in survivors and survivors[self._site] != own:
             raise Refusal("survivors", "the proposal holds another input of this site")
         t3 = survivors_transcript(phase.t2, survivors)
+        last = self._ledger.last_survivors(plan.task_id)
+        warning = cohort_warning(self._policy, plan, last, survivors.keys())
+        self._remember(VoteCast(attempt_of(plan), t3, tuple(survivors)))
         # A site that is left out votes as well, so that the others reach their quorum. Leaving
         # this phase gives up its update for good: its mask seed may be rebuilt from now on.
         if isinstance(phase, Ready):
             phase.masks.wipe()
         self._phase = Voted(t3, frozenset(survivors), phase.held)
         vote = self._signer.seal(SurvivorVote(plan.context, self._site, t3))
-        return [Send(vote.to_bytes())]
+        return [*([Warn(warning)] if warning else []), Send(vote.to_bytes())]
 
     def _on_certificate(self, plan: Plan, phase: Voted, envelope: Envelope) -> list[SiteEffect]:
         message = self._open(SurvivorCertificate, plan, envelope)

@@ -276,10 +276,13 @@ class MaskedContribution:
                 return []
             case secagg.UploadInput():
                 return self._upload(effect)
-            case secagg.Withdraw(code, reason):
+            case secagg.Withdraw(code, reason, local_reason):
                 self.over = True
                 decline = Decline(self._round, code, reason)
-                return [SendToCoordinator(decline), Note(f"left the round ({code}): {reason}")]
+                note = f"left the round ({code}): {reason} {local_reason}".rstrip()
+                return [SendToCoordinator(decline), Note(note)]
+            case secagg.Warn(text):
+                return [Note(f"warning: {text}")]
             case secagg.Done():
                 return [Note("sent the unmask shares")]
             case _:

@@ -27,6 +27,7 @@ class Participation:
         policy: secagg.LocalPolicy,
         bounds: TaskBounds,
         entropy: secagg.Entropy,
+        ledger: secagg.Ledger | None,
         *,
         threads: int,
         backend: str,
@@ -37,6 +38,7 @@ class Participation:
         self._policy = policy
         self._bounds = bounds
         self._entropy = entropy
+        self._ledger = ledger
         self._threads = threads
         self._backend = backend
         self._latest: dict[str, tuple[int, int]] = {}  # run -> last round and attempt used up
@@ -49,6 +51,8 @@ class Participation:
             return "malformed", "a round is either masked or plain"
         if not masked and not self._bounds.plain_rounds:
             return "policy", "this site takes part in masked rounds only"
+        if masked and self._ledger is None:
+            return "ledger", "this site keeps no ledger and takes part in plain rounds only"
         allowed = self._policy.task_ids
         if allowed is not None and opened.task_id not in allowed:
             return "policy", f"task {opened.task_id!r} is not allowed at this site"
@@ -77,12 +81,15 @@ class Participation:
                 residual=self._feedback.residual_for(opened.round.run_id, opened.plain),
             )
             return plain, []
+        if self._ledger is None:
+            raise ConfigError("a masked round needs a ledger")
         session = secagg.SiteSession(
             site=self._site,
             signing_key=self._signing_key,
             roster=self._roster,
             policy=self._policy,
             entropy=self._entropy,
+            ledger=self._ledger,
             backend=self._backend,
         )
         masked = MaskedContribution(session, opened.round, threads=self._threads)

@@ -74,6 +74,7 @@ class SiteCore:
         bounds: what it is willing to do at all.
         entropy: source of fresh secret bytes.
         rounding_seed: 32 bytes that stay with the site; see rounding.py.
+        ledger: what the site must not forget; None: it takes part in plain rounds only.
         threads: to encode and mask with.
         backend: what encodes and masks the floating-point tensors of masked rounds: "cpu", or a
             device such as "cuda:0".
@@ -91,6 +92,7 @@ class SiteCore:
         bounds: TaskBounds,
         entropy: secagg.Entropy,
         rounding_seed: Secret,
+        ledger: secagg.Ledger | None,
         *,
         threads: int = 1,
         backend: str = "cpu",
@@ -106,7 +108,15 @@ class SiteCore:
         self._roster = roster
         self._rounding_seed = rounding_seed
         self._participation = Participation(
-            site, signing_key, roster, policy, bounds, entropy, threads=threads, backend=backend
+            site,
+            signing_key,
+            roster,
+            policy,
+            bounds,
+            entropy,
+            ledger,
+            threads=threads,
+            backend=backend,
         )
         self._phase: SitePhase = Idle()
 
@@ -281,6 +291,8 @@ class SiteCore:
         except DeviceError as error:
             reason = "the site's device failed"
             return self._give_up(phase.part.round, "device", reason, str(error))
+        if phase.part.contribution.over:
+            return effects + self._leave("withdrew")
         phase.update.rounding.wipe()
         self._participation.spent(phase.part.round)
         self._phase = Delivering(phase.part)

@@ -114,6 +114,8 @@ class SiteSettings:
         previous_roster: as the coordinator's.
         bounds: largest training work this site does for anyone.
         policy: the least protection this site accepts.
+        ledger: folder of what this site must not forget; made if missing. None: plain rounds
+            only. In site.toml it is "ledger-SITE" beside the file unless it says otherwise.
         rounding_seed: 64 hex digits that fix stochastic rounding across restarts; None
             draws fresh ones from the operating system. Keep it as secret as the update.
         max_model_bytes: larger models are refused before they are received.
@@ -134,6 +136,7 @@ class SiteSettings:
     trainer_settings: Mapping[str, Any] = field(default_factory=dict)
     bounds: TaskBounds = field(default_factory=TaskBounds)
     policy: LocalPolicy = field(default_factory=LocalPolicy)
+    ledger: Path | None = None
     insecure: bool = False
     rounding_seed: str | None = field(default=None, repr=False)
     max_model_bytes: int = 16 << 30

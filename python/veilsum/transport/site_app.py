@@ -17,6 +17,7 @@ from veilsum.errors import ConfigError, DecodeError, VeilsumError
 from veilsum.pki.identity import Identity
 from veilsum.pki.roster_file import load_roster
 from veilsum.roster import Roster
+from veilsum.secagg.ledger import Ledger
 from veilsum.site.effects import (
     FetchModel,
     Note,
@@ -39,6 +40,7 @@ from veilsum.site.session import SiteCore
 from veilsum.site.trainer import Trainer
 from veilsum.transport.backoff import Backoff
 from veilsum.transport.client import Connection, Endpoint, Refused, Replaced, Unreachable
+from veilsum.transport.ledger_file import open_ledger
 from veilsum.transport.logs import Log, start_logging
 from veilsum.transport.process import forbid_core_dumps, stop_signals, versions
 from veilsum.transport.settings import SiteSettings, tls_files
@@ -63,6 +65,7 @@ def run_site(
 
     Raises:
         ConfigError: the settings cannot work, or the coordinator does not want this site.
+        LedgerError: the ledger is damaged, or was copied or restored.
         DeviceError: there is no device such as `backend` names.
     """
     forbid_core_dumps()
@@ -87,6 +90,23 @@ async def serve_site(
         ConfigError: as run_site.
         DeviceError: as run_site.
     """
+    if settings.ledger is None:
+        await _serve(settings, trainer, None, stop, connect)
+        return
+    file = open_ledger(settings.ledger)
+    try:
+        await _serve(settings, trainer, file.ledger(), stop, connect)
+    finally:
+        file.close()
+
+
+async def _serve(
+    settings: SiteSettings,
+    trainer: Trainer,
+    ledger: Ledger | None,
+    stop: asyncio.Event,
+    connect: Connect,
+) -> None:
     roster = load_roster(
         settings.roster, previous=settings.previous_roster, pin=settings.roster_hash
     )
@@ -99,6 +119,7 @@ async def serve_site(
         settings.bounds,
         Secret.from_os,
         _rounding_seed(settings),
+        ledger,
         threads=settings.threads or available_threads(),
         backend=require_backend(settings.backend),
     )
