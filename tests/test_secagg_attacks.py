@@ -40,7 +40,7 @@ from veilsum.control import (
     Welcome,
     task_hash,
 )
-from veilsum.errors import ConfigError
+from veilsum.errors import ConfigError, LedgerError
 from veilsum.model import ModelLayout, result_digest
 from veilsum.pki.identity import Identity
 from veilsum.secagg import keys
@@ -248,6 +248,11 @@ class Attempt:
         return self._to_core(CoordinatorSent(opened))
 
     def until_the_upload(self) -> Upload:
+        self.until_nothing_is_under_way()
+        (upload,) = [effect for effect in self.effects if isinstance(effect, Upload)]
+        return upload
+
+    def until_nothing_is_under_way(self) -> None:
         self._to_core(ModelFetched(self.round, LAYOUT, MODEL))
         result = TrainingResult(TRAINED, 10, {})
         self._to_core(TrainingDone(self.round, result, EvaluationResult({}, 1)))
@@ -257,8 +262,6 @@ class Attempt:
                 self._to_core(CoordinatorSent(ProtocolMessage(self.round, message)))
             else:
                 self.federation.deliver(origin, to, message)
-        (upload,) = [effect for effect in self.effects if isinstance(effect, Upload)]
-        return upload
 
     def _to_core(self, event: SiteEvent) -> list[SiteEffect]:
         effects = self.core.handle(event)
@@ -422,3 +425,42 @@ def test_a_relay_of_that_size_reaches_a_site(tmp_path):
         await server.stop(None)
 
     asyncio.run(main())
+
+
+# --- a site that cannot remember ----------------------------------------------------------
+
+
+def core_with(ledger: secagg.Ledger | None) -> SiteCore:
+    return SiteCore(
+        VICTIM,
+        signing_key(VICTIM),
+        consortium().roster,
+        secagg.LocalPolicy(min_colluders=1),
+        TaskBounds(),
+        counting_secrets(VICTIM),
+        rounding_seed(VICTIM),
+        ledger,
+    )
+
+
+def test_a_core_without_a_ledger_takes_part_in_no_masked_round():
+    core = core_with(None)
+
+    assert declined(Attempt(core, 0).invite()) == ["ledger"]
+    assert core.phase == "idle"
+
+
+def test_a_core_whose_disk_fills_up_before_the_upload_leaves_the_round():
+    def append(record: object) -> None:
+        if type(record).__name__ == "Contributed":
+            raise LedgerError("no space left on device")
+
+    core = core_with(secagg.Ledger(Secret.zeros(32), append))
+    attempt = Attempt(core, 0)
+    attempt.invite()
+
+    attempt.until_nothing_is_under_way()
+
+    assert declined(attempt.effects) == ["ledger"]
+    assert not any(isinstance(effect, Upload) for effect in attempt.effects)
+    assert core.phase == "idle"
