@@ -39,6 +39,7 @@ from veilsum.control import (
 )
 from veilsum.errors import ConfigError
 from veilsum.model import ModelLayout, result_digest
+from veilsum.secagg.messages import kind_of_message
 from veilsum.site.bounds import TaskBounds
 from veilsum.site.effects import (
     FetchModel,
@@ -146,9 +147,13 @@ def training_core(opened: RoundOpened) -> SiteCore:
 
 
 def declined(effects: list[SiteEffect]) -> tuple[str, str]:
-    """Code and reason of the one message to the coordinator, a Decline."""
-    (message,) = [step.message for step in effects if isinstance(step, SendToCoordinator)]
+    """Code and reason of the last message to the coordinator, a Decline; before it there may be
+    a signed refusal."""
+    *before, message = [step.message for step in effects if isinstance(step, SendToCoordinator)]
     assert isinstance(message, Decline)
+    for signed in before:
+        assert isinstance(signed, ProtocolMessage)
+        assert kind_of_message(signed.payload) == "refuse"
     return message.code, message.reason
 
 
@@ -309,6 +314,8 @@ def test_a_plan_outside_the_local_policy_is_declined() -> None:
     effects = sent(core, opened_masked())
 
     assert declined(effects) == ("policy", "min_sites is 3, this site demands 4")
+    assert isinstance(effects[0], SendToCoordinator)
+    assert isinstance(effects[0].message, ProtocolMessage)  # the signed refusal
     assert core.phase == "idle"
 
 

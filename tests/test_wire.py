@@ -96,6 +96,7 @@ RECORD = RoundRecord(
     metrics={"auc": 0.8},
     bytes_in={"a": 10, "b": 11},
     seconds={"keys": 0.25},
+    refusals={"c": b"signed"},
 )
 STATUS = RunStatus("run-1", SPEC, "running", "", 2, "inputs", ("c",), (RECORD,))
 EVENT = RunEvent(

@@ -28,6 +28,7 @@ class RoundRecord:
         metrics: weighted means over the sites that reported them.
         bytes_in: site -> bytes of its accepted upload.
         seconds: phase -> duration.
+        refusals: site -> the signed refusal with which it left; secagg.open_refusal checks it.
     """
 
     round: RoundId
@@ -41,6 +42,7 @@ class RoundRecord:
     metrics: Mapping[str, float]
     bytes_in: Mapping[str, int]
     seconds: Mapping[str, float]
+    refusals: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ class Journal:
     Attributes:
         phase: name of the current phase, "" before the first.
         dropped: site -> why the round went on without it.
+        refusals: site -> the signed refusal with which it left.
     """
 
     def __init__(self, invitation: Invitation, *, joined_s: float) -> None:
@@ -47,6 +48,7 @@ class Journal:
         self._bytes_in: dict[str, int] = {}
         self.phase = ""
         self.dropped: dict[str, str] = {}
+        self.refusals: dict[str, bytes] = {}
 
     @property
     def waiting(self) -> tuple[str, ...]:
@@ -121,6 +123,7 @@ class Journal:
             metrics=dict(result.metrics) if result else {},
             bytes_in=dict(self._bytes_in),
             seconds=dict(self._seconds),
+            refusals=dict(self.refusals),
         )
 
     def _dropped_but(self, sites: tuple[str, ...]) -> dict[str, str]:

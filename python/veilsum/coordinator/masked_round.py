@@ -115,6 +115,8 @@ class MaskedRound:
                 return self._begin_phase(name, expected, now)
             case secagg.Excluded(site, reason):
                 return self.journal.drop(site, reason)
+            case secagg.Refused(site, _, refusal):
+                self.journal.refusals[site] = refusal
             case secagg.Aborted(reason):
                 self.outcome = Failed(reason)
             case secagg.Completed(result):

@@ -13,6 +13,7 @@ from veilsum.secagg.effects import (
     Excluded,
     NeedUpdate,
     PhaseBegan,
+    Refused,
     SecureResult,
     Send,
     SendTo,
@@ -26,6 +27,7 @@ from veilsum.secagg.ledger import Ledger
 from veilsum.secagg.plan import Plan
 from veilsum.secagg.policy import LocalPolicy
 from veilsum.secagg.receiver import InputReceiver
+from veilsum.secagg.refusals import RefusalCode, open_refusal
 from veilsum.secagg.rehearsal import (
     Consortium,
     Stage,
@@ -52,6 +54,8 @@ __all__ = [
     "NeedUpdate",
     "PhaseBegan",
     "Plan",
+    "RefusalCode",
+    "Refused",
     "SecureResult",
     "Send",
     "SendTo",
@@ -62,6 +66,7 @@ __all__ = [
     "Warn",
     "Withdraw",
     "make_consortium",
+    "open_refusal",
     "plain_ring_sum",
     "run_in_process",
 ]

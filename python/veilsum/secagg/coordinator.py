@@ -19,10 +19,11 @@ from veilsum.secagg.effects import (
     CoordinatorEffect,
     Excluded,
     PhaseBegan,
+    Refused,
     SendTo,
 )
 from veilsum.secagg.envelope import Envelope
-from veilsum.secagg.messages import InputHeader, RoundOpen
+from veilsum.secagg.messages import InputHeader, RoundOpen, kind_of_message
 from veilsum.secagg.payload import COORDINATOR, Message
 from veilsum.secagg.phases import (
     CollectingInputs,
@@ -36,6 +37,7 @@ from veilsum.secagg.phases import (
 )
 from veilsum.secagg.plan import Plan
 from veilsum.secagg.receiver import InputReceiver
+from veilsum.secagg.refusals import TEXTS, Refuse, open_refusal
 
 
 class CoordinatorSession:
@@ -106,6 +108,8 @@ class CoordinatorSession:
         if isinstance(phase, Ended) or site in self._lost or heard in self._heard:
             return []
         try:
+            if _is_refusal(message):
+                return self._on_refusal(site, message)
             if site not in phase.expected:
                 raise PeerError(site, f"has no part in the {phase.name} phase")
             if site in phase.received:
@@ -115,6 +119,12 @@ class CoordinatorSession:
         except (DecodeError, PeerError) as error:
             return self.lost(site, _without_name(site, error))
         return self._advance()
+
+    def _on_refusal(self, site: str, message: bytes) -> list[CoordinatorEffect]:
+        plan = self._plan
+        code = open_refusal(plan.roster, site, plan.context, message)
+        why = f"refused ({code.name.lower()}): {TEXTS[code]}"
+        return [Refused(site, code, message), *self.lost(site, why)]
 
     def input_receiver(self, site: str, header: bytes, update_id: int) -> InputReceiver:
         """Opens an upload; nothing changes until accept_input.
@@ -250,6 +260,13 @@ class CoordinatorSession:
 
     def _seal(self, message: Message) -> bytes:
         return Envelope.sign(message.kind, message.to_payload(), self._signing_key).to_bytes()
+
+
+def _is_refusal(message: bytes) -> bool:
+    try:
+        return kind_of_message(message) == Refuse.kind
+    except DecodeError:
+        return False
 
 
 def _without_name(site: str, error: Exception) -> str:

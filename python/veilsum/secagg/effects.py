@@ -8,6 +8,8 @@ from typing import Any, TypeAlias
 
 from numpy.typing import NDArray
 
+from veilsum.secagg.refusals import RefusalCode
+
 # --- site ---------------------------------------------------------------------
 
 
@@ -102,6 +104,16 @@ class Excluded:
 
 
 @dataclass(frozen=True, slots=True)
+class Refused:
+    """A site left the round with a signed refusal, which anyone with the roster can check
+    (refusals.open_refusal). To be kept; Excluded follows."""
+
+    site: str
+    code: RefusalCode
+    refusal: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Aborted:
     """The round ended without a result."""
 
@@ -137,4 +149,4 @@ class Completed:
     result: SecureResult
 
 
-CoordinatorEffect: TypeAlias = SendTo | PhaseBegan | Excluded | Aborted | Completed
+CoordinatorEffect: TypeAlias = SendTo | PhaseBegan | Excluded | Refused | Aborted | Completed

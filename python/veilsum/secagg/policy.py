@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias, get_args
 from veilsum.control import MaskGenerator
 from veilsum.errors import ConfigError
 from veilsum.secagg.plan import Plan
+from veilsum.secagg.refusals import RefusalCode
 from veilsum.secagg.thresholds import usual_colluders
 
 CohortDifference: TypeAlias = Literal["warn", "refuse"]
@@ -15,7 +16,10 @@ Spent: TypeAlias = Literal["vote", "input"]
 
 
 class Refusal(Exception):  # noqa: N818  not an error: the site's right
-    """A site will not go on with a round. `code` is for machines, `reason` for people."""
+    """A site will not go on with a round. `code` is for machines, `reason` for people;
+    `number` is what a signed refusal says, where that is more than the code."""
+
+    number: RefusalCode | None = None
 
     def __init__(self, code: str, reason: str, *, local_reason: str = "") -> None:
         super().__init__(reason)
@@ -89,26 +93,34 @@ class LocalPolicy:
         if min_colluders is None:
             min_colluders = usual_colluders(len(plan.roster.sites))
         floors = (
-            ("the number of invited sites", len(plan.cohort), self.min_invited),
-            ("min_sites", plan.fewest_survivors, self.min_sites),
-            ("colluders", plan.colluders, min_colluders),
-            ("vote_quorum", plan.vote_quorum, self.min_vote_quorum),
+            (RefusalCode.COHORT, "the number of invited sites", len(plan.cohort), self.min_invited),
+            (RefusalCode.CONTRIBUTORS, "min_sites", plan.fewest_survivors, self.min_sites),
+            (RefusalCode.COLLUDERS, "colluders", plan.colluders, min_colluders),
+            (RefusalCode.QUORUM, "vote_quorum", plan.vote_quorum, self.min_vote_quorum),
         )
-        for name, planned, demanded in floors:
+        for number, name, planned, demanded in floors:
             if planned < demanded:
-                raise Refusal("policy", f"{name} is {planned}, this site demands {demanded}")
+                raise _outside(number, f"{name} is {planned}, this site demands {demanded}")
         if plan.attempt >= self.max_attempts:
-            raise Refusal(
-                "policy",
+            raise _outside(
+                RefusalCode.ATTEMPTS,
                 f"this is attempt {plan.attempt + 1}, this site allows {self.max_attempts}",
             )
         if self.max_weight_cap is not None and plan.weight_cap > self.max_weight_cap:
-            raise Refusal(
-                "policy", f"weight_cap is {plan.weight_cap}, this site allows {self.max_weight_cap}"
+            raise _outside(
+                RefusalCode.WEIGHT_CAP,
+                f"weight_cap is {plan.weight_cap}, this site allows {self.max_weight_cap}",
             )
         if self.mask_generators is not None and plan.mask_generator not in self.mask_generators:
-            raise Refusal(
-                "policy", f"masks of {plan.mask_generator!r} are not allowed at this site"
+            raise _outside(
+                RefusalCode.GENERATOR,
+                f"masks of {plan.mask_generator!r} are not allowed at this site",
             )
         if self.task_ids is not None and plan.task_id not in self.task_ids:
-            raise Refusal("policy", f"task {plan.task_id!r} is not allowed at this site")
+            raise _outside(RefusalCode.TASK, f"task {plan.task_id!r} is not allowed at this site")
+
+
+def _outside(number: RefusalCode, reason: str) -> Refusal:
+    refusal = Refusal("policy", reason)
+    refusal.number = number
+    return refusal

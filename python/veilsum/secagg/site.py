@@ -51,6 +51,7 @@ from veilsum.secagg.phases import (
 from veilsum.secagg.plan import Plan
 from veilsum.secagg.policy import LocalPolicy, Refusal
 from veilsum.secagg.receiver import input_header
+from veilsum.secagg.refusals import Refuse, code_of
 from veilsum.secagg.site_checks import (
     check_certificate,
     check_same_attempt,
@@ -135,6 +136,8 @@ class SiteSession:
         self._entropy = entropy
         self._ledger = ledger
         self._backend = backend
+        self._verified: bytes | None = None  # the context of a verified invitation
+        self._refusal: bytes | None = None
         self._plan: Plan | None = None
         self._phase: SitePhase = Invited()
         self._answers: dict[str, _Answer] = {}
@@ -153,6 +156,12 @@ class SiteSession:
     def upload(self) -> UploadInput | None:
         """The masked update while it may have to be sent again, else None."""
         return self._phase.upload if isinstance(self._phase, Uploaded) else None
+
+    @property
+    def refusal(self) -> bytes | None:
+        """After Withdraw: the signed refusal to send to the coordinator. None if the site left
+        before it had verified an invitation, whose context a refusal would name."""
+        return self._refusal
 
     def handle(self, message: bytes) -> list[SiteEffect]:
         """Takes one message of the coordinator.
@@ -243,6 +252,10 @@ class SiteSession:
     # --- dispatch ---------------------------------------------------------------
 
     def _withdraw(self, refusal: Refusal) -> list[SiteEffect]:
+        if self._verified is not None:
+            code = refusal.number or code_of(refusal.code)
+            refuse = Refuse(self._verified, self._site, code)
+            self._refusal = self._signer.seal(refuse).to_bytes()
         self.close()
         self._phase = Ended("withdrawn")
         return [Withdraw(refusal.code, refusal.reason, refusal.local_reason)]
@@ -290,6 +303,7 @@ class SiteSession:
 
     def _on_open(self, envelope: Envelope) -> list[SiteEffect]:
         plan = open_plan(self._roster, envelope)
+        self._verified = plan.context
         if self._site not in plan.cohort:
             raise Refusal("not_invited", f"site {self._site!r} is not in the cohort")
         self._policy.check(plan)

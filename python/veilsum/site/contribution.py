@@ -265,12 +265,18 @@ class MaskedContribution:
         self._session.close()
 
     def _carry_out(self, effects: list[secagg.SiteEffect]) -> list[SiteEffect]:
-        return [out for effect in effects for out in self._translated(effect)]
+        done = [out for effect in effects for out in self._translated(effect)]
+        # Before the unsigned reason, after which the coordinator hears nothing more of this site.
+        refusal = self._session.refusal if self.over and effects else None
+        return done if refusal is None else [self._sent(refusal), *done]
+
+    def _sent(self, message: bytes) -> SiteEffect:
+        return SendToCoordinator(ProtocolMessage(self._round, message))
 
     def _translated(self, effect: secagg.SiteEffect) -> list[SiteEffect]:
         match effect:
             case secagg.Send(message):
-                return [SendToCoordinator(ProtocolMessage(self._round, message))]
+                return [self._sent(message)]
             case secagg.NeedUpdate():
                 self.ready = True
                 return []

@@ -97,6 +97,7 @@ def encode_record(record: RoundRecord) -> pb.RoundRecord:
         metrics=record.metrics,
         bytes_in=record.bytes_in,
         seconds=record.seconds,
+        refusals=record.refusals,
     )
 
 
@@ -106,7 +107,7 @@ def decode_record(message: pb.RoundRecord) -> RoundRecord:
     Raises:
         DecodeError: a field is missing or out of bounds.
     """
-    for name in ("sites", "dropped", "bytes_in"):
+    for name in ("sites", "dropped", "bytes_in", "refusals"):
         count(len(getattr(message, name)), f"the number of {name}", largest=_MAX_SITES)
     count(len(message.seconds), "the number of phases", largest=_MAX_PHASES)
     return RoundRecord(
@@ -121,6 +122,7 @@ def decode_record(message: pb.RoundRecord) -> RoundRecord:
         metrics=metrics(message.metrics, "metrics"),
         bytes_in=dict(message.bytes_in),
         seconds=_finite_values(message.seconds),
+        refusals=dict(message.refusals),
     )
 
 

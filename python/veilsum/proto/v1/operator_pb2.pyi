@@ -140,7 +140,7 @@ class Run(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., spec: _Optional[_Union[RunSpec, _Mapping]] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., current_round: _Optional[int] = ..., phase: _Optional[str] = ..., sites_waiting: _Optional[_Iterable[str]] = ..., rounds: _Optional[_Iterable[_Union[RoundRecord, _Mapping]]] = ...) -> None: ...
 
 class RoundRecord(_message.Message):
-    __slots__ = ("round", "completed", "reason", "digest", "model_hash", "sites", "dropped", "total_weight", "metrics", "bytes_in", "seconds")
+    __slots__ = ("round", "completed", "reason", "digest", "model_hash", "sites", "dropped", "total_weight", "metrics", "bytes_in", "seconds", "refusals")
     class DroppedEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -169,6 +169,13 @@ class RoundRecord(_message.Message):
         key: str
         value: float
         def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    class RefusalsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: bytes
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[bytes] = ...) -> None: ...
     ROUND_FIELD_NUMBER: _ClassVar[int]
     COMPLETED_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
@@ -180,6 +187,7 @@ class RoundRecord(_message.Message):
     METRICS_FIELD_NUMBER: _ClassVar[int]
     BYTES_IN_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
+    REFUSALS_FIELD_NUMBER: _ClassVar[int]
     round: _federation_pb2.RoundId
     completed: bool
     reason: str
@@ -191,7 +199,8 @@ class RoundRecord(_message.Message):
     metrics: _containers.ScalarMap[str, float]
     bytes_in: _containers.ScalarMap[str, int]
     seconds: _containers.ScalarMap[str, float]
-    def __init__(self, round: _Optional[_Union[_federation_pb2.RoundId, _Mapping]] = ..., completed: bool = ..., reason: _Optional[str] = ..., digest: _Optional[str] = ..., model_hash: _Optional[str] = ..., sites: _Optional[_Iterable[str]] = ..., dropped: _Optional[_Mapping[str, str]] = ..., total_weight: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ..., bytes_in: _Optional[_Mapping[str, int]] = ..., seconds: _Optional[_Mapping[str, float]] = ...) -> None: ...
+    refusals: _containers.ScalarMap[str, bytes]
+    def __init__(self, round: _Optional[_Union[_federation_pb2.RoundId, _Mapping]] = ..., completed: bool = ..., reason: _Optional[str] = ..., digest: _Optional[str] = ..., model_hash: _Optional[str] = ..., sites: _Optional[_Iterable[str]] = ..., dropped: _Optional[_Mapping[str, str]] = ..., total_weight: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ..., bytes_in: _Optional[_Mapping[str, int]] = ..., seconds: _Optional[_Mapping[str, float]] = ..., refusals: _Optional[_Mapping[str, bytes]] = ...) -> None: ...
 
 class RunEvent(_message.Message):
     __slots__ = ("run_id", "kind", "round_number", "phase", "site", "detail", "sites_in", "sites_expected", "bytes_in", "seconds", "fraction", "digest", "metrics")
