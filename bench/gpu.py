@@ -7,8 +7,10 @@
 Needs numpy and pybind11, no network and nothing installed: the module is built in build/gpu and
 used from there. --sanitize also runs the tests of devices under compute-sanitizer.
 
-Every kernel's time stands beside the least that its bytes could take at the measured speed of
-copies on the device, and every round's beside that of its bytes over the bus.
+The time of every kernel of the mean stands beside the least that its bytes could take at the
+measured speed of copies on the device; that of every round, and of every call of gpu_work.py,
+beside that of its bytes over the bus, and where operations are counted beside the measured rate
+of integers.
 """
 
 from __future__ import annotations
@@ -23,10 +25,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from gpu_work import Work, every_work
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build/gpu"
@@ -59,6 +63,7 @@ class Figure:
     gigabytes_per_second: float
     ceiling: str = ""
     share: float | None = None
+    integer_share: float | None = None  # of the measured rate of integer operations
 
 
 # --- building --------------------------------------------------------------------------------
@@ -204,11 +209,43 @@ def measure_rounds(backend: str, sizes: Sizes, bus: Figure) -> Iterator[Figure]:
             yield found if where == "cpu" else limited(found, bus)
 
 
+def check_work(work: Work, backend: str) -> None:
+    """Raises:
+    SystemExit: the device's result is not the CPU's.
+    """
+    on_device, on_cpu = work.run(backend), work.run("cpu")
+    same = on_device == on_cpu
+    if not (same if isinstance(same, bool) else same.all()):
+        raise SystemExit(f"error: {work.name} on {backend} has other bits than on the CPU")
+
+
+def measure_work(backend: str, sizes: Sizes, bus: Figure, integers: float) -> Iterator[Figure]:
+    """Each call on the device, after its result was compared with the CPU's, and on the CPU."""
+    threads = os.cpu_count() or 1
+    for work in every_work(sizes.model // 4096 * 4096, threads):
+        check_work(work, backend)
+        for where in (backend, "cpu"):
+
+            def call(where: str = where, work: Work = work) -> object:
+                return work.run(where)
+
+            found = measure_round(f"{work.name}, {where}", call, work.bytes, sizes.repeats)
+            yield found if where == "cpu" else _beside_integers(found, bus, work, integers)
+
+
+def _beside_integers(found: Figure, bus: Figure, work: Work, integers: float) -> Figure:
+    share = work.operations / found.seconds / integers if found.seconds and integers else None
+    return replace(limited(found, bus), integer_share=share if work.operations else None)
+
+
 # --- compute-sanitizer -----------------------------------------------------------------------
 
 
 def run_sanitizers(backend: str) -> dict[str, str]:
     """The last line of each tool's report on the tests of devices."""
+    import veilsum
+
+    package = Path(veilsum.__file__).parent.parent
     tests = [str(path) for path in sorted((ROOT / "tests").glob(DEVICE_TESTS))]
     pytest = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", backend)
     reports = {}
@@ -218,7 +255,7 @@ def run_sanitizers(backend: str) -> dict[str, str]:
             command,
             capture_output=True,
             text=True,
-            env=os.environ | {"PYTHONPATH": str(BUILD / "package")},
+            env=os.environ | {"PYTHONPATH": str(package)},
             cwd=ROOT,
             check=False,
         )
@@ -252,12 +289,14 @@ def table(report: dict[str, Any]) -> str:
     lines += [f"- integer operations: {report['integers_per_second'] / 1e12:.3f} * 10^12 a second"]
     lines += [f"- same digest as on the CPU: {', '.join(report['checked'])}"]
     lines += [f"- compute-sanitizer {tool}: {text}" for tool, text in report["sanitizer"].items()]
-    lines += ["", "| what | ms | spread | GB/s | of |", "| --- | --- | --- | --- | --- |"]
+    lines += ["", "| what | ms | spread | GB/s | of | of integers |"]
+    lines += ["| --- | --- | --- | --- | --- | --- |"]
     for one in report["figures"]:
         share = "" if one["share"] is None else f"{one['share']:.0%} of {one['ceiling']}"
+        integers = "" if one["integer_share"] is None else f"{one['integer_share']:.0%}"
         lines.append(
             f"| {one['name']} | {one['seconds'] * 1e3:.3f} | {one['spread']:.0%} "
-            f"| {one['gigabytes_per_second']:.1f} | {share} |"
+            f"| {one['gigabytes_per_second']:.1f} | {share} | {integers} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -281,11 +320,30 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def require_device(backend: str) -> None:
+    """Raises:
+    SystemExit: there is none of this name.
+    """
+    from veilsum import devices
+    from veilsum.errors import VeilsumError
+
+    try:
+        devices.require_backend(backend)
+    except VeilsumError as error:
+        raise SystemExit(f"error: no device {backend}: {error}") from None
+
+
 def main() -> None:
     arguments = parse_arguments()
     backend, sizes = arguments.backend, QUICK if arguments.quick else FULL
+    if arguments.sanitize and shutil.which("compute-sanitizer") is None:
+        raise SystemExit(
+            "error: there is no compute-sanitizer on the path\n"
+            "hint: it is part of the CUDA toolkit, in its folder bin"
+        )
     if not arguments.no_build:
         build_module(backend)
+    require_device(backend)
     checked = []
     for codec in check_codecs(backend):
         print(f"{codec}: same digest as on the CPU", flush=True)
@@ -293,6 +351,7 @@ def main() -> None:
     figures, integers = measure_device(backend, sizes)
     bus = next(one for one in figures if one.name == "to_device")
     figures += measure_rounds(backend, sizes, bus)
+    figures += measure_work(backend, sizes, bus, integers)
     report = {
         "facts": facts(backend),
         "checked": checked,
@@ -302,6 +361,11 @@ def main() -> None:
     }
     path = write_report(report, arguments.out)
     print(path.read_text(), path, sep="\n")
+    failed = [
+        tool for tool, text in report["sanitizer"].items() if not text.startswith("exit code 0")
+    ]
+    if failed:
+        raise SystemExit(f"error: compute-sanitizer: {', '.join(failed)}: see the table")
 
 
 if __name__ == "__main__":

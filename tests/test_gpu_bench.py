@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 import veilsum
+from support.devices import why_no_cuda
 from veilsum import _native
 from veilsum.errors import ConfigError
 
@@ -43,12 +45,95 @@ def test_every_codec_is_checked_and_timed(report: tuple[dict[str, Any], str]) ->
     assert found["integers_per_second"] > 0
 
 
+def test_every_other_call_is_timed_on_the_device_and_on_the_cpu(
+    report: tuple[dict[str, Any], str],
+) -> None:
+    found, _ = report
+
+    shares = {one["name"]: one["integer_share"] for one in found["figures"]}
+    for name in [
+        "12 masks chacha20, 22 bits",
+        "12 masks aes256ctr, 32 bits",
+        "sum of 10 uploads, 22 bits",
+        "rotation by 4096",
+        "median of 10",
+        "krum of 10",
+        "mean of 10 topk",
+        "upload of 22 bits, 12 masks, rotated by 4096",
+        "mean of 10 f32 and step of FedAdam",
+    ]:
+        assert {f"{name}, emu", f"{name}, cpu"} <= set(shares)
+    assert shares["12 masks chacha20, 22 bits, emu"] > 0
+    assert shares["median of 10, emu"] is None
+
+
 def test_the_table_has_a_line_for_every_figure(report: tuple[dict[str, Any], str]) -> None:
     found, table = report
 
     assert "emulated device" in table
     for one in found["figures"]:
         assert f"| {one['name']} |" in table
+
+
+def run_script(*arguments: str, path: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(ROOT / "bench/gpu.py"), "--quick", "--no-build", *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=os.environ
+        | {
+            "PYTHONPATH": str(Path(veilsum.__file__).parent.parent),
+            "PATH": f"{path}:{os.environ['PATH']}",
+        },
+    )
+
+
+@pytest.mark.skipif(not why_no_cuda(), reason="there is a device")
+def test_without_a_device_it_ends_with_the_reason(tmp_path: Path) -> None:
+    done = run_script("--backend", "cuda", "--out", str(tmp_path))
+
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: no device cuda: ")
+    assert not list(tmp_path.iterdir())
+
+
+def fake_sanitizer(folder: Path, exit_code: int) -> Path:
+    """A compute-sanitizer that writes down how it was called, and runs nothing."""
+    folder.mkdir()
+    program = folder / "compute-sanitizer"
+    program.write_text(
+        f'#!/bin/sh\necho "$@" >> {folder}/calls\n'
+        f'echo "========= ERROR SUMMARY: {exit_code} errors"\nexit {exit_code}\n'
+    )
+    program.chmod(0o755)
+    return program
+
+
+def test_the_tests_of_devices_run_under_each_tool_of_compute_sanitizer(tmp_path: Path) -> None:
+    program = fake_sanitizer(tmp_path / "bin", 0)
+
+    done = run_script("--backend", "emu", "--sanitize", "--out", str(tmp_path / "out"),
+                      path=str(program.parent))  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    calls = (program.parent / "calls").read_text().splitlines()
+    tools = [
+        re.match(r"--tool (\w+) --error-exitcode 9 \S*python\S* -m pytest ", one) for one in calls
+    ]
+    assert [tool[1] for tool in tools if tool] == ["memcheck", "racecheck", "synccheck"]
+    assert all(" -k emu " in one and "/test_device_masks.py" in one for one in calls)
+    assert "memcheck: exit code 0; ========= ERROR SUMMARY: 0 errors" in done.stdout
+
+
+def test_what_compute_sanitizer_finds_ends_the_script_with_an_error(tmp_path: Path) -> None:
+    program = fake_sanitizer(tmp_path / "bin", 9)
+
+    done = run_script("--backend", "emu", "--sanitize", "--out", str(tmp_path / "out"),
+                      path=str(program.parent))  # fmt: skip
+
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: compute-sanitizer: memcheck, racecheck, synccheck")
 
 
 @pytest.mark.parametrize("name", _native.device_benchmarks())
