@@ -58,6 +58,7 @@ class Figure:
     """One line of the result; `share` is of the ceiling that `ceiling` names."""
 
     name: str
+    bytes: float
     seconds: float
     spread: float  # between the quartiles, of the median
     gigabytes_per_second: float
@@ -69,13 +70,21 @@ class Figure:
 # --- building --------------------------------------------------------------------------------
 
 
+def architecture() -> str:
+    """That of the first GPU; of an H100 where there is none, so that the build can be tried."""
+    query = ("nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader")
+    capability = _output(*query).partition("\n")[0].replace(".", "")
+    return f"{capability or 90}-real"
+
+
 def build_module(backend: str) -> None:
     """Builds the module, and puts it where `import veilsum` finds it and nothing else."""
     cuda = "ON" if backend.startswith("cuda") else "OFF"
     pybind11 = _output(sys.executable, "-m", "pybind11", "--cmakedir")
     _run(
         *("cmake", "-S", str(ROOT), "-B", str(BUILD), "-G", "Ninja"),
-        *("-DCMAKE_BUILD_TYPE=Release", f"-DVEILSUM_CUDA={cuda}", "-DVEILSUM_CUDA_ARCHS=90-real"),
+        *("-DCMAKE_BUILD_TYPE=Release", f"-DVEILSUM_CUDA={cuda}"),
+        f"-DVEILSUM_CUDA_ARCHS={architecture()}",
         *(f"-DPython_EXECUTABLE={sys.executable}", f"-Dpybind11_DIR={pybind11}"),
     )
     _run("cmake", "--build", str(BUILD), "--target", "_native")
@@ -158,7 +167,7 @@ def spread_of(seconds: list[float]) -> float:
 
 def figure(name: str, seconds: list[float], size: float) -> Figure:
     median = statistics.median(seconds)
-    return Figure(name, median, spread_of(seconds), size / median / 1e9 if median else 0)
+    return Figure(name, size, median, spread_of(seconds), size / median / 1e9 if median else 0)
 
 
 def limited(one: Figure, ceiling: Figure) -> Figure:
@@ -289,13 +298,19 @@ def table(report: dict[str, Any]) -> str:
     lines += [f"- integer operations: {report['integers_per_second'] / 1e12:.3f} * 10^12 a second"]
     lines += [f"- same digest as on the CPU: {', '.join(report['checked'])}"]
     lines += [f"- compute-sanitizer {tool}: {text}" for tool, text in report["sanitizer"].items()]
-    lines += ["", "| what | ms | spread | GB/s | of | of integers |"]
-    lines += ["| --- | --- | --- | --- | --- | --- |"]
+    lines += [
+        "",
+        "Rounds and calls have the bus in their time.",
+        "",
+        "| what | MB | ms | spread | GB/s | of | of integers |",
+    ]
+    lines += ["| --- | --- | --- | --- | --- | --- | --- |"]
     for one in report["figures"]:
         share = "" if one["share"] is None else f"{one['share']:.0%} of {one['ceiling']}"
         integers = "" if one["integer_share"] is None else f"{one['integer_share']:.0%}"
         lines.append(
-            f"| {one['name']} | {one['seconds'] * 1e3:.3f} | {one['spread']:.0%} "
+            f"| {one['name']} | {one['bytes'] / 1e6:.3f} "
+            f"| {one['seconds'] * 1e3:.3f} | {one['spread']:.0%} "
             f"| {one['gigabytes_per_second']:.1f} | {share} | {integers} |"
         )
     return "\n".join(lines) + "\n"
@@ -330,7 +345,10 @@ def require_device(backend: str) -> None:
     try:
         devices.require_backend(backend)
     except VeilsumError as error:
-        raise SystemExit(f"error: no device {backend}: {error}") from None
+        raise SystemExit(
+            f"error: no device {backend}: {error}\n"
+            "hint: `veilsum doctor` says what there is; --backend emu tries the script without one"
+        ) from None
 
 
 def main() -> None:

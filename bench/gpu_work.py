@@ -28,7 +28,7 @@ class Work:
 
     Attributes:
         run: gives what is to be the same on every backend, which it is named.
-        bytes: over the bus, both ways together.
+        bytes: over the bus, the way that carries more.
         operations: of integers, as far as they are counted; else 0.
     """
 
@@ -85,7 +85,7 @@ def _masks(generator: str, bits: int, elements: int, threads: int) -> Work:
         return sums & np.uint32(2**bits - 1)
 
     each = bits / 8 / 64 * KEYSTREAM_OPERATIONS[generator] + ELEMENT_OPERATIONS
-    return Work(f"{KEYS} masks {generator}, {bits} bits", run, 8 * elements, KEYS * elements * each)
+    return Work(f"{KEYS} masks {generator}, {bits} bits", run, 4 * elements, KEYS * elements * each)
 
 
 def _encoded(values: Any, bits: int, backend: str, threads: int, block: int = 0) -> list[bytes]:
@@ -139,8 +139,9 @@ def _fold(bits: int, elements: int, threads: int) -> Work:
         )
         return sums & np.uint32(2**bits - 1)
 
-    size = 8 * elements + UPLOADS * sum(map(len, uploads[0]))
-    return Work(f"sum of {UPLOADS} uploads, {bits} bits", run, size)
+    size = 4 * elements + UPLOADS * sum(map(len, uploads[0]))
+    operations = UPLOADS * elements * ELEMENT_OPERATIONS
+    return Work(f"sum of {UPLOADS} uploads, {bits} bits", run, size, operations)
 
 
 def _encoding(block: int, elements: int, threads: int) -> Work:
@@ -149,7 +150,7 @@ def _encoding(block: int, elements: int, threads: int) -> Work:
     return Work(
         f"upload of 22 bits, {KEYS} masks" + (f", rotated by {block}" if block else ""),
         lambda backend: b"".join(_encoded(values, 22, backend, threads, block)),
-        4 * elements + 22 * elements // 8,
+        4 * elements,
         KEYS * elements * operations,
     )
 
@@ -170,7 +171,7 @@ def _rotation(elements: int, threads: int) -> Work:
         )  # fmt: skip
         return rotated
 
-    return Work(f"rotation by {ROTATION}", run, 8 * elements)
+    return Work(f"rotation by {ROTATION}", run, 4 * elements)
 
 
 def _layout(elements: int) -> Any:
@@ -205,11 +206,10 @@ def _krum() -> Any:
 
 def _rule(name: str, rule: Any, elements: int) -> Work:
     updates = _updates("f32", elements, UPLOADS)
-    size = sum(update.nbytes for update in updates) + (4 * elements if name == "median" else 0)
     return Work(
         f"{name} of {UPLOADS}",
         lambda backend: _filled(rule, elements, backend, updates).finish().digest,
-        size,
+        sum(update.nbytes for update in updates),
     )
 
 
@@ -218,7 +218,7 @@ def _decoding(codec: str, elements: int) -> Work:
     return Work(
         f"mean of {UPLOADS} {codec}",
         lambda backend: _filled("mean", elements, backend, updates).finish().digest,
-        sum(update.nbytes for update in updates) + 4 * elements,
+        sum(update.nbytes for update in updates),
     )
 
 
@@ -227,11 +227,14 @@ def _step(elements: int) -> Work:
 
     updates = _updates("f32", elements, UPLOADS)
     model = {"w": _values(elements, 6)}
+    optimizers: dict[str, Any] = {}
 
     def run(backend: str) -> str:
-        optimizer = FedAdam().start(_layout(elements), device=None if backend == "cpu" else backend)
+        if backend not in optimizers:
+            device = None if backend == "cpu" else backend
+            optimizers[backend] = FedAdam().start(_layout(elements), device=device)
         filled = _filled("mean", elements, backend, updates)
-        return str(filled.finish_step(model, optimizer).digest)
+        return str(filled.finish_step(model, optimizers[backend]).digest)
 
-    size = sum(update.nbytes for update in updates) + 8 * elements
-    return Work(f"mean of {UPLOADS} f32 and step of FedAdam", run, size)
+    size = sum(update.nbytes for update in updates) + 4 * elements
+    return Work(f"mean of {UPLOADS} f32 and step of FedAdam, moments there", run, size)

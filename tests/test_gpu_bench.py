@@ -60,7 +60,7 @@ def test_every_other_call_is_timed_on_the_device_and_on_the_cpu(
         "krum of 10",
         "mean of 10 topk",
         "upload of 22 bits, 12 masks, rotated by 4096",
-        "mean of 10 f32 and step of FedAdam",
+        "mean of 10 f32 and step of FedAdam, moments there",
     ]:
         assert {f"{name}, emu", f"{name}, cpu"} <= set(shares)
     assert shares["12 masks chacha20, 22 bits, emu"] > 0
