@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -38,17 +37,34 @@ for rule in ("mean", "median", rules.Krum(byzantine=10)):
 """
 
 
+# Of this process alone: ru_maxrss would begin with the size of the test process that forked it.
+PEAK = """
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+print(status["VmHWM"].split()[0])
+"""
+
+
 def peak_bytes(code: str, *arguments: str) -> int:
     """Peak resident memory of a Python process that runs `code`."""
-    process = subprocess.Popen([sys.executable, "-c", code, *arguments])
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0
-    return usage.ru_maxrss * 1024
+    done = subprocess.run(
+        [sys.executable, "-c", code + PEAK, *arguments],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    return int(done.stdout) * 1024
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is needed")
+def test_what_is_measured_is_the_process_alone():
+    held = b"x" * (300 << 20)  # by the process that forks
+
+    assert 0 < peak_bytes("") < len(held) / 3
+    assert peak_bytes("held = b'x' * (300 << 20)") > len(held)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss has other units elsewhere")
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is needed")
 def test_forty_updates_of_fifty_million_parameters_take_twice_the_model_at_most(tmp_path: Path):
     (tmp_path / "spool").mkdir()
     for number in range(3):
