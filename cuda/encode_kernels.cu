@@ -5,6 +5,8 @@
 // Threads share tiles of 512 words as those do that add masks (keystream.h): a block works on a
 // piece of up to four tiles. With a rotation it first has the tile of 4096 values that they belong
 // to in shared memory.
+#include <type_traits>
+
 #include "device/encode_launchers.h"
 #include "element/quantize.h"
 #include "hadamard.h"
@@ -89,17 +91,6 @@ __device__ __forceinline__ double rotated_steps(const EncodeWindow& job, const f
 
 // --- steps -----------------------------------------------------------------------------------
 
-template <class Word>
-struct StepOf;
-template <>
-struct StepOf<std::uint32_t> {
-  using Type = std::int32_t;
-};
-template <>
-struct StepOf<std::uint64_t> {
-  using Type = std::int64_t;
-};
-
 // Rounding words of `count` coordinates from `begin` on: four are one block of Philox.
 __device__ void make_uniforms(const EncodeWindow& job, std::uint32_t begin, unsigned count,
                               std::uint32_t* uniforms) {
@@ -116,7 +107,7 @@ __device__ void make_uniforms(const EncodeWindow& job, std::uint32_t begin, unsi
 template <class Word>
 __device__ __forceinline__ Word step_word(const EncodeWindow& job, double steps,
                                           const std::uint32_t* uniform) {
-  using Step = typename StepOf<Word>::Type;
+  using Step = std::make_signed_t<Word>;
   return static_cast<Word>(job.stochastic ? round_stochastic<Step>(steps, uniform24(*uniform))
                                           : round_nearest<Step>(steps));
 }

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import sysconfig
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -203,7 +203,7 @@ class FlowGraph:
             if last.falls_through and at + 1 < len(blocks):
                 next_blocks.add(at + 1)
             successors.append(tuple(sorted(next_blocks)))
-        reached = _reached_from(0, successors)
+        reached = _reached(0, successors)
         kept = [targets if at in reached else () for at, targets in enumerate(successors)]
         return cls(tuple(map(tuple, blocks)), tuple(kept))
 
@@ -238,30 +238,20 @@ class FlowGraph:
         for block, targets in enumerate(self.successors):
             for head in targets:
                 if dominators[block] >> head & 1:
-                    bodies.setdefault(head, {head}).update(_reaching(block, head, before))
+                    bodies.setdefault(head, {head}).update(_reached(block, before, stops=(head,)))
         return [frozenset(body) for body in bodies.values()]
 
 
-def _reached_from(block: int, successors: list[tuple[int, ...]]) -> set[int]:
-    reached: set[int] = set()
-    waiting = [block]
+def _reached(start: int, edges: Sequence[Iterable[int]], stops: Iterable[int] = ()) -> set[int]:
+    """Blocks on the way along edges from `start`, and `stops`, at which ways end."""
+    reached = set(stops)
+    waiting = [start]
     while waiting:
         one = waiting.pop()
         if one not in reached:
             reached.add(one)
-            waiting.extend(successors[one])
+            waiting.extend(edges[one])
     return reached
-
-
-def _reaching(block: int, head: int, before: list[list[int]]) -> set[int]:
-    body = {head}
-    waiting = [block]
-    while waiting:
-        one = waiting.pop()
-        if one not in body:
-            body.add(one)
-            waiting.extend(before[one])
-    return body
 
 
 def main_loop(code: tuple[Instruction, ...]) -> tuple[Instruction, ...]:

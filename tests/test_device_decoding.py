@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import veilsum
-from support.codec_options import every_codec
+from support.codec_options import SUBSAMPLED, every_codec, required_options
 from support.devices import every_device, results_of_losses
 from veilsum import Aggregator, ModelLayout, _native, encode
 from veilsum.arrays import round_to_bfloat16, widen_bfloat16
@@ -194,22 +194,7 @@ def test_topk_updates_sum_as_on_the_cpu(
 
 # --- subsamples --------------------------------------------------------------------------------
 
-SUBSAMPLED: dict[str, dict[str, Any]] = {
-    "f32": {},
-    "f16": {},
-    "bf16": {},
-    "int8": {},
-    "int8/b32/f16": {},
-    "int4": {},
-    "nf4": {},
-    "fp4/f32": {},
-    "fp8_e4m3": {},
-    "fp8_e5m2/b32": {},
-    "fp8_e4m3/raw": {},
-    "ring5": {"clip": 1.0},
-    "ring22": {"clip": 1.0},
-    "ring64": {"clip": 1.0},
-}
+SUBSAMPLED_HERE = {codec: required_options(codec, 1.0) for codec in (*SUBSAMPLED, "ring64")}
 
 
 def subsampled_updates(codec: str, layout: ModelLayout, keep: int, **options: Any) -> list[Update]:
@@ -221,7 +206,7 @@ def subsampled_updates(codec: str, layout: ModelLayout, keep: int, **options: An
             seed=number,
             subsample=keep / 64,
             subsample_seed=number,
-            **SUBSAMPLED[codec],
+            **SUBSAMPLED_HERE[codec],
             **options,
         )
         for number in range(3)
@@ -230,7 +215,11 @@ def subsampled_updates(codec: str, layout: ModelLayout, keep: int, **options: An
 
 def test_every_codec_that_can_be_subsampled_is_tried() -> None:
     layout = layout_of("tiny")
-    families = {codec.partition("/")[0] for codec in SUBSAMPLED} - {"ring5", "ring22", "ring64"}
+    families = {codec.partition("/")[0] for codec in SUBSAMPLED_HERE} - {
+        "ring5",
+        "ring22",
+        "ring64",
+    }
     for codec in every_codec():
         if codec == "i64" or codec.partition("/")[0] in families or codec.startswith("ring"):
             continue
@@ -242,7 +231,7 @@ def test_every_codec_that_can_be_subsampled_is_tried() -> None:
 
 @every_device
 @pytest.mark.parametrize("shape", ["gaps", "4096", "wide"])
-@pytest.mark.parametrize("codec", SUBSAMPLED)
+@pytest.mark.parametrize("codec", SUBSAMPLED_HERE)
 def test_subsampled_updates_sum_as_on_the_cpu(codec: str, shape: str, backend: str) -> None:
     layout = layout_of(shape)
     _native.use_pass_memory(window_bytes=WINDOW_BYTES, window_tiles=2)

@@ -17,6 +17,7 @@ from reference import codecs as whole
 from reference import mean as reference_mean
 from reference import subsample as reference
 from reference.ring_transform import scale as ring_scale
+from support.codec_options import SUBSAMPLED, required_options
 from veilsum import EncodedUpdate, ErrorFeedback, ModelLayout, _native, decode, encode, rules
 from veilsum.codecs.imports import export_ggml
 from veilsum.codecs.subsample import parse_options
@@ -24,21 +25,7 @@ from veilsum.codecs.transform import public_key
 from veilsum.errors import ConfigError, DecodeError, PeerError
 
 ISAS = _native.supported_isas()
-CODECS: dict[str, dict[str, Any]] = {
-    "f32": {},
-    "f16": {},
-    "bf16": {},
-    "int8": {},
-    "int8/b32/f16": {},
-    "int4": {},
-    "nf4": {},
-    "fp4/f32": {},
-    "fp8_e4m3": {},
-    "fp8_e5m2/b32": {},
-    "fp8_e4m3/raw": {},
-    "ring5": {"clip": 8.0},
-    "ring22": {"clip": 8.0},
-}
+CODECS = {codec: required_options(codec, 8.0) for codec in SUBSAMPLED}
 STOCHASTIC = ("int8", "int4", "ring")
 every_codec = pytest.mark.parametrize("codec", CODECS)
 SEED = hashlib.sha256(b"veilsum/rounding\0bytes\0seed").digest()

@@ -35,6 +35,11 @@ _HASH_BYTES = 32
 _FORMAT = "veilsum-roster-2"
 
 
+def canonical_json(document: object) -> bytes:
+    """The one spelling that is signed and hashed: sorted keys, no spaces, ASCII."""
+    return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+
+
 def key_id(public_key: bytes) -> bytes:
     """Short name of a signing key: the head of its SHA-256, 8 bytes."""
     return hashlib.sha256(public_key).digest()[:_KEY_ID_BYTES]
@@ -170,7 +175,7 @@ class Roster:
                 for e in self.entries
             ],
         }
-        return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+        return canonical_json(document)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Roster:

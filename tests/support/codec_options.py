@@ -9,6 +9,12 @@ from veilsum import _native
 from veilsum.codecs.families import find_family
 from veilsum.errors import ConfigError
 
+# Codecs that a share of the blocks can travel in, one of each kind.
+SUBSAMPLED = (
+    *("f32", "f16", "bf16", "int8", "int8/b32/f16", "int4", "nf4", "fp4/f32"),
+    *("fp8_e4m3", "fp8_e5m2/b32", "fp8_e4m3/raw", "ring5", "ring22"),
+)
+
 
 def required_options(codec: str, largest: float) -> dict[str, Any]:
     """Options for values of at most `largest`; a new codec with a required one gets a line here."""

@@ -16,7 +16,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from veilsum.errors import ConfigError
-from veilsum.roster import Roster
+from veilsum.roster import Roster, canonical_json
 
 # No message type of the protocol is called "roster": a signature under one is none under the other.
 _DOMAIN = b"veilsum/v1/sig/roster\0"
@@ -91,7 +91,9 @@ class SignedRoster:
             {"site": site, "signature": self.signatures[site].hex()}
             for site in sorted(self.signatures, key=str.encode)
         ]
-        return _canonical({"roster": json.loads(self.roster.to_bytes()), "signatures": signatures})
+        return canonical_json(
+            {"roster": json.loads(self.roster.to_bytes()), "signatures": signatures}
+        )
 
     @classmethod
     def from_bytes(cls, data: bytes) -> SignedRoster:
@@ -102,7 +104,7 @@ class SignedRoster:
         """
         try:
             document = json.loads(data)
-            roster = Roster.from_bytes(_canonical(document["roster"]))
+            roster = Roster.from_bytes(canonical_json(document["roster"]))
             signatures = {s["site"]: bytes.fromhex(s["signature"]) for s in document["signatures"]}
             signed = cls(roster, signatures)
             canonical = signed.to_bytes()
@@ -146,7 +148,3 @@ def _check_signature(roster: Roster, site: str, key: bytes, signature: bytes) ->
         raise ConfigError(
             f"the signature of site {site!r} under the roster of epoch {roster.epoch} is wrong"
         ) from error
-
-
-def _canonical(document: object) -> bytes:
-    return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()

@@ -18,6 +18,7 @@ from veilsum._native import Layout
 from veilsum.errors import ConfigError, DecodeError
 from veilsum.model import NUMPY_DTYPES, ModelLayout
 from veilsum.optimizers.state import OptimizerState
+from veilsum.transport.durable import sync_folder
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -64,7 +65,7 @@ def save_pieces(file: Path, pieces: Iterable[bytes | memoryview], *, what: str) 
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(unfinished, file)
-        _sync_folder(file.parent)
+        sync_folder(file.parent)
     except OSError as error:
         raise ConfigError(f"cannot write {what} {file}: {error.strerror}") from error
 
@@ -87,14 +88,6 @@ def _header(layout: ModelLayout) -> bytes:
     text = json.dumps(document, separators=(",", ":")).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
     return len(text).to_bytes(8, "little") + text
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def load_model(file: Path) -> tuple[ModelLayout, dict[str, NDArray[Any]]]:

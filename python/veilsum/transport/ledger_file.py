@@ -34,6 +34,7 @@ from veilsum.secagg.ledger_records import (
     home_in,
     make_head,
 )
+from veilsum.transport.durable import sync_folder
 
 RECORDS_FILE = "ledger.vsl"
 KEY_FILE = "ledger.key"
@@ -136,7 +137,7 @@ def _opened(folder: Path, *, adopt: bool) -> LedgerFile:
         data = _read_all(descriptor)
         if len(data) == HEAD_BYTES and not key_file.exists():
             write_private(key_file, os.urandom(_SECRET_BYTES))
-            _sync_folder(folder)
+            sync_folder(folder)
         key = _read_key(key_file)
         head = data[:HEAD_BYTES]
         home = home_in(head)
@@ -185,7 +186,7 @@ def _create(folder: Path) -> None:
         os.fsync(descriptor)
         os.link(new, folder / RECORDS_FILE)  # unlike a rename it replaces nothing
         new.unlink()
-        _sync_folder(folder)
+        sync_folder(folder)
     except OSError as error:
         raise ConfigError(f"cannot make a ledger in {folder}: {error.strerror}") from error
     finally:
@@ -256,14 +257,6 @@ def _cut(descriptor: int, end: int) -> None:
         os.fsync(descriptor)
     except OSError as error:
         raise LedgerError(f"the ledger cannot be written: {error.strerror}") from error
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _home(descriptor: int) -> bytes:
