@@ -1,6 +1,8 @@
 // One array per tensor of a layout, in host memory or on a device.
 #pragma once
 
+#include <algorithm>
+#include <iterator>
 #include <string>
 #include <vector>
 
@@ -30,6 +32,7 @@ class PlacedArrays {
 
   TensorData pointers() const { return data_; }
   PlacedTensors placed() const { return {data_, on_device_}; }
+  bool any_on_device() const { return std::ranges::count(on_device_, 0) != std::ssize(on_device_); }
 
  private:
   void add(const Tensor& tensor, py::handle item, const Device* device) {

@@ -187,7 +187,7 @@ class StepCall {
   void write_tiles(const RingChunkPlan& plan, std::span<const std::uint64_t> tiles,
                    std::span<std::uint64_t> words) const {
     const auto read = [&](std::uint64_t first, std::span<double> out) {
-      if (device_)
+      if (tensors_.any_on_device())
         read_values(*device_, model_, tensors_.placed(), first, out);
       else
         gather(model_, tensors_.pointers(), first, out);
