@@ -8,6 +8,7 @@
 #include "aggregate/tiles.h"
 #include "base/error.h"
 #include "base/float_environment.h"
+#include "device/resident.h"
 #include "update/encode.h"
 
 namespace veilsum {
@@ -30,10 +31,15 @@ void UpdateSnapshot::release_pages() const {
 std::vector<Screened> screen_update(const Layout& layout, const UpdateReader& values,
                                     const std::string& site, unsigned threads,
                                     Screening screening) {
-  std::vector<Screened> screened(count_tiles(layout, kFloatGroup));
-  for_each_tile(layout, kFloatGroup, threads, [&](std::size_t index, const Tile& tile) {
-    screened[index] = values.screen(tile, site, screening);
-  });
+  std::vector<Screened> screened;
+  if (values.resident() != nullptr) {
+    screened = values.resident()->screen(site, screening);
+  } else {
+    screened.resize(count_tiles(layout, kFloatGroup));
+    for_each_tile(layout, kFloatGroup, threads, [&](std::size_t index, const Tile& tile) {
+      screened[index] = values.screen(tile, site, screening);
+    });
+  }
   for_each_tile(layout, kIntegerGroup, threads, [&](std::size_t, const Tile& tile) {
     std::array<std::int64_t, kTile> room;
     values.read(tile, site, {room.data(), tile.count});

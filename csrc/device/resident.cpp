@@ -206,11 +206,7 @@ CommittedUpdate borrow_resident(const Layout& layout, const std::string& site, D
                                 Screening screening) {
   std::vector<const std::byte*> places(tensors.begin(), tensors.end());
   auto values = std::make_unique<ResidentReader>(layout, std::move(device), places);
-  auto screened = values->resident()->screen(site, screening);
-  for_each_tile(layout, kIntegerGroup, threads, [&](std::size_t, const Tile& tile) {
-    std::array<std::int64_t, kTile> room;
-    values->read(tile, site, {room.data(), tile.count});
-  });
+  auto screened = screen_update(layout, *values, site, threads, screening);
   return {site,
           1,
           std::move(owner),
