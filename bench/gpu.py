@@ -7,10 +7,9 @@
 Needs numpy and pybind11, no network and nothing installed: the module is built in build/gpu and
 used from there. --sanitize also runs the tests of devices under compute-sanitizer.
 
-The time of every kernel of the mean stands beside the least that its bytes could take at the
-measured speed of copies on the device; that of every round, and of every call of gpu_work.py,
-beside that of its bytes over the bus, and where operations are counted beside the measured rate
-of integers.
+The time of every kernel stands beside the least that its bytes could take at the measured speed of
+copies on the device, and where its operations are counted beside the measured rate of integers;
+that of every round, and of every call of gpu_work.py, beside that of its bytes over the bus.
 """
 
 from __future__ import annotations
@@ -228,8 +227,10 @@ def check_work(work: Work, backend: str) -> None:
         raise SystemExit(f"error: {work.name} on {backend} has other bits than on the CPU")
 
 
-def measure_work(backend: str, sizes: Sizes, bus: Figure, integers: float) -> Iterator[Figure]:
-    """Each call on the device, after its result was compared with the CPU's, and on the CPU."""
+def measure_work(
+    backend: str, sizes: Sizes, copy: Figure, bus: Figure, integers: float
+) -> Iterator[Figure]:
+    """Each call on the device and on the CPU, and its kernels, after its result was compared."""
     threads = os.cpu_count() or 1
     for work in every_work(sizes.model // 4096 * 4096, threads):
         check_work(work, backend)
@@ -239,12 +240,31 @@ def measure_work(backend: str, sizes: Sizes, bus: Figure, integers: float) -> It
                 return work.run(where)
 
             found = measure_round(f"{work.name}, {where}", call, work.bytes, sizes.repeats)
-            yield found if where == "cpu" else _beside_integers(found, bus, work, integers)
+            if where != "cpu":
+                found = beside_integers(limited(found, bus), work.operations, integers)
+            yield found
+        yield from measure_kernels(backend, work, sizes.repeats, copy, integers)
 
 
-def _beside_integers(found: Figure, bus: Figure, work: Work, integers: float) -> Figure:
-    share = work.operations / found.seconds / integers if found.seconds and integers else None
-    return replace(limited(found, bus), integer_share=share if work.operations else None)
+def measure_kernels(
+    backend: str, work: Work, repeats: int, copy: Figure, integers: float
+) -> Iterator[Figure]:
+    """What the kernels of a call take by themselves, all launches together. Those of different
+    windows may overlap, and then count twice."""
+    from veilsum import _native
+
+    seconds: dict[str, list[float]] = {kernel: [] for kernel in work.kernels}
+    for _ in range(repeats):
+        for kernel, _launches, taken in _native.kernel_times(backend, lambda: work.run(backend)):
+            seconds[kernel].append(taken)
+    for number, (kernel, size) in enumerate(work.kernels.items()):
+        found = limited(figure(f"{work.name}: {kernel}", seconds[kernel], size), copy)
+        yield beside_integers(found, 0 if number else work.operations, integers)
+
+
+def beside_integers(found: Figure, operations: float, integers: float) -> Figure:
+    share = operations / found.seconds / integers if found.seconds and integers else None
+    return replace(found, integer_share=share if operations else None)
 
 
 # --- compute-sanitizer -----------------------------------------------------------------------
@@ -300,7 +320,7 @@ def table(report: dict[str, Any]) -> str:
     lines += [f"- compute-sanitizer {tool}: {text}" for tool, text in report["sanitizer"].items()]
     lines += [
         "",
-        "Rounds and calls have the bus in their time.",
+        "Rounds and calls have the bus in their time; kernels by name do not.",
         "",
         "| what | MB | ms | spread | GB/s | of | of integers |",
     ]
@@ -369,7 +389,8 @@ def main() -> None:
     figures, integers = measure_device(backend, sizes)
     bus = next(one for one in figures if one.name == "to_device")
     figures += measure_rounds(backend, sizes, bus)
-    figures += measure_work(backend, sizes, bus, integers)
+    copy = next(one for one in figures if one.name == "copy")
+    figures += measure_work(backend, sizes, copy, bus, integers)
     report = {
         "facts": facts(backend),
         "checked": checked,

@@ -32,6 +32,23 @@
 
 namespace veilsum {
 
+// Measures a launch for as long as it lives.
+class TimedLaunch {
+ public:
+  TimedLaunch(const char* kernel, const Launch& launch) : launch_(launch) {
+    if (launch_.clock != nullptr) number_ = launch_.clock->begin(kernel, launch_.stream);
+  }
+  ~TimedLaunch() {
+    if (launch_.clock != nullptr) launch_.clock->end(number_, launch_.stream);
+  }
+  TimedLaunch(const TimedLaunch&) = delete;
+  TimedLaunch& operator=(const TimedLaunch&) = delete;
+
+ private:
+  const Launch& launch_;
+  std::size_t number_ = 0;
+};
+
 #if defined(VS_EMU)
 
 using Dim = dim3;
@@ -83,6 +100,7 @@ __device__ inline std::uint32_t permute_bytes(std::uint32_t low, std::uint32_t h
 template <class... Params, class... Args>
 int launch_kernel(const char* name, const Launch& launch, unsigned blocks, unsigned threads,
                   std::size_t shared_bytes, void (*kernel)(Params...), Args... args) {
+  const TimedLaunch timed(name, launch);
   ::vs_emu::enqueue(launch.stream, name, [=] {
     ::vs_emu::run_grid(dim3(blocks), dim3(threads), shared_bytes, [&] { kernel(args...); });
   });
@@ -161,7 +179,7 @@ __device__ __forceinline__ std::uint32_t permute_bytes(std::uint32_t low, std::u
 constexpr std::size_t kFreeSharedBytes = 48 * 1024;
 
 template <class... Params, class... Args>
-int launch_kernel(const char*, const Launch& launch, unsigned blocks, unsigned threads,
+int launch_kernel(const char* name, const Launch& launch, unsigned blocks, unsigned threads,
                   std::size_t shared_bytes, void (*kernel)(Params...), Args... args) {
   if (shared_bytes > kFreeSharedBytes) {
     const cudaError_t status = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
@@ -169,6 +187,7 @@ int launch_kernel(const char*, const Launch& launch, unsigned blocks, unsigned t
                                                     static_cast<int>(shared_bytes));
     if (status != cudaSuccess) return static_cast<int>(cudaGetLastError());
   }
+  const TimedLaunch timed(name, launch);
   // clang-format off
   kernel<<<blocks, threads, shared_bytes, static_cast<cudaStream_t>(launch.stream)>>>(args...);
   // clang-format on

@@ -56,15 +56,31 @@ def test_every_other_call_is_timed_on_the_device_and_on_the_cpu(
         "12 masks aes256ctr, 32 bits",
         "sum of 10 uploads, 22 bits",
         "rotation by 4096",
-        "median of 10",
-        "krum of 10",
-        "mean of 10 topk",
+        "median, 10 updates",
+        "krum, 10 updates",
+        "mean of topk, 10 updates",
         "upload of 22 bits, 12 masks, rotated by 4096",
-        "mean of 10 f32 and step of FedAdam, moments there",
+        "mean of f32 and step of FedAdam, moments there, 10 updates",
     ]:
         assert {f"{name}, emu", f"{name}, cpu"} <= set(shares)
     assert shares["12 masks chacha20, 22 bits, emu"] > 0
-    assert shares["median of 10, emu"] is None
+    assert shares["median, 10 updates, emu"] is None
+
+
+def test_every_kernel_there_is_is_timed_by_itself(report: tuple[dict[str, Any], str]) -> None:
+    found, _ = report
+
+    there = {
+        name
+        for file in (ROOT / "cuda").glob("*.cu")
+        for name in re.findall(r'launch_kernel\(\s*"(\w+)"', file.read_text())
+    } - {"mix_kernel"}  # which is a ceiling
+    timed = {one["name"].partition(": ")[2]: one for one in found["figures"]}
+    assert len(there) > 15
+    assert there <= set(timed)
+    for kernel in there:
+        assert timed[kernel]["seconds"] > 0, kernel
+        assert timed[kernel]["ceiling"] == "copy"
 
 
 def test_the_table_has_a_line_for_every_figure(report: tuple[dict[str, Any], str]) -> None:

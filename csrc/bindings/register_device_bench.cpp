@@ -2,6 +2,7 @@
 #include "bindings/arrays.h"
 #include "bindings/register.h"
 #include "device/device_bench.h"
+#include "device/launch_times.h"
 
 namespace veilsum {
 namespace {
@@ -27,10 +28,20 @@ py::tuple device_benchmark(const std::string& backend, const std::string& name, 
   return py::make_tuple(seconds, found.bytes, found.operations);
 }
 
+py::list kernel_times(const std::string& backend, const py::function& call) {
+  LaunchTimes times(open_device(backend));
+  call();
+  py::list result;
+  for (const KernelTime& one : times.sums())
+    result.append(py::make_tuple(one.kernel, one.launches, one.seconds));
+  return result;
+}
+
 }  // namespace
 
 void register_device_bench(py::module_& module) {
   module.def("device_benchmarks", &benchmark_names);
+  module.def("kernel_times", &kernel_times, py::arg("backend"), py::arg("call"));
   module.def("device_benchmark", &device_benchmark, py::arg("backend"), py::arg("name"),
              py::kw_only(), py::arg("bytes"), py::arg("repeats"));
 }

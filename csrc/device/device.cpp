@@ -11,11 +11,14 @@ namespace {
 
 std::atomic<unsigned> launch_blocks{0};
 std::atomic<unsigned> launch_threads{0};
+std::atomic<LaunchClock*> launch_clock{nullptr};
 
 // A destructor has nobody to tell.
 void ignore(int) {}
 
 }  // namespace
+
+void use_launch_clock(LaunchClock* clock) { launch_clock = clock; }
 
 void use_launch_shape(LaunchShape shape) {
   if (shape.threads % 32 != 0 || shape.threads > 256)
@@ -99,7 +102,11 @@ DeviceStream::~DeviceStream() {
   ignore(device_.api().runtime->destroy_stream(handle_));
 }
 
-Launch DeviceStream::launch() const { return {handle_, launch_blocks, launch_threads}; }
+Launch DeviceStream::launch() const {
+  LaunchClock* const clock = launch_clock;
+  const bool heard = clock != nullptr && clock->hears(device_);
+  return {handle_, launch_blocks, launch_threads, heard ? clock : nullptr};
+}
 
 void DeviceStream::synchronize() const {
   device_.check(device_.api().runtime->synchronize(handle_), "waiting for kernels and copies");

@@ -17,6 +17,8 @@ struct LaunchShape {
   unsigned threads = 0;
 };
 void use_launch_shape(LaunchShape shape);
+// Who hears of launches from now on; null: nobody. It must outlive them.
+void use_launch_clock(LaunchClock* clock);
 
 class Device {
  public:

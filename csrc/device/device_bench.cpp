@@ -7,6 +7,7 @@
 
 #include "aggregate/tiles.h"
 #include "base/error.h"
+#include "device/timed_event.h"
 #include "device/window_form.h"
 
 namespace veilsum {
@@ -16,30 +17,6 @@ constexpr std::size_t kUpdates = 16;  // of a window of the mean
 constexpr unsigned kMixTurns = 4096;
 constexpr std::size_t kMixBytesPerThread = 4;
 
-class TimedEvent {
- public:
-  explicit TimedEvent(const Device& device) : device_(device) {
-    device.check(device.api().runtime->create_timed_event(&handle_), "making an event");
-  }
-  ~TimedEvent() { static_cast<void>(device_.api().runtime->destroy_event(handle_)); }
-  TimedEvent(const TimedEvent&) = delete;
-  TimedEvent& operator=(const TimedEvent&) = delete;
-
-  void record(const DeviceStream& stream) const {
-    device_.check(device_.api().runtime->record(handle_, stream.handle()), "recording an event");
-  }
-  double seconds_until(const TimedEvent& end) const {
-    float milliseconds = 0;
-    device_.check(device_.api().runtime->elapsed(handle_, end.handle_, &milliseconds),
-                  "reading the time between two events");
-    return milliseconds / 1e3;
-  }
-
- private:
-  const Device& device_;
-  void* handle_ = nullptr;
-};
-
 // Once without a clock: the first launch of a kernel also loads it.
 std::vector<double> time_work(const DeviceStream& stream, unsigned repeats,
                               const std::function<void()>& work) {
@@ -48,9 +25,9 @@ std::vector<double> time_work(const DeviceStream& stream, unsigned repeats,
   const TimedEvent end(stream.device());
   std::vector<double> seconds;
   for (unsigned repeat = 0; repeat < repeats; ++repeat) {
-    begin.record(stream);
+    begin.record(stream.handle());
     work();
-    end.record(stream);
+    end.record(stream.handle());
     stream.synchronize();
     seconds.push_back(begin.seconds_until(end));
   }

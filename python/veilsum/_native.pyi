@@ -7,7 +7,7 @@ TypeError that names the argument, never a silent copy. Errors are the classes o
 veilsum.errors.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, final
 
 import numpy as np
@@ -137,6 +137,14 @@ def device_benchmark(
     Raises:
         ConfigError: no such benchmark.
         DeviceError: no such device, or it failed.
+    """
+
+def kernel_times(backend: str, call: Callable[[], object]) -> list[tuple[str, int, float]]:
+    """Makes the call and says what its kernels took on a device, by the device's own clock: (name,
+    launches, seconds of all of them). One call at a time in a process.
+
+    Raises:
+        ConfigError, DeviceError: no such device, or it failed.
     """
 
 def cuda_status() -> tuple[bool, tuple[str, ...], str]:
