@@ -71,7 +71,7 @@ def test_defaults_are_those_of_the_settings_themselves(tmp_path: Path) -> None:
         ('trainr = "x:y"\n', "unknown key 'trainr'; the nearest known key is 'trainer'"),
         ("[bounds]\nmax_epoch = 3\n", "unknown key 'max_epoch' in [bounds]; the nearest known key "
          "is 'max_epochs'"),
-        ("[policy]\nsites = 3\n", "in [policy]; the nearest known key is 'min_sites'"),
+        ("[policy]\nmin_site = 3\n", "in [policy]; the nearest known key is 'min_sites'"),
     ],
 )  # fmt: skip
 def test_an_unknown_key_is_an_error_that_names_the_nearest_known_one(

@@ -25,6 +25,7 @@ from veilsum.control import (
     OptimizerSpec,
     RoundClosed,
     RoundId,
+    RoundOpened,
     RunClosed,
     RunSpec,
     RunStatus,
@@ -47,6 +48,11 @@ from veilsum.difference import model_difference, widen
 from veilsum.errors import ConfigError, DecodeError, PeerError
 from veilsum.model import ModelLayout, result_digest
 from veilsum.optimizers import FedAdam
+from veilsum.secagg.envelope import Envelope
+from veilsum.secagg.messages import RoundOpen
+from veilsum.secagg.payload import read_payload
+from veilsum.secagg.policy import LocalPolicy
+from veilsum.secagg.refusals import RefusalCode, open_refusal
 from veilsum.site.bounds import TaskBounds
 from veilsum.site.rounding import rounding_secret
 
@@ -117,6 +123,26 @@ def test_a_run_completes_all_its_rounds_with_every_site(masked: bool) -> None:
     models = federation.saved_models("run")
     for got, expected in zip(models, expected_models(3), strict=True):
         assert_close(got, expected, 2e-3)
+
+
+def test_a_site_that_refuses_a_round_is_in_its_record_with_its_word() -> None:
+    federation = Federation(SITES, policy_of={"oslo": LocalPolicy(max_weight_cap=1)})
+
+    (record,) = run(federation, spec(masked=True, rounds=1)).rounds
+
+    assert record.completed
+    assert record.sites == ("basel", "kyoto", "lyon", "quito")
+    ((site, refusal),) = record.refusals.items()
+    (opened,) = [
+        effect.message.open_message
+        for effect in federation.effects
+        if isinstance(effect, SendToSite)
+        and effect.site == "oslo"
+        and isinstance(effect.message, RoundOpened)
+    ]
+    context = read_payload(RoundOpen, Envelope.from_bytes(opened).payload, context=None).context
+    assert open_refusal(federation.roster, site, context, refusal) is RefusalCode.WEIGHT_CAP
+    assert site == "oslo"
 
 
 @pytest.mark.parametrize("masked", [True, False])

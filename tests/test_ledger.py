@@ -17,6 +17,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from support.rosters import roster_of
 from veilsum._native import Secret
 from veilsum.cli.config import load_site
 from veilsum.cli.main import exit_code
@@ -29,6 +30,7 @@ from veilsum.secagg.ledger_records import (
     Chain,
     Contributed,
     Opened,
+    RosterAgreed,
     VoteCast,
     decode_record,
     encode_record,
@@ -144,7 +146,35 @@ def test_the_tag_is_a_keyed_hash_of_the_values_and_of_nothing_the_coordinator_pl
 # --- records as bytes ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("record", [*ROUND, Adopted(b"p" * 32)])
+def epoch(number: int, hash_: bytes = b"r", consortium: str = "imaging") -> RosterAgreed:
+    return RosterAgreed(consortium, number, hash_ * 32)
+
+
+def test_rosters_only_go_forward():
+    memory = ledger(epoch(7))
+
+    for older in (epoch(6), epoch(0, b"s"), epoch(7, b"s")):
+        refused(memory, older, "epoch")
+    memory.remember(epoch(7))
+    memory.remember(epoch(9, b"t"))
+    refused(memory, epoch(8, b"u"), "epoch")
+    memory.remember(epoch(1, consortium="genomics"))
+
+
+def test_a_site_writes_down_a_roster_once():
+    written = []
+    memory = Ledger(Secret.from_bytes(b"k" * 32), written.append)
+    roster = roster_of(["lyon"], 3)
+
+    memory.agree_to(roster)
+    memory.agree_to(roster)
+
+    assert written == [RosterAgreed(roster.consortium, 3, roster.hash)]
+    with pytest.raises(LedgerError, match="roster of epoch 2 is not one to go on with"):
+        memory.agree_to(roster_of(["lyon"], 2))
+
+
+@pytest.mark.parametrize("record", [*ROUND, epoch(2**32 - 1), Adopted(b"p" * 32)])
 def test_a_record_survives_its_encoding(record):
     assert decode_record(encode_record(record)) == record
 

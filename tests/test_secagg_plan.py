@@ -15,7 +15,9 @@ from veilsum import _native, secagg
 from veilsum.control import MaskGenerator, RunSpec
 from veilsum.errors import ConfigError, DecodeError
 from veilsum.model import ModelLayout
+from veilsum.secagg.payload import SUITES
 from veilsum.secagg.policy import Refusal
+from veilsum.secagg.refusals import RefusalCode
 from veilsum.secagg.thresholds import share_threshold, smallest_ring, vote_quorum
 
 H = bytes(32)
@@ -328,9 +330,19 @@ def test_a_plan_at_the_limits_of_the_policy_is_accepted():
 
 
 @pytest.mark.parametrize("names", [frozenset({"chacha"}), frozenset()])
-def test_a_policy_that_no_plan_could_meet_is_refused(names):
-    with pytest.raises(ConfigError, match="mask_generators must name some of"):
-        secagg.LocalPolicy(mask_generators=names)
+@pytest.mark.parametrize("key", ["mask_generators", "suites"])
+def test_a_policy_that_no_plan_could_meet_is_refused(key, names):
+    with pytest.raises(ConfigError, match=f"{key} must name some of"):
+        secagg.LocalPolicy(**{key: names})
+
+
+def test_a_suite_that_the_site_does_not_list_is_refused(monkeypatch):
+    monkeypatch.setitem(SUITES, "VS-2", 2)
+    policy = secagg.LocalPolicy(min_colluders=1, suites=frozenset({"VS-2"}))
+
+    with pytest.raises(Refusal, match="suite is not allowed") as refusal:
+        policy.check(make_plan(4))
+    assert refusal.value.number is RefusalCode.SUITE
 
 
 def test_a_manifest_with_an_unknown_generator_is_refused():

@@ -10,6 +10,7 @@ import resource
 import socket
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +20,12 @@ from support.consortium import Consortium, make_consortium
 from support.serving import run_async, serving
 from support.tiny_trainer import TinyTrainer
 from veilsum.control import RoundId, TaskSettings
-from veilsum.errors import ConfigError, DeviceError
+from veilsum.errors import ConfigError, DeviceError, LedgerError
 from veilsum.site.effects import Train
 from veilsum.site.events import SiteEvent, TrainingDone, TrainingFailed, TrainingProgressed
 from veilsum.site.trainer import EvaluationResult
 from veilsum.transport.backoff import Backoff
+from veilsum.transport.ledger_file import open_ledger
 from veilsum.transport.logs import Log, start_logging
 from veilsum.transport.process import forbid_core_dumps
 from veilsum.transport.settings import LogSettings
@@ -159,8 +161,6 @@ def test_a_site_with_files_of_another_is_refused_before_it_dials(consortium: Con
 def test_a_site_that_is_not_in_its_roster_is_refused_before_it_dials(
     consortium: Consortium,
 ) -> None:
-    from dataclasses import replace
-
     settings = replace(consortium.site_settings("a", 1), site="zed")
     with pytest.raises(ConfigError, match="site 'zed' is not in the roster"):
         make_endpoint(settings, consortium.roster)
@@ -213,6 +213,18 @@ def test_a_backend_that_is_not_there_ends_the_site_at_the_start(
     settings = consortium.site_settings("a", 1, backend=backend)
 
     with pytest.raises(error, match=message):
+        run_async(lambda: serve_site(settings, TinyTrainer(0), stop=asyncio.Event()))
+
+
+def test_an_older_roster_that_came_back_from_a_backup_ends_the_site_at_the_start(
+    consortium: Consortium, tmp_path: Path
+) -> None:
+    settings = consortium.site_settings("a", 1, ledger=tmp_path / "memory")
+    file = open_ledger(tmp_path / "memory")
+    file.ledger().agree_to(replace(consortium.roster, epoch=consortium.roster.epoch + 1))
+    file.close()
+
+    with pytest.raises(LedgerError, match=f"epoch {consortium.roster.epoch} is not one to go on"):
         run_async(lambda: serve_site(settings, TinyTrainer(0), stop=asyncio.Event()))
 
 

@@ -189,6 +189,7 @@ class Federation:
         *,
         bounds: TaskBounds = PLAIN_ALLOWED,
         bounds_of: Mapping[str, TaskBounds] | None = None,
+        policy_of: Mapping[str, LocalPolicy] | None = None,
         faults: Mapping[str, Fault] | None = None,
         connect: bool = True,
         backend: str = "cpu",
@@ -204,6 +205,7 @@ class Federation:
         self._site_backend = site_backend
         self._ledgers = {site: Ledger.in_memory(Secret.from_os) for site in sites}
         self._bounds = dict.fromkeys(sites, bounds) | dict(bounds_of or {})
+        self._policies = dict(policy_of or {})
         self.sites = {site: SimulatedSite(self._core(site), ShiftTrainer(site)) for site in sites}
         self._faults = dict(faults or {})
         self._models: dict[RoundId, to_do.PublishModel] = {}
@@ -218,7 +220,7 @@ class Federation:
             site,
             signing_key(site),
             self.roster,
-            LocalPolicy(),
+            self._policies.get(site, LocalPolicy()),
             self._bounds[site],
             counting_secrets(site),
             rounding_seed(site),

@@ -21,6 +21,7 @@ from veilsum import _native
 from veilsum._native import Secret
 from veilsum.arrays import on_its_device
 from veilsum.errors import ConfigError, LedgerError
+from veilsum.roster import Roster
 from veilsum.secagg.keys import SECRET_BYTES, Entropy
 from veilsum.secagg.ledger_records import (
     Adopted,
@@ -28,6 +29,7 @@ from veilsum.secagg.ledger_records import (
     Contributed,
     LedgerRecord,
     Opened,
+    RosterAgreed,
     VoteCast,
 )
 from veilsum.secagg.plan import Plan
@@ -63,12 +65,13 @@ class LedgerState:
         self._sent: dict[str, set[bytes]] = {}  # task -> tags of updates that left
         self._spent: dict[str, set[bytes]] = {}  # task -> those of attempts it voted in
         self._survivors: dict[str, frozenset[str]] = {}  # task -> last set voted for
+        self._rosters: dict[str, RosterAgreed] = {}  # by consortium, the last one
 
     def check(self, record: LedgerRecord) -> None:
         """Whether the site may do what the record stands for.
 
         Raises:
-            Refusal: code "replay" or "spent".
+            Refusal: code "replay", "spent" or "epoch".
         """
         match record:
             case Opened(attempt):
@@ -82,6 +85,10 @@ class LedgerState:
             case VoteCast(attempt):
                 if self._of(attempt).voted:
                     raise Refusal("replay", "this site voted in that attempt already")
+            case RosterAgreed(_, epoch):
+                last = self._rosters.get(record.consortium)
+                if last is not None and epoch <= last.epoch and record != last:
+                    raise Refusal("epoch", f"this site served with epoch {last.epoch} already")
             case Adopted():
                 return
             case _:
@@ -117,6 +124,8 @@ class LedgerState:
                 if latest.tag is not None:
                     self._spent.setdefault(attempt.task_id, set()).add(latest.tag)
                 self._survivors[attempt.task_id] = frozenset(survivors)
+            case RosterAgreed(consortium):
+                self._rosters[consortium] = record
             case Adopted():
                 return
             case _:
@@ -130,6 +139,10 @@ class LedgerState:
         """
         if tag in self._sent.get(task_id, ()):
             raise _spent()
+
+    def has_agreed(self, record: RosterAgreed) -> bool:
+        """Whether that roster is the last one of its consortium."""
+        return self._rosters.get(record.consortium) == record
 
     def last_survivors(self, task_id: str) -> frozenset[str] | None:
         """The last set that this site voted for in a task, in any run; None before the first."""
@@ -183,6 +196,28 @@ class Ledger:
         self._state.check(record)
         self._append(record)
         self._state.apply(record)
+
+    def agree_to(self, roster: Roster) -> None:
+        """To be called before the site serves with a roster. Epochs only go forward, whatever
+        the site's files say: a site.toml and a roster that came back from a backup would bring
+        back a member whose key was revoked since.
+
+        Raises:
+            LedgerError: the site has served with a later epoch, or with another roster of this
+                one; or the record may not have become durable.
+        """
+        record = RosterAgreed(roster.consortium, roster.epoch, roster.hash)
+        if self._state.has_agreed(record):
+            return
+        try:
+            self.remember(record)
+        except Refusal as refusal:
+            raise LedgerError(
+                f"the roster of epoch {roster.epoch} is not one to go on with: {refusal}",
+                hint="install the roster that the consortium agreed to last and pin it: "
+                "veilsum pki check-roster ROSTER --pin SITE_TOML; a consortium that starts anew "
+                "counts its epochs on from the old ones",
+            ) from refusal
 
     def check_never_sent(self, task_id: str, tag: bytes) -> None:
         """As of LedgerState."""

@@ -98,10 +98,23 @@ class Adopted:
     home: bytes
 
 
-LedgerRecord: TypeAlias = Opened | Contributed | VoteCast | Adopted
+@dataclass(frozen=True, slots=True)
+class RosterAgreed:
+    """Written before the site serves with a roster that it has not served with before.
 
-# 4 and 5 are set aside for the end of an attempt, 6 for rosters.
-_OPENED, _CONTRIBUTED, _VOTED, _ADOPTED = 1, 2, 3, 7
+    Attributes:
+        roster_hash: Roster.hash, 32 bytes.
+    """
+
+    consortium: str
+    epoch: int
+    roster_hash: bytes
+
+
+LedgerRecord: TypeAlias = Opened | Contributed | VoteCast | RosterAgreed | Adopted
+
+# 4 and 5 are set aside for the end of an attempt.
+_OPENED, _CONTRIBUTED, _VOTED, _ROSTER, _ADOPTED = 1, 2, 3, 6, 7
 
 
 def encode_record(record: LedgerRecord) -> bytes:
@@ -114,6 +127,9 @@ def encode_record(record: LedgerRecord) -> bytes:
         case VoteCast(attempt, t3, survivors):
             writer = _begun(_VOTED, attempt).raw(t3)
             return writer.sequence(survivors, lambda out, site: out.text(site)).bytes()
+        case RosterAgreed(consortium, epoch, roster_hash):
+            writer = Writer().integer(_ROSTER, 1).text(consortium).integer(epoch, 4)
+            return writer.raw(roster_hash).bytes()
         case Adopted(home):
             return Writer().integer(_ADOPTED, 1).raw(home).bytes()
 
@@ -137,6 +153,9 @@ def decode_record(body: bytes) -> LedgerRecord:
 def _read(reader: Reader, kind: int) -> LedgerRecord:
     if kind == _ADOPTED:
         return Adopted(reader.digest("home"))
+    if kind == _ROSTER:
+        consortium = reader.text(MAX_NAME_BYTES, "consortium")
+        return RosterAgreed(consortium, reader.integer(4, "epoch"), reader.digest("roster hash"))
     if kind not in (_OPENED, _CONTRIBUTED, _VOTED):
         raise DecodeError(f"there is no record of kind {kind}")
     attempt = Attempt(

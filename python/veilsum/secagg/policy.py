@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 from veilsum.control import MaskGenerator
 from veilsum.errors import ConfigError
+from veilsum.secagg.payload import SUITE, SUITES
 from veilsum.secagg.plan import Plan
 from veilsum.secagg.refusals import RefusalCode
 from veilsum.secagg.thresholds import usual_colluders
@@ -49,9 +51,11 @@ class LocalPolicy:
             its task by fewer sites than a sum must have: "warn" or "refuse".
         spent: from when on an update may never be sent again in its task: "vote", once this site
             has voted in the attempt that it was in; "input", once it has left.
+        suites: suites the site accepts. A list and not "any": a suite that a later version
+            brings is not accepted by a site that nobody asked.
 
     Raises:
-        ConfigError: a generator or a way of that name does not exist, or there is no attempt.
+        ConfigError: a generator, suite or way of that name does not exist, or there is no attempt.
     """
 
     min_sites: int = 3
@@ -64,6 +68,7 @@ class LocalPolicy:
     max_attempts: int = 3
     cohort_difference: CohortDifference = "warn"
     spent: Spent = "vote"
+    suites: frozenset[str] = frozenset({"VS-1"})
 
     def __post_init__(self) -> None:
         if self.cohort_difference not in get_args(CohortDifference):
@@ -74,13 +79,8 @@ class LocalPolicy:
             raise ConfigError(f"spent must be 'vote' or 'input', got {self.spent!r}")
         if self.max_attempts < 1:
             raise ConfigError(f"max_attempts must be at least 1, got {self.max_attempts}")
-        known = set(get_args(MaskGenerator))
-        unknown = sorted(set(self.mask_generators or ()) - known)
-        # A name that no plan can have would refuse every round.
-        if unknown or self.mask_generators == frozenset():
-            raise ConfigError(
-                f"mask_generators must name some of {sorted(known)}, got {unknown or 'none'}"
-            )
+        _check_named("mask_generators", self.mask_generators, get_args(MaskGenerator))
+        _check_named("suites", self.suites, SUITES)
 
     def check(self, plan: Plan) -> None:
         """Args:
@@ -111,6 +111,8 @@ class LocalPolicy:
                 RefusalCode.WEIGHT_CAP,
                 f"weight_cap is {plan.weight_cap}, this site allows {self.max_weight_cap}",
             )
+        if not any(SUITES[name] == SUITE for name in self.suites):
+            raise _outside(RefusalCode.SUITE, "the round's suite is not allowed at this site")
         if self.mask_generators is not None and plan.mask_generator not in self.mask_generators:
             raise _outside(
                 RefusalCode.GENERATOR,
@@ -118,6 +120,13 @@ class LocalPolicy:
             )
         if self.task_ids is not None and plan.task_id not in self.task_ids:
             raise _outside(RefusalCode.TASK, f"task {plan.task_id!r} is not allowed at this site")
+
+
+def _check_named(key: str, names: frozenset[str] | None, known: Collection[str]) -> None:
+    """A name that no plan can have would refuse every round."""
+    unknown = sorted(set(names or ()) - set(known))
+    if unknown or names == frozenset():
+        raise ConfigError(f"{key} must name some of {sorted(known)}, got {unknown or 'none'}")
 
 
 def _outside(number: RefusalCode, reason: str) -> Refusal:

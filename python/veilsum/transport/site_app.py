@@ -65,7 +65,7 @@ def run_site(
 
     Raises:
         ConfigError: the settings cannot work, or the coordinator does not want this site.
-        LedgerError: the ledger is damaged, or was copied or restored.
+        LedgerError: the ledger is damaged, was copied or restored, or knows a later roster.
         DeviceError: there is no device such as `backend` names.
     """
     forbid_core_dumps()
@@ -110,6 +110,8 @@ async def _serve(
     roster = load_roster(
         settings.roster, previous=settings.previous_roster, pin=settings.roster_hash
     )
+    if ledger is not None:
+        ledger.agree_to(roster)
     endpoint = make_endpoint(settings, roster)
     core = SiteCore(
         settings.site,
