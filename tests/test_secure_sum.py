@@ -13,12 +13,8 @@ from hypothesis import strategies as st
 from support.secagg import make_contributions, make_plan
 from veilsum import _native, secagg
 from veilsum._native import Secret
-from veilsum.aggregate.secure_sum import (
-    METRIC_STEPS,
-    SecureSum,
-    divide_half_even,
-    round_to_bfloat16,
-)
+from veilsum.aggregate.ring_spec import METRIC_STEPS
+from veilsum.aggregate.secure_sum import SecureSum, divide_half_even, round_to_bfloat16
 from veilsum.errors import ConfigError, RoundAborted
 from veilsum.model import ModelLayout
 from veilsum.secagg.masks import MaskKeys

@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -24,93 +23,13 @@ from numpy.typing import NDArray
 from typing_extensions import Buffer
 
 from veilsum import _native
+from veilsum.aggregate.ring_spec import METRIC_STEPS, WORD_BITS, RingSpec, Stream, SumChunk
 from veilsum.aggregate.step_sums import StepSums, check_range, trip
 from veilsum.aggregate.tile_audit import SEED_BYTES, TileAudit
-from veilsum.codecs.form import CHUNK_ROTATED
-from veilsum.errors import ConfigError, DeviceError, RoundAborted
-from veilsum.model import NUMPY_DTYPES, ModelLayout
+from veilsum.errors import ConfigError, DecodeError, DeviceError, RoundAborted
+from veilsum.model import NUMPY_DTYPES
 
-METRIC_STEPS = 2**20
-"""Steps per unit in which a metric is summed."""
-
-WORD_BITS = 64
 _BLOCK = 2**20  # coordinates decoded at a time: bounds what decoding needs beside the result
-
-
-@dataclass(frozen=True, slots=True)
-class Stream:
-    """One summed vector: its group in chunks, its length, the bits of a word, and whether the
-    words are steps of rotated values."""
-
-    group: int
-    elements: int
-    bits: int
-    rotated: bool = False
-
-    @property
-    def codec(self) -> int:
-        """Codec number of its chunks."""
-        return _native.codec_number(f"ring{self.bits}")
-
-    @property
-    def transforms(self) -> int:
-        """Flags of a transform in the headers of its chunks."""
-        return CHUNK_ROTATED if self.rotated else 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class RingSpec:
-    """How values become ring words.
-
-    Attributes:
-        layout: tensors of the model.
-        ring_bits: width of a word of group 1.
-        step_limit: largest |step| of one site.
-        scales: steps per model unit at the full weight, one per floating-point tensor in
-            layout order.
-        weight_cap: the full weight.
-        integer_limit: largest |value| of integer tensors.
-        metrics, metric_limit: names in order; largest |metric|.
-        chunk_coordinates: of every chunk but the last of a group.
-        mask_generator: of the masks that are added.
-        hadamard: coordinates that a rotation of group 1 mixes; 0 for none.
-        rotation_key: of the rotation, 8 public bytes.
-    """
-
-    layout: ModelLayout
-    ring_bits: int
-    step_limit: int
-    scales: tuple[float, ...]
-    weight_cap: int
-    integer_limit: int
-    metrics: tuple[str, ...]
-    metric_limit: int
-    chunk_coordinates: int
-    mask_generator: str
-    hadamard: int = 0
-    rotation_key: bytes = bytes(8)
-
-    @cached_property
-    def streams(self) -> tuple[Stream, ...]:
-        """The vectors in order; a group without tensors has none."""
-        native = self.layout.native
-        candidates = (
-            Stream(0, 2 + 2 * len(self.metrics), WORD_BITS),
-            Stream(1, native.group_size(1), self.ring_bits, rotated=self.hadamard != 0),
-            Stream(2, native.group_size(2), WORD_BITS),
-        )
-        return tuple(stream for stream in candidates if stream.elements)
-
-    def chunk_count(self, stream: Stream) -> int:
-        """Chunks that cover a stream."""
-        return -(-stream.elements // self.chunk_coordinates)
-
-    def chunk_sizes(self, stream: Stream) -> list[int]:
-        """Bytes of each chunk of a stream, headers included."""
-        last = self.chunk_count(stream) - 1
-        tail = stream.elements - last * self.chunk_coordinates
-        full = _native.chunk_size(stream.codec, self.chunk_coordinates)
-        return [full] * last + [_native.chunk_size(stream.codec, tail)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +135,40 @@ class SecureSum:
                 )
             if stream.group in self._audits:
                 self._audits[stream.group].add_masks(keys, signs, self._spec.mask_generator)
+
+    def chunks(self) -> Iterator[SumChunk]:
+        """The words of the sum as they are now, in (group, index) order.
+
+        Raises:
+            DeviceError: the device failed before.
+        """
+        self._require_whole()
+        for stream in self._spec.streams:
+            words = self._words[stream.group]
+            for index in range(self._spec.chunk_count(stream)):
+                place = self._spec.chunk_range(stream, index)
+                packed = _native.pack_ring(words[place.start : place.stop], stream.bits)
+                yield SumChunk(stream.group, place.start, packed)
+
+    def load(self, chunks: Iterable[SumChunk]) -> None:
+        """Takes the place of a sum that was made elsewhere: its chunks, in any order.
+
+        Elements of which no chunk comes are left as they are. Whether the chunks are those of a
+        round is for the caller to check (secagg/sum_tree.py).
+
+        Raises:
+            DecodeError: there is no such stream or element, or a chunk has another size than its
+                elements have.
+        """
+        streams = {stream.group: stream for stream in self._spec.streams}
+        for chunk in chunks:
+            stream = streams.get(chunk.stream)
+            index, rest = divmod(chunk.first, self._spec.chunk_coordinates)
+            if stream is None or rest or not 0 <= index < self._spec.chunk_count(stream):
+                raise DecodeError(f"no sum has a chunk at {chunk.first} of stream {chunk.stream}")
+            place = self._spec.chunk_range(stream, index)
+            words = _native.unpack_ring(chunk.words, len(place), stream.bits)
+            self._words[stream.group][place.start : place.stop] = words
 
     @contextmanager
     def _broken_by_the_device(self) -> Iterator[None]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from veilsum import control
-from veilsum.aggregate.secure_sum import METRIC_STEPS, WORD_BITS, RingSpec
+from veilsum.aggregate.ring_spec import METRIC_STEPS, WORD_BITS, RingSpec
 from veilsum.errors import DecodeError
 from veilsum.model import ModelLayout
 from veilsum.roster import Roster

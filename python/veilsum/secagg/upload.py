@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from veilsum import _native
 from veilsum._native import DeviceArray, Secret
-from veilsum.aggregate.secure_sum import METRIC_STEPS, WORD_BITS
+from veilsum.aggregate.ring_spec import METRIC_STEPS, WORD_BITS
 from veilsum.aggregate.tile_audit import SEED_BYTES, audit_encoding
 from veilsum.arrays import on_its_device
 from veilsum.errors import ConfigError
