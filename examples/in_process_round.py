@@ -44,7 +44,7 @@ def main() -> None:
         attempt=0,
         layout=ModelLayout.from_arrays(updates[SITES[0]].update),
         model_hash=bytes(32),
-        previous_digest=bytes(32),
+        previous_result=bytes(32),
         nonce=bytes(32),
     )
     print(f"{len(SITES)} sites, {plan.vote_quorum} must vote, {plan.ring_bits}-bit ring")

@@ -189,7 +189,7 @@ def _sum_without_masks(settings: RunSpec, survivors: tuple[str, ...]) -> secagg.
         attempt=0,
         layout=layout,
         model_hash=bytes(32),
-        previous_digest=bytes(32),
+        previous_result=bytes(32),
         nonce=bytes(32),
     )
     contributions = {

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from veilsum._native import Layout
-from veilsum.coordinator.server_step import apply_mean
 from veilsum.difference import model_difference, narrow, widen
 from veilsum.errors import ConfigError, RoundAborted
 from veilsum.model import ModelLayout
 from veilsum.optimizers import FedAvg
+from veilsum.optimizers.applying import apply_mean
 
 
 def layout_of(dtype: str, shape: tuple[int, ...]) -> ModelLayout:

@@ -76,7 +76,7 @@ def masked_digest(lost: Mapping[str, Any]) -> str:
         attempt=0,
         layout=LAYOUT,
         model_hash=bytes.fromhex(start().model_hash),
-        previous_digest=bytes(32),
+        previous_result=bytes(32),
         nonce=b"n" * 32,
     )
     contributions = {

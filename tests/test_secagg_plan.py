@@ -34,7 +34,7 @@ def planned(sites: int, **settings) -> secagg.Plan:
         attempt=0,
         layout=layout,
         model_hash=H,
-        previous_digest=H,
+        previous_result=H,
         nonce=H,
     )
 
@@ -183,7 +183,7 @@ CHANGES = [
     {"round_number": 2},
     {"attempt": 1},
     {"model_hash": b"\1" * 32},
-    {"previous_digest": b"\1" * 32},
+    {"previous_result": b"\1" * 32},
     {"task_hash": b"\1" * 32},
     {"nonce": b"\1" * 32},
     {"min_sites": 4},
@@ -200,6 +200,8 @@ CHANGES = [
     {"metric_limit": 5},
     {"chunk_coordinates": 4096 * 4},
     {"hadamard": 4096},
+    {"step_rule": b"any"},
+    {"state_hash": b"\1" * 32},
     {"cohort": NAMES[1:5]},
 ]
 
@@ -283,6 +285,8 @@ FAULTS = [
     ({"metric_limit": 0}, "metric_limit"),
     ({"metric_limit": 2**62, "metrics": ()}, "metric_limit"),
     ({"chunk_coordinates": 1000}, "chunk_coordinates"),
+    ({"step_rule": bytes(1025)}, "step_rule must have at most 1024 bytes, got 1025"),
+    ({"state_hash": b"short"}, "state_hash must have 32 bytes"),
 ]
 
 

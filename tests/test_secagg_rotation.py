@@ -474,12 +474,20 @@ def test_a_plain_run_has_no_rotation() -> None:
         RunSpec("diagnosis", masked=False, hadamard=4096)
 
 
+NO_STEP_RULE = bytes(4 + 32)  # what follows the rotation in a manifest that states none
+
+
+def _with_code(plan: secagg.Plan, code: int) -> bytes:
+    """The plan's manifest, with another number for the rotation."""
+    return plan.to_bytes()[: -1 - len(NO_STEP_RULE)] + bytes([code]) + NO_STEP_RULE
+
+
 @pytest.mark.parametrize(("block", "code"), [(0, 0), (1024, 1), (4096, 2)])
-def test_a_manifest_ends_with_the_rotation_and_gives_it_back(block: int, code: int) -> None:
+def test_a_manifest_names_the_rotation_and_gives_it_back(block: int, code: int) -> None:
     plan = make_plan(4, hadamard=block)
     manifest = plan.to_bytes()
 
-    assert manifest == make_plan(4).to_bytes()[:-1] + bytes([code])
+    assert manifest == _with_code(make_plan(4), code)
     assert secagg.Plan.from_bytes(manifest, roster=plan.roster) == plan
 
 
@@ -487,7 +495,7 @@ def test_a_site_takes_no_part_in_a_round_with_a_rotation_that_it_does_not_know()
     plan = make_plan(4, hadamard=4096)
     federation = Federation(plan)
     opened = federation.hold("round-open", to="basel")
-    unknown = plan.to_bytes()[:-1] + b"\3"
+    unknown = _with_code(plan, 3)
 
     with pytest.raises(DecodeError, match="rotation 3 is unknown"):
         secagg.Plan.from_bytes(unknown, roster=plan.roster)
@@ -527,7 +535,7 @@ def test_a_plan_takes_its_rotation_from_the_settings_of_a_run() -> None:
         attempt=0,
         layout=plan.layout,
         model_hash=plan.model_hash,
-        previous_digest=plan.previous_digest,
+        previous_result=plan.previous_result,
         nonce=plan.nonce,
     )
 

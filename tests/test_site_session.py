@@ -116,7 +116,7 @@ def opened_masked(round_id: RoundId = ROUND, spec: RunSpec = SPEC) -> RoundOpene
         attempt=round_id.attempt,
         layout=LAYOUT,
         model_hash=MODEL_HASH,
-        previous_digest=bytes(32),
+        previous_result=bytes(32),
         nonce=bytes(32),
     )
     session = secagg.CoordinatorSession(plan, signing_key=signing_key("coordinator"))

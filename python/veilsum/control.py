@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from veilsum.optimizers import OptimizerSettings, optimizer_settings
+from veilsum.optimizers import OptimizerSettings, optimizer_settings, step_rule_bytes
 from veilsum.records import RoundId as RoundId
 from veilsum.records import RoundRecord as RoundRecord
 from veilsum.records import RunEvent as RunEvent
@@ -166,6 +166,11 @@ class RunSpec:
         )
         self.server_optimizer.settings(self.server_learning_rate)
         require(self.colluders is None or self.colluders >= 0, "colluders must be 0 or more")
+
+    @property
+    def step_rule(self) -> bytes:
+        """Optimizer and settings in their one encoding, as the plans of masked rounds have it."""
+        return step_rule_bytes(self.server_optimizer.settings(self.server_learning_rate))
 
 
 def require_hadamard(block: int) -> None:

@@ -52,7 +52,7 @@ def make_plan(sites: int = 4, *, layout: ModelLayout | None = None, **changes: A
         "attempt": 0,
         "layout": layout or ModelLayout.from_arrays(small_arrays(0)),
         "model_hash": ZERO_HASH,
-        "previous_digest": ZERO_HASH,
+        "previous_result": ZERO_HASH,
         "task_hash": ZERO_HASH,
         "nonce": ZERO_HASH,
         "min_sites": 3,

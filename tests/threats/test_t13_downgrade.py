@@ -155,7 +155,7 @@ def test_an_unknown_suite_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_older_manifest_is_refused() -> None:
     plan = _plan()
-    older = b"VSP1" + plan.to_bytes()[4:]
+    older = b"VSP2" + plan.to_bytes()[4:]
     opened = RoundOpen(plan.context, COORDINATOR, older)
     envelope = Envelope.sign(opened.kind, opened.to_payload(), consortium().coordinator_key)
 

@@ -46,9 +46,9 @@ from veilsum.coordinator.outcome import Failed, Finished, Outcome
 from veilsum.coordinator.policy import missing_sites, shortfall
 from veilsum.coordinator.round import Receiver, Round
 from veilsum.coordinator.rounds import ModelRef, RoundFactory
-from veilsum.coordinator.server_step import apply_mean, saved_state, start_optimizer
 from veilsum.errors import ConfigError, DeviceError, PeerError, RoundAborted
 from veilsum.model import result_digest
+from veilsum.optimizers.applying import apply_mean, saved_state, start_optimizer, state_hash
 
 JOIN = "join"
 
@@ -121,11 +121,12 @@ class Job:
         # they are back, or one broken site would cost every round that time.
         self._given_up: set[str] = set()
         self._records: list[RoundRecord] = []
+        settings = submitted.spec.server_optimizer.settings(submitted.spec.server_learning_rate)
         self._optimizer = start_optimizer(
-            submitted.spec, submitted.layout, submitted.optimizer_state, factory.threads
+            settings, submitted.layout, submitted.optimizer_state, factory.threads
         )
         model_hash = bytes.fromhex(result_digest(submitted.layout, submitted.model))
-        start = ModelRef(submitted.layout, model_hash, previous_digest=bytes(32))
+        start = ModelRef(submitted.layout, model_hash, bytes(32), state_hash(self._optimizer))
         self._phase: JobPhase = Waiting(CurrentModel(submitted.model, start))
 
     @property
@@ -327,7 +328,8 @@ class Job:
         layout = model.ref.layout
         arrays = apply_mean(self._optimizer, model.arrays, result.mean)
         model_hash = bytes.fromhex(result_digest(layout, arrays))
-        return CurrentModel(arrays, ModelRef(layout, model_hash, bytes.fromhex(result.digest)))
+        previous, state = bytes.fromhex(result.digest), state_hash(self._optimizer)
+        return CurrentModel(arrays, ModelRef(layout, model_hash, previous, state))
 
     def _round_ended(
         self, phase: Running, record: RoundRecord, model: CurrentModel

@@ -93,6 +93,6 @@ def _check_masked(
         attempt=0,
         layout=layout,
         model_hash=bytes(_DIGEST_BYTES),
-        previous_digest=bytes(_DIGEST_BYTES),
+        previous_result=bytes(_DIGEST_BYTES),
         nonce=bytes(_DIGEST_BYTES),
     )

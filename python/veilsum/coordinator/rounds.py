@@ -30,12 +30,14 @@ class ModelRef:
 
     Attributes:
         model_hash: of its arrays, 32 bytes.
-        previous_digest: of the mean that led to it; 32 zero bytes in the first round.
+        previous_result: of the mean that led to it; 32 zero bytes in the first round.
+        state_hash: of what the server's optimizer remembers (optimizers.applying), 32 bytes.
     """
 
     layout: ModelLayout
     model_hash: bytes
-    previous_digest: bytes
+    previous_result: bytes
+    state_hash: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,8 @@ class RoundFactory:
             attempt=invitation.round.attempt,
             layout=start.layout,
             model_hash=start.model_hash,
-            previous_digest=start.previous_digest,
+            previous_result=start.previous_result,
+            state_hash=start.state_hash,
             nonce=self.entropy(_NONCE_BYTES),
         )
         session = secagg.CoordinatorSession(

@@ -113,7 +113,7 @@ class Prover:
             layout=start.layout,
             model_hash=bytes.fromhex(start.model_hash),
             # Both make masks differ from round to round; there are none here.
-            previous_digest=bytes(SECRET_BYTES),
+            previous_result=bytes(SECRET_BYTES),
             nonce=bytes(SECRET_BYTES),
         )
         contributions = {

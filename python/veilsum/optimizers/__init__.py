@@ -19,6 +19,7 @@ from veilsum.optimizers.settings import (
     OptimizerSettings,
     optimizer_settings,
 )
+from veilsum.optimizers.step_rule import read_step_rule, step_rule_bytes
 
 __all__ = [
     "FedAdagrad",
@@ -31,4 +32,6 @@ __all__ = [
     "effective_steps",
     "fednova_gain",
     "optimizer_settings",
+    "read_step_rule",
+    "step_rule_bytes",
 ]

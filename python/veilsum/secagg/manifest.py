@@ -15,11 +15,12 @@ if TYPE_CHECKING:
     from veilsum.secagg.plan import Plan
 
 MAX_METRICS = 16
+MAX_STEP_RULE_BYTES = 1024
 OVERRANGE: tuple[control.Overrange, ...] = ("refuse", "clip")
 MASK_GENERATORS: tuple[control.MaskGenerator, ...] = ("chacha20", "aes256ctr")
 """Choices are numbered in this order."""
 
-_MAGIC = b"VSP2"
+_MAGIC = b"VSP3"
 _MAX_LAYOUT_BYTES = 2**24
 
 _Choice = TypeVar("_Choice")
@@ -30,7 +31,7 @@ def write_manifest(plan: Plan) -> bytes:
     writer = Writer().raw(_MAGIC).raw(plan.roster.hash)
     writer.sequence(plan.cohort, Writer.text).text(plan.task_id).text(plan.run_id)
     writer.integer(plan.round_number, 8).integer(plan.attempt, 4)
-    writer.blob(plan.layout.to_bytes()).raw(plan.model_hash).raw(plan.previous_digest)
+    writer.blob(plan.layout.to_bytes()).raw(plan.model_hash).raw(plan.previous_result)
     writer.raw(plan.task_hash).raw(plan.nonce)
     for threshold in (
         plan.min_sites,
@@ -47,7 +48,8 @@ def write_manifest(plan: Plan) -> bytes:
     writer.integer(plan.weight_cap, 4).integer(plan.integer_limit, 8)
     writer.sequence(plan.metrics, Writer.text).integer(plan.metric_limit, 8)
     writer.integer(plan.chunk_coordinates, 4).sequence(plan.clips, Writer.real)
-    return writer.integer(control.HADAMARD_BLOCKS.index(plan.hadamard), 1).bytes()
+    writer.integer(control.HADAMARD_BLOCKS.index(plan.hadamard), 1)
+    return writer.blob(plan.step_rule).raw(plan.state_hash).bytes()
 
 
 def read_manifest(data: bytes, roster: Roster, plan_type: type[Plan]) -> Plan:
@@ -75,7 +77,7 @@ def read_manifest(data: bytes, roster: Roster, plan_type: type[Plan]) -> Plan:
         attempt=reader.integer(4, "the attempt"),
         layout=ModelLayout.from_bytes(reader.blob(_MAX_LAYOUT_BYTES, "the layout")),
         model_hash=reader.digest("the model hash"),
-        previous_digest=reader.digest("the previous digest"),
+        previous_result=reader.digest("the previous result"),
         task_hash=reader.digest("the task hash"),
         nonce=reader.digest("the nonce"),
         min_sites=reader.integer(1, "min_sites"),
@@ -97,6 +99,8 @@ def read_manifest(data: bytes, roster: Roster, plan_type: type[Plan]) -> Plan:
         chunk_coordinates=reader.integer(4, "chunk_coordinates"),
         clips=reader.sequence(MAX_CLIPS, "clips", lambda at: at.real("a tensor's clip")),
         hadamard=_choice(reader, control.HADAMARD_BLOCKS, "rotation"),
+        step_rule=reader.blob(MAX_STEP_RULE_BYTES, "the step rule"),
+        state_hash=reader.digest("the optimizer state hash"),
     )
     reader.expect_end("the manifest")
     return plan

@@ -20,6 +20,7 @@ from veilsum.secagg.keys import Label, digest, length_prefixed
 from veilsum.secagg.manifest import (
     MASK_GENERATORS,
     MAX_METRICS,
+    MAX_STEP_RULE_BYTES,
     OVERRANGE,
     read_manifest,
     write_manifest,
@@ -48,7 +49,7 @@ class Plan:
         cohort: invited sites, sorted by the bytes of their names. n is their number.
         task_id, run_id, round_number, attempt: name the attempt. Rounds count from 1.
         layout: tensors of the model.
-        model_hash, previous_digest: of the model to train from and of the last result; 32 bytes.
+        model_hash, previous_result: of the model to train from and of the last result; 32 bytes.
         task_hash: SHA-256 of the canonical task settings.
         nonce: 32 public bytes that no other attempt has.
         min_sites: fewest updates a published sum may have.
@@ -69,6 +70,9 @@ class Plan:
         chunk_coordinates: of every chunk but the last of a group.
         hadamard: coordinates that a rotation of floating-point tensors mixes before they are
             rounded: 1024 or 4096; 0 for none.
+        step_rule: what becomes of the mean: the server's optimizer and its settings
+            (RunSpec.step_rule). Empty: not stated, so no site can follow the step.
+        state_hash: of what that optimizer remembers before the step, 32 bytes; zeros: nothing.
 
     Raises:
         ConfigError: any field is out of bounds, the thresholds do not protect, or a sum
@@ -83,7 +87,7 @@ class Plan:
     attempt: int
     layout: ModelLayout
     model_hash: bytes
-    previous_digest: bytes
+    previous_result: bytes
     task_hash: bytes
     nonce: bytes
     min_sites: int
@@ -103,6 +107,8 @@ class Plan:
     metric_limit: int = 2**16
     chunk_coordinates: int = 65_536
     hadamard: int = 0
+    step_rule: bytes = b""
+    state_hash: bytes = bytes(DIGEST_BYTES)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cohort", tuple(sorted(self.cohort, key=str.encode)))
@@ -133,10 +139,11 @@ class Plan:
         attempt: int,
         layout: ModelLayout,
         model_hash: bytes,
-        previous_digest: bytes,
+        previous_result: bytes,
         nonce: bytes,
+        state_hash: bytes = bytes(DIGEST_BYTES),
     ) -> Plan:
-        """Derives thresholds and ring from a run's settings.
+        """Derives thresholds, ring and step rule from a run's settings.
 
         Raises:
             ConfigError: the settings cannot work for this cohort.
@@ -155,7 +162,7 @@ class Plan:
             attempt=attempt,
             layout=layout,
             model_hash=model_hash,
-            previous_digest=previous_digest,
+            previous_result=previous_result,
             task_hash=control.task_hash(spec.task),
             nonce=nonce,
             min_sites=spec.min_sites,
@@ -171,6 +178,8 @@ class Plan:
             weight_cap=spec.weight_cap,
             metrics=spec.metrics,
             hadamard=spec.hadamard,
+            step_rule=spec.step_rule,
+            state_hash=state_hash,
         )
 
     @property
@@ -267,9 +276,14 @@ def _check_names(plan: Plan) -> None:
     )
     require(1 <= plan.round_number < 2**63, f"rounds count from 1, got {plan.round_number}")
     require(0 <= plan.attempt < 2**32, f"attempt must be 0 to 2**32-1, got {plan.attempt}")
-    for field in ("model_hash", "previous_digest", "task_hash", "nonce"):
+    for field in ("model_hash", "previous_result", "task_hash", "nonce", "state_hash"):
         size = len(getattr(plan, field))
         require(size == DIGEST_BYTES, f"{field} must have {DIGEST_BYTES} bytes, got {size}")
+    size = len(plan.step_rule)
+    require(
+        size <= MAX_STEP_RULE_BYTES,
+        f"step_rule must have at most {MAX_STEP_RULE_BYTES} bytes, got {size}",
+    )
 
 
 def _check_float_ring(plan: Plan) -> None:

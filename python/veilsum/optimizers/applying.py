@@ -4,32 +4,38 @@ Updates are differences, trained minus received, so the step of federated averag
 `new = old + server_learning_rate * mean` (Reddi et al. 2021, with plain SGD as the
 server's optimizer; at a rate of 1 it is FedAvg of McMahan et al. 2017). Other optimizers:
 veilsum.optimizers.
+
+The coordinator makes the step, and so does every site that checks it: both with this code, which
+takes nothing from anywhere else.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from veilsum.control import RunSpec
 from veilsum.errors import ConfigError, DecodeError, RoundAborted
 from veilsum.model import NUMPY_DTYPES, ModelLayout
-from veilsum.optimizers import ServerOptimizer
+from veilsum.optimizers.server import ServerOptimizer
+from veilsum.optimizers.settings import OptimizerSettings
 from veilsum.optimizers.state import OptimizerState
+
+FRESH = bytes(32)
+"""The hash of the state of an optimizer that remembers nothing."""
 
 
 def start_optimizer(
-    spec: RunSpec, layout: ModelLayout, state: OptimizerState | None, threads: int
+    settings: OptimizerSettings, layout: ModelLayout, state: OptimizerState | None, threads: int
 ) -> ServerOptimizer:
     """The optimizer of a run, where a state left it or at its start.
 
     Raises:
         ConfigError: the state is not one of this optimizer and layout.
     """
-    settings = spec.server_optimizer.settings(spec.server_learning_rate)
     optimizer = settings.start(layout, threads=threads)
     if state is not None:
         try:
@@ -72,3 +78,28 @@ def saved_state(optimizer: ServerOptimizer) -> OptimizerState | None:
     change with the next step."""
     state = optimizer.state()
     return state if state.first or state.second else None
+
+
+def state_hash(optimizer: ServerOptimizer) -> bytes:
+    """Names all that the next step depends on beside settings, model and mean, 32 bytes.
+
+    SHA-256 of the state's file; FRESH if the optimizer is as it was started, or of a kind that
+    remembers nothing.
+    """
+    state = saved_state(optimizer)
+    if state is None or (optimizer.steps == 0 and _as_started(optimizer, state)):
+        return FRESH
+    sha = hashlib.sha256()
+    for piece in state.pieces():
+        sha.update(piece)
+    return sha.digest()
+
+
+def _as_started(optimizer: ServerOptimizer, state: OptimizerState) -> bool:
+    """A state may be loaded that has made no step and still is not the one that starts."""
+    started = optimizer.settings.start(optimizer.layout).state()
+    return all(
+        np.array_equal(array, there[name])
+        for here, there in ((state.first, started.first), (state.second, started.second))
+        for name, array in here.items()
+    )
