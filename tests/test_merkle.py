@@ -7,7 +7,13 @@ import hashlib
 import pytest
 
 from veilsum.errors import DecodeError
-from veilsum.secagg.merkle import check_inclusion, inclusion_proof, leaf_hash, root_hash
+from veilsum.secagg.merkle import (
+    check_inclusion,
+    inclusion_proof,
+    leaf_hash,
+    root_and_proofs,
+    root_hash,
+)
 
 COUNTS = [1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 31, 33]
 
@@ -40,6 +46,16 @@ def test_every_leaf_is_proven_and_proofs_are_those_of_the_levels(count):
         assert root_hash(leaves) == root
         assert list(inclusion_proof(leaves, index)) == proof
         check_inclusion(root, count, index, leaf, proof)
+
+
+@pytest.mark.parametrize("count", [0, *COUNTS, 255])
+def test_all_proofs_of_a_tree_at_once_are_the_proofs_one_by_one(count):
+    leaves = leaves_of(count)
+
+    root, proofs = root_and_proofs(leaves)
+
+    assert root == root_hash(leaves)
+    assert proofs == [inclusion_proof(leaves, index) for index in range(count)]
 
 
 @pytest.mark.parametrize("count", COUNTS)

@@ -48,8 +48,8 @@ from veilsum.secagg.envelope import Envelope
 from veilsum.secagg.keys import BOX_BYTES
 from veilsum.secagg.masks import pair_sign
 from veilsum.secagg.messages import (
-    DealtShare,
     RelayedDeal,
+    SealedShare,
     ShareDeal,
     ShareRelay,
     SurvivorCertificate,
@@ -388,9 +388,10 @@ def test_a_connection_that_breaks_does_not_disturb_a_core_that_is_masking(tmp_pa
 def test_the_largest_message_of_the_largest_round_fits_a_grpc_message():
     """Else a round of 255 sites would end at the relay, and every site's process with it."""
     name, digest, sites = "x" * MAX_NAME_BYTES, bytes(32), MAX_SITES
-    deal = ShareDeal(digest, name, digest, (DealtShare(digest, digest, digest),) * sites)
+    deal = ShareDeal(digest, name, digest, digest)
     header = Envelope(deal.to_payload(), bytes(64), bytes(8))
-    relay = ShareRelay(digest, COORDINATOR, (RelayedDeal(header, bytes(BOX_BYTES)),) * sites)
+    share = SealedShare(digest, digest, bytes(BOX_BYTES))
+    relay = ShareRelay(digest, COORDINATOR, (RelayedDeal(header, share, (digest,) * 8),) * sites)
 
     message = ProtocolMessage(RoundId("r" * MAX_NAME_BYTES, 1), seal(relay))
 

@@ -281,11 +281,20 @@ def relay_with(message: bytes, position: int, **changes) -> bytes:
     return forge(ShareRelay, message, deals=tuple(deals))
 
 
+NOT_SIGNED = "the share relayed as of site 'kyoto': "
+
+
+def share_with(message: bytes, position: int, **changes) -> bytes:
+    """A relay in which one dealer's share for the victim is another."""
+    share = read(ShareRelay, message).deals[position].share
+    return relay_with(message, position, share=replace(share, **changes))
+
+
 def test_a_box_reflected_to_its_own_dealer_is_refused(federation):
     relay = federation.hold("share-relay", to=VICTIM)
-    own_box = read(ShareRelay, relay).deals[0].box
+    own_box = read(ShareRelay, relay).deals[0].share.box
 
-    refuses(federation, relay_with(relay, 1, box=own_box), "bad_share", "did not make the box")
+    refuses(federation, share_with(relay, 1, box=own_box), "malformed", NOT_SIGNED)
 
 
 def test_a_reflected_box_does_not_open_even_where_its_hash_is_signed():
@@ -314,9 +323,37 @@ def test_a_box_is_bound_to_its_dealer_receiver_and_round(change):
 
 def test_a_box_meant_for_another_receiver_is_refused(federation):
     relay = federation.hold("share-relay", to=VICTIM)
-    other = SealedDeal.from_bytes(sent_deal(federation, KYOTO)).boxes[2]
+    other = SealedDeal.from_bytes(sent_deal(federation, KYOTO)).shares[2].box
 
-    refuses(federation, relay_with(relay, 1, box=other), "bad_share", "site 'kyoto' did not make")
+    refuses(federation, share_with(relay, 1, box=other), "malformed", NOT_SIGNED)
+
+
+@pytest.mark.parametrize("position", [1, 2, 3])
+def test_another_receivers_share_is_refused_although_its_proof_holds(federation, position):
+    """Which leaf is the victim's follows from its place among the members."""
+    relay = federation.hold("share-relay", to=VICTIM)
+    deal = SealedDeal.from_bytes(sent_deal(federation, KYOTO))
+    _, proofs = merkle.root_and_proofs([share.entry.leaf for share in deal.shares])
+    other = relay_with(relay, 1, share=deal.shares[position], proof=proofs[position])
+
+    refuses(federation, other, "malformed", NOT_SIGNED)
+
+
+@pytest.mark.parametrize("field", ["mask_commitment", "self_commitment"])
+def test_a_commitment_that_the_coordinator_changed_is_refused(federation, field):
+    relay = federation.hold("share-relay", to=VICTIM)
+
+    refuses(federation, share_with(relay, 1, **{field: b"\1" * 32}), "malformed", NOT_SIGNED)
+
+
+@pytest.mark.parametrize(
+    "change", [lambda p: p[:-1], lambda p: (), lambda p: p[::-1], lambda p: (*p, p[-1])]
+)
+def test_a_proof_that_is_cut_or_turned_is_refused(federation, change):
+    relay = federation.hold("share-relay", to=VICTIM)
+    proof = read(ShareRelay, relay).deals[1].proof
+
+    refuses(federation, relay_with(relay, 1, proof=change(proof)), "malformed", NOT_SIGNED)
 
 
 def sent_deal(federation: Federation, dealer: str) -> bytes:
@@ -374,15 +411,14 @@ def bad_dealer(federation: Federation, dealer: str, *, corrupt_box: bool) -> Non
     plan, members, secrets = federation.plan, phase.members, phase.secrets
     entropy = federation.entropies[dealer]
     other = replace(secrets, self_seed=entropy(32))
-    deal, boxes = dealing.deal_shares(plan, dealer, members, other, entropy)
+    deal, shares = dealing.deal_shares(plan, dealer, members, other, entropy)
     if corrupt_box:
-        honest, _ = dealing.deal_shares(plan, dealer, members, secrets, entropy)
+        _, honest = dealing.deal_shares(plan, dealer, members, secrets, entropy)
         shares = tuple(
-            replace(committed, box_digest=sent.box_digest)
-            for committed, sent in zip(honest.shares, deal.shares, strict=True)
+            replace(committed, box=sent.box) for committed, sent in zip(honest, shares, strict=True)
         )
-        deal = replace(deal, shares=shares)
-    sealed = SealedDeal(Envelope.from_bytes(seal(deal)), boxes)
+        deal = replace(deal, root=merkle.root_hash([share.entry.leaf for share in shares]))
+    sealed = SealedDeal(Envelope.from_bytes(seal(deal)), shares)
     session._phase = replace(phase, deal=sealed.header)
     federation.deliver(dealer, "", sealed.to_bytes())
 
@@ -395,15 +431,41 @@ def test_a_dealer_that_shared_another_secret_than_it_advertised_is_named_in_the_
     assert last == secagg.Aborted("site 'kyoto' shared another secret than the one it advertised")
 
 
-def test_boxes_that_the_header_does_not_name_cost_the_dealer_the_round(federation):
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda shares: shares[::-1], "sent shares that are not those under its signed root"),
+        (
+            lambda shares: (replace(shares[0], box=shares[1].box), *shares[1:]),
+            "sent shares that are not those under its signed root",
+        ),
+        (lambda shares: shares[:-1], "dealt 3 shares to 4 sites"),
+        (lambda shares: (*shares, shares[0]), "dealt 5 shares to 4 sites"),
+    ],
+)
+def test_shares_that_the_signed_root_is_not_over_cost_the_dealer_the_round(
+    federation, change, reason
+):
     deal = SealedDeal.from_bytes(federation.hold("share-deal", origin=KYOTO))
-    swapped = replace(deal, boxes=deal.boxes[::-1])
+    changed = replace(deal, shares=change(deal.shares))
 
-    federation.deliver(KYOTO, "", swapped.to_bytes())
+    federation.deliver(KYOTO, "", changed.to_bytes())
     federation.run()
 
-    assert federation.excluded == {KYOTO: "sent boxes that its signed header does not name"}
+    assert federation.excluded == {KYOTO: reason}
     assert federation.result.sites == (BASEL, LYON, OSLO)
+
+
+def test_a_dealer_that_signs_the_root_of_another_number_of_shares_is_out(federation):
+    deal = SealedDeal.from_bytes(federation.hold("share-deal", origin=KYOTO))
+    fewer = deal.shares[:-1]
+    root = merkle.root_hash([share.entry.leaf for share in fewer])
+    header = resealed(deal.header, ShareDeal, root=root)
+
+    federation.deliver(KYOTO, "", SealedDeal(header, fewer).to_bytes())
+    federation.run()
+
+    assert federation.excluded == {KYOTO: "dealt 3 shares to 4 sites"}
 
 
 # --- the survivor set

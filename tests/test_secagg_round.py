@@ -21,12 +21,15 @@ from support.secagg import (
     fixed_entropy,
     make_contributions,
     make_plan,
+    read,
     small_arrays,
 )
 from veilsum import _native, secagg
 from veilsum.errors import ConfigError, RoundAborted
 from veilsum.model import ModelLayout
+from veilsum.secagg import merkle
 from veilsum.secagg.masks import MaskKeys
+from veilsum.secagg.messages import ShareRelay
 from veilsum.secagg.thresholds import share_threshold, vote_quorum
 from veilsum.secagg.upload import encode_upload
 
@@ -142,6 +145,49 @@ def assert_mean(plan, result, total: list[int]) -> None:
     for mean, steps in zip(result.arrays["weight"].tolist(), total, strict=True):
         exact = Fraction(steps) * plan.weight_cap / (scale * result.total_weight)
         assert abs(Fraction(mean) - exact) <= abs(exact) * Fraction(1, 2**23)
+
+
+@pytest.mark.parametrize("sites", [3, 4, 5])
+def test_every_deal_is_byte_for_byte_the_reference_deal_and_is_relayed_with_its_proof(sites):
+    plan = make_plan(sites)
+    federation = Federation(plan)
+    relay = federation.hold("share-relay", to="basel")
+    t1 = reference.chain("T1", plan.context, payload_digests(federation, "key-advert"))
+    headers = federation.payloads("share-deal")
+    known = {
+        site: ReferenceSite(site, plan.context, fixed_entropy(1000 + number), plan.share_threshold)
+        for number, site in enumerate(plan.cohort)
+    }
+    ends = {site: (site, reference.public(one.channel)) for site, one in known.items()}
+
+    relayed = dict(zip(plan.cohort, read(ShareRelay, relay).deals, strict=True))
+    for dealer, one in known.items():
+        shares = zip(
+            plan.cohort,
+            reference.deal(one.mask_seed, one.mask_coefficients, range(1, sites + 1)),
+            reference.deal(one.self_seed, one.self_coefficients, range(1, sites + 1)),
+            strict=True,
+        )
+        entries = []
+        for receiver, mask, own in shares:
+            key = reference.box_key(t1, one.channel, ends[dealer], ends[receiver])
+            box = reference.seal(key, t1, dealer, receiver, mask + own)
+            commitments = (
+                reference.share_commitment(kind, t1, dealer, receiver, share)
+                for kind, share in (("m", mask), ("b", own))
+            )
+            entries.append((*commitments, box))
+        root = reference.dealt_root(entries)
+        deal = relayed[dealer]
+
+        assert headers[dealer] == reference.share_deal(plan.context, dealer, t1, root)
+        assert deal.header.payload == headers[dealer]
+        assert (
+            deal.share.mask_commitment,
+            deal.share.self_commitment,
+            deal.share.box,
+        ) == entries[0]
+        merkle.check_inclusion(root, sites, 0, deal.share.entry.leaf, deal.proof)
 
 
 def test_dealt_shares_rebuild_both_seeds_in_the_reference_field():

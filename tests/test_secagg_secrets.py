@@ -234,7 +234,7 @@ def test_who_rebuilds_the_mask_seed_of_a_dropout_still_opens_none_of_its_boxes()
         sending=False,
     )
     box = next(
-        SealedDeal.from_bytes(message).boxes[0]
+        SealedDeal.from_bytes(message).shares[0].box
         for origin, to, message in federation.sent
         if origin == PEER and len(message) > 600
     )

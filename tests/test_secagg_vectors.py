@@ -10,8 +10,9 @@ import pytest
 
 from reference import secagg as reference
 from veilsum._native import Secret
-from veilsum.secagg import keys
+from veilsum.secagg import keys, merkle
 from veilsum.secagg.keys import Label
+from veilsum.secagg.messages import SealedShare, ShareDeal
 
 VECTORS = json.loads((Path(__file__).parent / "vectors" / "secagg.json").read_text())
 INPUTS = VECTORS["inputs"]
@@ -158,6 +159,36 @@ def test_share_commitments_agree_with_the_reference():
     for label, kind in ((Label.MASK_SHARE_COMMITMENT, "m"), (Label.SELF_SHARE_COMMITMENT, "b")):
         mine = keys.share_commitment(label, T1, A, B, share)
         assert mine == reference.share_commitment(kind, T1, A, B, share)
+
+
+@pytest.mark.parametrize("receivers", [1, 2, 3, 5, 8])
+def test_the_signed_header_of_a_deal_is_the_golden_one(receivers):
+    """Receiver number i gets bytes i for both shares and 80 bytes i for a box."""
+    pairs = [(f"site-{chr(65 + number)}", bytes([number])) for number in range(receivers)]
+    shares = [
+        SealedShare(
+            keys.share_commitment(Label.MASK_SHARE_COMMITMENT, T1, A, receiver, byte * 32),
+            keys.share_commitment(Label.SELF_SHARE_COMMITMENT, T1, A, receiver, byte * 32),
+            byte * 80,
+        )
+        for receiver, byte in pairs
+    ]
+    root = merkle.root_hash([share.entry.leaf for share in shares])
+
+    header = ShareDeal(CONTEXT, A, T1, root).to_payload()
+
+    expected = reference.dealt_root(
+        [
+            (
+                reference.share_commitment("m", T1, A, receiver, byte * 32),
+                reference.share_commitment("b", T1, A, receiver, byte * 32),
+                byte * 80,
+            )
+            for receiver, byte in pairs
+        ]
+    )
+    assert root.hex() == expected.hex() == VECTORS["deal_root"][str(receivers)]
+    assert header == reference.share_deal(CONTEXT, A, T1, expected)
 
 
 @pytest.mark.parametrize(

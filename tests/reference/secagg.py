@@ -168,6 +168,29 @@ def share_commitment(kind: str, t1: bytes, dealer: str, receiver: str, share: by
     return tagged_hash("com/" + kind, t1, prefixed(dealer), prefixed(receiver), share)
 
 
+def dealt_root(entries: Sequence[tuple[bytes, bytes, bytes]]) -> bytes:
+    """Merkle root over (commitment to m's share, to b's share, box) of each receiver in order.
+
+    Level by level, a node without a partner moving up, which is the tree of RFC 9162.
+    """
+    level = [
+        hashlib.sha256(b"\0" + mask + own + hashlib.sha256(box).digest()).digest()
+        for mask, own, box in entries
+    ]
+    while len(level) > 1:
+        pairs = [level[at : at + 2] for at in range(0, len(level), 2)]
+        level = [
+            hashlib.sha256(b"\1" + pair[0] + pair[1]).digest() if len(pair) == 2 else pair[0]
+            for pair in pairs
+        ]
+    return level[0]
+
+
+def share_deal(ctx: bytes, dealer: str, t1: bytes, root: bytes) -> bytes:
+    """Payload of a dealer's signed header."""
+    return prefixed("share-deal") + b"\1\0" + ctx + prefixed(dealer) + t1 + root
+
+
 def self_key(t2: bytes, seed: bytes, site: str) -> bytes:
     return derive(t2, seed, "mask/self", prefixed(site))
 

@@ -55,15 +55,19 @@ def close_keys(plan: Plan, phase: CollectingKeys, lost: Lost, seal: Seal) -> Ope
 
 
 def close_shares(plan: Plan, phase: CollectingShares, lost: Lost, seal: Seal) -> Opening:
-    """M4: every dealer gets all commitments, and the boxes that are for it."""
+    """M4: every dealer gets all signed roots, and what is under each for it."""
     members = phase.members
-    headers = {site: sealed.header for site, sealed in phase.received.items()}
+    headers = {site: deal.header for site, deal in phase.deals.items()}
     dealers = Dealers(members, phase.deals, shares_transcript(members, headers))
     messages = {}
     for receiver in dealers.sites:
         position = members.index(receiver) - 1
         deals = tuple(
-            RelayedDeal(phase.received[dealer].header, phase.received[dealer].boxes[position])
+            RelayedDeal(
+                headers[dealer],
+                phase.received[dealer].shares[position],
+                phase.deals[dealer].proofs[position],
+            )
             for dealer in dealers.sites
         )
         messages[receiver] = seal(ShareRelay(plan.context, COORDINATOR, deals))

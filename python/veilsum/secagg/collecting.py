@@ -19,7 +19,7 @@ from veilsum.secagg.phases import (
 )
 from veilsum.secagg.plan import Plan
 from veilsum.secagg.receiver import stream_headers
-from veilsum.secagg.transcript import check_advert, check_box_digests, check_vote, open_deal
+from veilsum.secagg.transcript import check_advert, check_vote, open_sealed
 from veilsum.secagg.unmask import checked_shares
 
 _Message = TypeVar("_Message", bound=Message)
@@ -76,8 +76,7 @@ def _collect_keys(plan: Plan, phase: CollectingKeys, site: str, envelope: Envelo
 
 
 def _collect_shares(plan: Plan, phase: CollectingShares, site: str, sealed: SealedDeal) -> None:
-    deal = open_deal(plan, phase.members, site, sealed.header)
-    check_box_digests(deal, sealed.boxes)
+    deal = open_sealed(plan, phase.members, site, sealed)
     phase.received[site], phase.deals[site] = sealed, deal
 
 

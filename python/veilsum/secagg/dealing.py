@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 
 from veilsum import _native
 from veilsum._native import Secret
 from veilsum.errors import PeerError
-from veilsum.secagg import keys
+from veilsum.secagg import keys, merkle
 from veilsum.secagg.keys import Entropy, Label
 from veilsum.secagg.masks import MaskKeys, update_masks
-from veilsum.secagg.messages import DealtShare, KeyAdvert, RelayedDeal, ShareDeal
+from veilsum.secagg.messages import DealtShare, KeyAdvert, RelayedDeal, SealedShare, ShareDeal
 from veilsum.secagg.phases import HeldShares, SiteSecrets
 from veilsum.secagg.plan import Plan
-from veilsum.secagg.transcript import Members, open_deal
+from veilsum.secagg.transcript import Members, check_entry, open_deal
 
 
 def make_secrets(context: bytes, site: str, entropy: Entropy) -> SiteSecrets:
@@ -49,15 +48,15 @@ def own_advert(context: bytes, site: str, secrets: SiteSecrets) -> KeyAdvert:
 
 def deal_shares(
     plan: Plan, site: str, members: Members, secrets: SiteSecrets, entropy: Entropy
-) -> tuple[ShareDeal, tuple[bytes, ...]]:
+) -> tuple[ShareDeal, tuple[SealedShare, ...]]:
     """Shares both seeds among all members, the dealer included.
 
     Returns:
-        The commitments to be signed, and one sealed box per member in their order.
+        The root to be signed, and what is under it for each member in their order.
     """
     mask_shares = _deal(plan, members, secrets.mask_seed, entropy)
     self_shares = _deal(plan, members, secrets.self_seed, entropy)
-    entries, boxes = [], []
+    sealed = []
     for receiver, mask_share, self_share in zip(
         members.sites, mask_shares, self_shares, strict=True
     ):
@@ -71,17 +70,17 @@ def deal_shares(
         )
         box = keys.seal_box(channel, members.t1, site, receiver, plain)
         pair = (members.t1, site, receiver)
-        entries.append(
-            DealtShare(
+        sealed.append(
+            SealedShare(
                 keys.share_commitment(Label.MASK_SHARE_COMMITMENT, *pair, mask_share),
                 keys.share_commitment(Label.SELF_SHARE_COMMITMENT, *pair, self_share),
-                hashlib.sha256(box).digest(),
+                box,
             )
         )
-        boxes.append(box)
         for secret in (mask_share, self_share, plain, channel):
             secret.wipe()
-    return ShareDeal(plan.context, site, members.t1, tuple(entries)), tuple(boxes)
+    root = merkle.root_hash([share.entry.leaf for share in sealed])
+    return ShareDeal(plan.context, site, members.t1, root), tuple(sealed)
 
 
 def _deal(plan: Plan, members: Members, secret: Secret, entropy: Entropy) -> list[Secret]:
@@ -99,18 +98,18 @@ def open_shares(
     secrets: SiteSecrets,
     relayed: Mapping[str, RelayedDeal],
 ) -> HeldShares:
-    """Verifies every dealer's commitments and opens its box for this site.
+    """Verifies what every dealer committed to for this site, and opens its box.
 
     Raises:
-        DecodeError, PeerError: naming the dealer whose deal is wrong.
+        PeerError: naming the dealer whose deal is wrong.
+        DecodeError: what was relayed is not what the dealer signed.
     """
     mask_shares, self_shares = {}, {}
     for dealer, deal in relayed.items():
-        commitments = open_deal(plan, members, dealer, deal.header)
-        entry = commitments.shares[members.index(site) - 1]
-        if hashlib.sha256(deal.box).digest() != entry.box_digest:
-            raise PeerError(dealer, "did not make the box that was relayed as its own")
-        mask_share, self_share = _open_box(site, members, secrets, dealer, deal.box)
+        entry = deal.share.entry
+        signed = open_deal(plan, members, dealer, deal.header)
+        check_entry(members, signed, site, entry, deal.proof)
+        mask_share, self_share = _open_box(site, members, secrets, dealer, deal.share.box)
         check_shares(members, dealer, site, entry, mask_share=mask_share, self_share=self_share)
         mask_shares[dealer], self_shares[dealer] = mask_share, self_share
     return HeldShares(mask_shares, self_shares)

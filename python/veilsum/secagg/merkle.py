@@ -42,6 +42,18 @@ def inclusion_proof(leaves: Sequence[bytes], index: int) -> tuple[bytes, ...]:
     return (*inclusion_proof(right, index - split), root_hash(left))
 
 
+def root_and_proofs(leaves: Sequence[bytes]) -> tuple[bytes, list[tuple[bytes, ...]]]:
+    """The root, and the inclusion_proof of every leaf. Each node is hashed once, not per leaf."""
+    if len(leaves) < 2:
+        return root_hash(leaves), [()] * len(leaves)
+    split = _split(len(leaves))
+    left, left_proofs = root_and_proofs(leaves[:split])
+    right, right_proofs = root_and_proofs(leaves[split:])
+    proofs = [(*proof, right) for proof in left_proofs]
+    proofs += [(*proof, left) for proof in right_proofs]
+    return _node(left, right), proofs
+
+
 def check_inclusion(
     root: bytes, count: int, index: int, leaf: bytes, proof: Sequence[bytes]
 ) -> None:

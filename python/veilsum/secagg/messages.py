@@ -5,14 +5,18 @@ The body of a payload (payload.py) is the fields of the class in the order they 
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
 from veilsum.errors import DecodeError
 from veilsum.secagg.envelope import MAX_PAYLOAD_BYTES, Envelope
 from veilsum.secagg.keys import BOX_BYTES, SHARE_BYTES
+from veilsum.secagg.merkle import leaf_hash
 from veilsum.secagg.payload import Message, kind_of, read_envelope, write_envelope
 from veilsum.secagg.wire import MAX_SITES, Reader, Writer
+
+_MAX_PROOF = (MAX_SITES - 1).bit_length()  # nodes from a leaf to the root
 
 
 def kind_of_message(message: bytes) -> str:
@@ -84,79 +88,107 @@ class DealtShare:
     self_commitment: bytes
     box_digest: bytes
 
-    def write(self, writer: Writer) -> None:
-        writer.raw(self.mask_commitment).raw(self.self_commitment).raw(self.box_digest)
+    def to_bytes(self) -> bytes:
+        """96 bytes: what is hashed into the dealer's tree."""
+        return self.mask_commitment + self.self_commitment + self.box_digest
 
-    @classmethod
-    def read(cls, reader: Reader) -> DealtShare:
-        mask, own = reader.digest("a mask commitment"), reader.digest("a self commitment")
-        return cls(mask, own, reader.digest("a box digest"))
+    @property
+    def leaf(self) -> bytes:
+        """Hash of the entry as a leaf of that tree."""
+        return leaf_hash(self.to_bytes())
 
 
 @dataclass(frozen=True, slots=True)
 class ShareDeal(Message):
-    """M3. A dealer's commitments, one entry per site of the key roster in its order."""
+    """M3. A dealer's commitments: the Merkle root over one DealtShare per site of the key roster,
+    in its order. How many these are follows from T1."""
 
     kind: ClassVar[str] = "share-deal"
     t1: bytes
-    shares: tuple[DealtShare, ...]
+    root: bytes
 
     def _write(self, writer: Writer) -> None:
-        writer.raw(self.t1).sequence(self.shares, lambda to, share: share.write(to))
+        writer.raw(self.t1).raw(self.root)
 
     @classmethod
     def _read(cls, context: bytes, sender: str, reader: Reader) -> Self:
-        t1 = reader.digest("T1")
-        return cls(context, sender, t1, reader.sequence(MAX_SITES, "shares", DealtShare.read))
+        return cls(context, sender, reader.digest("T1"), reader.digest("the root of the shares"))
+
+
+@dataclass(frozen=True, slots=True)
+class SealedShare:
+    """One receiver's part of a deal: its commitments, and its shares in a box."""
+
+    mask_commitment: bytes
+    self_commitment: bytes
+    box: bytes = field(repr=False)
+
+    @property
+    def entry(self) -> DealtShare:
+        """What the dealer must have committed to. The digest of the box is not sent: whoever
+        has the box computes it."""
+        digest = hashlib.sha256(self.box).digest()
+        return DealtShare(self.mask_commitment, self.self_commitment, digest)
+
+    def write(self, writer: Writer) -> None:
+        writer.raw(self.mask_commitment).raw(self.self_commitment).raw(self.box)
+
+    @classmethod
+    def read(cls, reader: Reader) -> SealedShare:
+        mask, own = reader.digest("a mask commitment"), reader.digest("a self commitment")
+        return cls(mask, own, reader.raw(BOX_BYTES, "a box"))
 
 
 @dataclass(frozen=True, slots=True)
 class SealedDeal:
-    """How M3 travels: the signed commitments, and one sealed box per site of the key roster.
-
-    The boxes need no signature: the header holds their hashes.
-    """
+    """How M3 travels: the signed root, and what is under it for each site of the key roster."""
 
     kind: ClassVar[str] = ShareDeal.kind
     header: Envelope
-    boxes: tuple[bytes, ...] = field(repr=False)
+    shares: tuple[SealedShare, ...]
 
     def to_bytes(self) -> bytes:
         writer = Writer()
         write_envelope(writer, self.header)
-        return writer.sequence(self.boxes, lambda to, box: to.raw(box)).bytes()
+        return writer.sequence(self.shares, lambda to, share: share.write(to)).bytes()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> SealedDeal:
         """Raises:
-        DecodeError: not a header and whole boxes.
+        DecodeError: not a header and whole shares.
         """
         reader = Reader(data)
         header = read_envelope(reader)
-        boxes = reader.sequence(MAX_SITES, "boxes", lambda at: at.raw(BOX_BYTES, "a box"))
+        shares = reader.sequence(MAX_SITES, "shares", SealedShare.read)
         reader.expect_end("a share deal")
-        return cls(header, boxes)
+        return cls(header, shares)
 
 
 @dataclass(frozen=True, slots=True)
 class RelayedDeal:
-    """One dealer's commitments, and its box for the receiver of the relay."""
+    """One dealer's signed root, what is under it for the receiver of the relay, and the proof
+    that it is (merkle.check_inclusion)."""
 
     header: Envelope
-    box: bytes = field(repr=False)
+    share: SealedShare
+    proof: tuple[bytes, ...]
 
     def write(self, writer: Writer) -> None:
         write_envelope(writer, self.header)
-        writer.raw(self.box)
+        self.share.write(writer)
+        writer.sequence(self.proof, lambda to, node: to.raw(node))
 
     @classmethod
     def read(cls, reader: Reader) -> RelayedDeal:
-        return cls(read_envelope(reader), reader.raw(BOX_BYTES, "a box"))
+        header, share = read_envelope(reader), SealedShare.read(reader)
+        return cls(
+            header, share, reader.sequence(_MAX_PROOF, "a proof", lambda at: at.digest("a node"))
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class ShareRelay(Message):
-    """M4. Every dealer's commitments and its box for this site, sorted by dealer."""
+    """M4. What every dealer dealt to this site, sorted by dealer."""
 
     kind: ClassVar[str] = "share-relay"
     deals: tuple[RelayedDeal, ...]

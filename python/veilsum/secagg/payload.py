@@ -20,7 +20,7 @@ SUITE = 1  # VS-1: X25519, Ed25519, AES-256-GCM, HKDF-SHA256, ChaCha20
 SUITES = {"VS-1": SUITE}
 """Every suite there is, by the name that people write."""
 COORDINATOR = ""  # its sender name; no site can have it, because a site's name is not empty
-MAX_ENVELOPE_BYTES = 2**17  # one site's, relayed: 255 times 96 bytes of dealt shares fit well
+MAX_ENVELOPE_BYTES = 2**17  # one inside another message: unmask shares for 255 sites fit well
 _MAX_KIND_BYTES = 32
 
 

@@ -10,8 +10,8 @@ from veilsum._native import Secret
 from veilsum.secagg.effects import UploadInput
 from veilsum.secagg.envelope import Envelope
 from veilsum.secagg.masks import MaskKeys
-from veilsum.secagg.messages import KeyAdvert, SealedDeal, ShareDeal
-from veilsum.secagg.transcript import Members
+from veilsum.secagg.messages import KeyAdvert, SealedDeal
+from veilsum.secagg.transcript import Deal, Members
 
 # --- site ---------------------------------------------------------------------
 
@@ -154,13 +154,13 @@ class CollectingKeys:
 
 @dataclass(frozen=True, slots=True)
 class CollectingShares:
-    """M3. Boxes are opaque here; headers are verified."""
+    """M3. Boxes are opaque here; roots and what is under them are verified."""
 
     name: ClassVar[str] = "shares"
     noun: ClassVar[str] = "shares"
     expected: tuple[str, ...]
     members: Members
-    deals: dict[str, ShareDeal] = field(default_factory=dict)
+    deals: dict[str, Deal] = field(default_factory=dict)
     received: dict[str, SealedDeal] = field(default_factory=dict)
 
 
@@ -169,7 +169,7 @@ class Dealers:
     """What the share phase ended with: U2, their commitments, and T2."""
 
     members: Members
-    deals: Mapping[str, ShareDeal]
+    deals: Mapping[str, Deal]
     t2: bytes
 
     @property

@@ -325,13 +325,13 @@ class SiteSession:
             )
         try:
             members = open_adverts(plan, adverts)
-            deal, boxes = dealing.deal_shares(
+            deal, shares = dealing.deal_shares(
                 plan, self._site, members, phase.secrets, self._entropy
             )
         except PeerError as error:
             raise Refusal("keys", str(error)) from error
         self._phase = Dealt(phase.secrets, members, self._signer.seal(deal))
-        return [Send(SealedDeal(self._phase.deal, boxes).to_bytes())]
+        return [Send(SealedDeal(self._phase.deal, shares).to_bytes())]
 
     def _on_relay(self, plan: Plan, phase: Dealt, envelope: Envelope) -> list[SiteEffect]:
         message = self._open(ShareRelay, plan, envelope)

@@ -9,15 +9,21 @@ or masks that do not cancel, never in a sum.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from veilsum.errors import DecodeError, PeerError
 from veilsum.roster import key_id
+from veilsum.secagg import merkle
 from veilsum.secagg.envelope import Envelope
 from veilsum.secagg.keys import Label, public_key_fault, transcript
-from veilsum.secagg.messages import KeyAdvert, ShareDeal, SurvivorVote
+from veilsum.secagg.messages import (
+    DealtShare,
+    KeyAdvert,
+    SealedDeal,
+    ShareDeal,
+    SurvivorVote,
+)
 from veilsum.secagg.payload import open_envelope
 from veilsum.secagg.plan import Plan
 
@@ -101,11 +107,10 @@ def members_of(
 
 
 def open_deal(plan: Plan, members: Members, dealer: str, header: Envelope) -> ShareDeal:
-    """Verifies one dealer's commitments.
+    """Verifies one dealer's signed root.
 
     Raises:
-        DecodeError, PeerError: a wrong signature, another view of the keys, or not one
-            entry per site.
+        DecodeError, PeerError: a wrong signature, or another view of the keys.
     """
     if dealer not in members.adverts:
         raise PeerError(dealer, "dealt shares without having advertised keys")
@@ -113,21 +118,59 @@ def open_deal(plan: Plan, members: Members, dealer: str, header: Envelope) -> Sh
     deal = open_envelope(ShareDeal, header, key, sender=dealer, context=plan.context)
     if deal.t1 != members.t1:
         raise PeerError(dealer, "dealt shares for another set of keys (T1 differs)")
-    if len(deal.shares) != len(members.adverts):
-        raise PeerError(dealer, f"dealt {len(deal.shares)} shares to {len(members.adverts)} sites")
     return deal
 
 
-def check_box_digests(deal: ShareDeal, boxes: Sequence[bytes]) -> None:
-    """Raises:
-    PeerError: the boxes are not the ones the dealer's signed header names.
+@dataclass(frozen=True, slots=True)
+class Deal:
+    """What the coordinator keeps of a deal: enough to show to anyone what was dealt to whom.
+
+    Attributes:
+        entries: one per member in their order.
+        proofs: that each is under the root in the header.
     """
-    if [hashlib.sha256(box).digest() for box in boxes] != [one.box_digest for one in deal.shares]:
-        raise PeerError(deal.sender, "sent boxes that its signed header does not name")
+
+    header: Envelope
+    entries: tuple[DealtShare, ...]
+    proofs: tuple[tuple[bytes, ...], ...]
+
+
+def open_sealed(plan: Plan, members: Members, dealer: str, sealed: SealedDeal) -> Deal:
+    """Verifies one dealer's signed root and all that is said to be under it.
+
+    Raises:
+        DecodeError, PeerError: as open_deal; not one share per member; not under the root.
+    """
+    root = open_deal(plan, members, dealer, sealed.header).root
+    if len(sealed.shares) != len(members.adverts):
+        raise PeerError(
+            dealer, f"dealt {len(sealed.shares)} shares to {len(members.adverts)} sites"
+        )
+    entries = tuple(share.entry for share in sealed.shares)
+    found, proofs = merkle.root_and_proofs([entry.leaf for entry in entries])
+    if found != root:
+        raise PeerError(dealer, "sent shares that are not those under its signed root")
+    return Deal(sealed.header, entries, tuple(proofs))
+
+
+def check_entry(
+    members: Members, deal: ShareDeal, receiver: str, entry: DealtShare, proof: Sequence[bytes]
+) -> None:
+    """Whether a dealer committed to this for this receiver. How many leaves there are, and which
+    is the receiver's, is the members' to say, not the proof's.
+
+    Raises:
+        DecodeError: it did not. That is no fault of the dealer's: it signed the root alone.
+    """
+    position = members.index(receiver) - 1
+    try:
+        merkle.check_inclusion(deal.root, len(members.adverts), position, entry.leaf, proof)
+    except DecodeError as error:
+        raise DecodeError(f"the share relayed as of site {deal.sender!r}: {error}") from error
 
 
 def shares_transcript(members: Members, headers: Mapping[str, Envelope]) -> bytes:
-    """T2. `headers`: dealer -> its signed commitments."""
+    """T2. `headers`: dealer -> its signed root."""
     digests = {dealer: header.payload_digest for dealer, header in headers.items()}
     return transcript(Label.TRANSCRIPT_SHARES, members.t1, digests)
 

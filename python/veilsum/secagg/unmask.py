@@ -46,7 +46,7 @@ def checked_shares(
                 members,
                 dealer,
                 responder,
-                dealers.deals[dealer].shares[position],
+                dealers.deals[dealer].entries[position],
                 mask_share=held.mask_shares.get(dealer),
                 self_share=held.self_shares.get(dealer),
             )

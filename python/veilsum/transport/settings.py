@@ -24,7 +24,7 @@ MESSAGE_LIMIT = 4 << 20
 """Largest gRPC message, bytes; updates and models travel in pieces of about 1 MiB."""
 
 RELAY_LIMIT = 8 << 20
-"""Largest from the coordinator to a site: the share relay of 255 sites has 6 MiB."""
+"""Largest from the coordinator to a site: an invitation holds the layout of the model."""
 
 _ROUNDING_SEED_BYTES = 32
 _PIN = re.compile("[0-9a-f]{64}")
