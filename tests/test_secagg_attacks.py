@@ -28,9 +28,9 @@ from support.secagg import (
     signing_key,
     small_arrays,
 )
-from veilsum import _native, secagg
+from support.unmasking import pair_masks, read_update, rebuilt
+from veilsum import secagg
 from veilsum._native import Secret
-from veilsum.aggregate.secure_sum import SecureSum
 from veilsum.control import (
     Decline,
     ProtocolMessage,
@@ -46,7 +46,6 @@ from veilsum.pki.identity import Identity
 from veilsum.secagg import keys
 from veilsum.secagg.envelope import Envelope
 from veilsum.secagg.keys import BOX_BYTES
-from veilsum.secagg.masks import pair_sign
 from veilsum.secagg.messages import (
     RelayedDeal,
     SealedShare,
@@ -137,31 +136,18 @@ class SplitVote:
         dealers: Dealers,
         kind: str,
     ) -> Secret:
-        shares = {
-            site: Secret.from_bytes(dict(getattr(answer, kind))[VICTIM])
-            for site, answer in answers.items()
+        shares: dict[str, Secret | bytes] = {
+            site: dict(getattr(answer, kind))[VICTIM] for site, answer in answers.items()
         }
         shares[HELPER] = helper[VICTIM]
-        indices = [dealers.members.index(site) for site in shares]
-        return _native.combine_shares(indices, [list(shares.values())])[0]
+        return rebuilt(dealers.members, shares)
 
     def _read(
         self, upload: secagg.UploadInput, dealers: Dealers, self_seed: Secret, mask_seed: Secret
     ) -> np.ndarray:
-        members = dealers.members
-        private = keys.mask_private_key(self._plan.context, mask_seed, VICTIM)
-        masks, signs = [keys.self_mask_key(dealers.t2, self_seed, VICTIM)], [-1]
-        for peer in dealers.sites:
-            if peer != VICTIM:
-                own, other = members.mask_key(VICTIM), members.mask_key(peer)
-                masks.append(keys.pair_mask_key(dealers.t2, private, own, other))
-                signs.append(-pair_sign(VICTIM, peer))
-        alone = SecureSum(self._plan.ring)
-        alone.fold(upload.chunks)
-        alone.add_masks(masks, signs)
-        mean = alone.finish(1).arrays
-        (weight,) = [array for array in mean if array.dtype == np.float32]
-        return weight
+        masks, signs = pair_masks(dealers, self._plan.context, VICTIM, mask_seed)
+        masks.append(keys.self_mask_key(dealers.t2, self_seed, VICTIM))
+        return read_update(self._plan, upload.chunks, masks, [*signs, -1])
 
 
 def test_a_helper_splits_the_vote_where_sites_accept_a_plan_that_assumes_none():

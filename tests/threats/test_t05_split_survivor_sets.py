@@ -1,4 +1,7 @@
-"""Why survivor sets are voted on: what a coordinator gets from 200 sites that do not compare notes.
+"""T05: the coordinator tells every site another survivor set and mixes their answers.
+
+The defence: a signed vote, and a quorum of more than (n + c) / 2. Without it 200 sites that do
+not compare notes give away all but four of their updates.
 
 The coordinator tells every honest site another list of dropouts, none longer than the quorum
 allows. Each site returns shares of the mask seeds of those it was told are gone, and of the self

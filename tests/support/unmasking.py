@@ -1,0 +1,59 @@
+"""What a coordinator computes that has got hold of both secrets of a site, or of one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from veilsum import _native, secagg
+from veilsum._native import Secret
+from veilsum.aggregate.secure_sum import SecureSum
+from veilsum.secagg import keys
+from veilsum.secagg.masks import pair_sign
+from veilsum.secagg.messages import SealedDeal
+from veilsum.secagg.phases import Dealers
+from veilsum.secagg.transcript import Members
+
+
+def boxes_of(deal: bytes) -> tuple[bytes, ...]:
+    """The sealed boxes of a dealer's message, one per member in their order."""
+    return SealedDeal.from_bytes(deal).boxes
+
+
+def rebuilt(members: Members, shares: Mapping[str, Secret | bytes]) -> Secret:
+    """The secret behind these shares. `shares`: holder -> its share."""
+    held = [one if isinstance(one, Secret) else Secret.from_bytes(one) for one in shares.values()]
+    (secret,) = _native.combine_shares([members.index(site) for site in shares], [held])
+    return secret
+
+
+def pair_masks(
+    dealers: Dealers, context: bytes, site: str, mask_seed: Secret
+) -> tuple[list[Secret], list[int]]:
+    """Keys of all pair masks of a site, and the signs that take them off."""
+    private = keys.mask_private_key(context, mask_seed, site)
+    own = dealers.members.mask_key(site)
+    masks, signs = [], []
+    for peer in dealers.sites:
+        if peer != site:
+            other = dealers.members.mask_key(peer)
+            masks.append(keys.pair_mask_key(dealers.t2, private, own, other))
+            signs.append(-pair_sign(site, peer))
+    return masks, signs
+
+
+def read_update(
+    plan: secagg.Plan, chunks: Sequence[bytes], masks: Sequence[Secret], signs: Sequence[int]
+) -> NDArray[np.float32]:
+    """The floating-point tensor of one upload, once these masks are off.
+
+    Raises:
+        RoundAborted: there are others on it.
+    """
+    alone = SecureSum(plan.ring)
+    alone.fold(chunks)
+    alone.add_masks(masks, signs)
+    (tensor,) = [array for array in alone.finish(1).arrays if array.dtype == np.float32]
+    return tensor
