@@ -19,7 +19,7 @@ from veilsum.secagg.transcript import Members
 
 def boxes_of(deal: bytes) -> tuple[bytes, ...]:
     """The sealed boxes of a dealer's message, one per member in their order."""
-    return SealedDeal.from_bytes(deal).boxes
+    return tuple(share.box for share in SealedDeal.from_bytes(deal).shares)
 
 
 def rebuilt(members: Members, shares: Mapping[str, Secret | bytes]) -> Secret:
