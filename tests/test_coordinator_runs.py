@@ -317,7 +317,7 @@ def test_below_the_threshold_the_run_ends_with_the_reason_and_is_saved() -> None
     faults = {site: Fault(2, "keys", silent=True) for site in ("kyoto", "lyon", "oslo")}
     federation = Federation(SITES, faults=faults)
 
-    status = run(federation, spec(True))
+    status = run(federation, spec(True, max_attempts=1))
 
     reason = "2 of 5 sites sent keys, 4 are needed"
     assert (status.state, status.reason) == ("aborted", f"round 2: {reason}")

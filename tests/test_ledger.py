@@ -75,11 +75,25 @@ def test_an_attempt_is_opened_once_and_none_before_it_ever_again():
     memory.remember(later(OPENED, round_number=1, attempt=0, run_id="another"))
 
 
-def test_a_round_whose_update_left_is_not_opened_again():
-    memory = ledger(OPENED, CONTRIBUTED)
+@pytest.mark.parametrize("between", [(), (VOTED,)])
+def test_an_update_that_left_is_in_no_other_attempt_at_its_round_and_another_one_may_be(between):
+    second = {"attempt": 1, "context": b"d" * 32}
+    third = {"attempt": 2, "context": b"e" * 32}
+    memory = ledger(OPENED, CONTRIBUTED, *between, later(OPENED, **second))
 
-    refused(memory, later(OPENED, attempt=1), "replay")
-    memory.remember(later(OPENED, round_number=2))
+    refused(memory, later(CONTRIBUTED, **second), "spent")
+    memory.remember(replace(later(CONTRIBUTED, **second), update_tag=b"v" * 32))
+    memory.remember(later(OPENED, **third))
+    for tag in (b"u", b"v"):
+        refused(memory, replace(later(CONTRIBUTED, **third), update_tag=tag * 32), "spent")
+    assert memory.updates_sent("task", "run", 1) == 2
+    assert memory.updates_sent("task", "run", 2) == memory.updates_sent("task", "walk", 1) == 0
+
+
+def test_an_update_of_an_aborted_round_may_be_in_the_next_one_if_nobody_voted():
+    memory = ledger(OPENED, CONTRIBUTED, later(OPENED, round_number=2))
+
+    memory.remember(later(CONTRIBUTED, round_number=2))
 
 
 def test_there_is_one_update_and_one_vote_per_attempt():

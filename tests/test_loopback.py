@@ -29,7 +29,7 @@ MODEL = {
 }
 # Far longer than anything here takes: a round must go on because a connection broke, and
 # the test would notice if it waited for a deadline instead.
-DEADLINES = Deadlines(*[50.0] * 6)
+DEADLINES = Deadlines(*[50.0] * 6, cooldown_s=0.1)
 SPEC = RunSpec(
     task_id="tiny", min_sites=4, weight_cap=10, metrics=("auc", "loss"), deadlines=DEADLINES
 )
@@ -147,7 +147,7 @@ def test_a_round_that_loses_too_many_sites_is_aborted_and_says_so(
         federation.start_site(site)
     for site in SITES[3:]:
         federation.start_site(site, "inputs")
-    run = federation.run()
+    run = federation.run(replace(SPEC, max_attempts=1))
     assert run.state == "aborted"
     # The round ends as soon as two are lost; not all of the other three need have sent by then.
     assert re.search("[0-3] of 5 sites sent updates, 4 are needed", run.reason), run.reason

@@ -81,7 +81,8 @@ SPEC = RunSpec(
     overrange="clip",
     metrics=("auc",),
     task=TASK,
-    deadlines=Deadlines(1, 2, 3, 4, 5, 6),
+    max_attempts=4,
+    deadlines=Deadlines(1, 2, 3, 4, 5, 6, 7),
     server_optimizer=OptimizerSpec("fedadam", beta1=0.0, tau=1e-4, state_file="s.safetensors"),
 )
 RECORD = RoundRecord(

@@ -27,6 +27,10 @@ MaskGenerator = Literal["chacha20", "aes256ctr"]
 HADAMARD_BLOCKS = (0, 1024, 4096)
 """Coordinates that the rotation of a masked run may mix; 0 for no rotation."""
 
+DEFAULT_ATTEMPTS = 3
+MAX_ATTEMPTS = 10
+"""At one round. Every one but the first costs training at the sites whose updates had left."""
+
 
 @dataclass(frozen=True, slots=True)
 class OptimizerSpec:
@@ -91,6 +95,8 @@ class RunSpec:
         weight_cap: largest weight (number of examples) a site may claim.
         hadamard: coordinates of floating-point tensors that a public rotation mixes in a masked
             run before they are rounded: 0 (none), 1024 or 4096.
+        max_attempts: of a masked run, how often a round may be held before the run ends without
+            it; each site has a limit of its own as well.
         metrics: names of the metrics that ride in the sum, at most 16.
         server_learning_rate: new model = model + this * mean update; with another optimizer than
             fedavg, what it calls its learning rate.
@@ -113,6 +119,7 @@ class RunSpec:
     error_feedback: bool = False
     weight_cap: int = 65_536
     hadamard: int = 0
+    max_attempts: int = DEFAULT_ATTEMPTS
     metrics: tuple[str, ...] = ()
     server_learning_rate: float = 1.0
     server_optimizer: OptimizerSpec = field(default_factory=OptimizerSpec)
@@ -165,6 +172,10 @@ class RunSpec:
             f"server_learning_rate must be above 0, at most 100, got {self.server_learning_rate}",
         )
         self.server_optimizer.settings(self.server_learning_rate)
+        require(
+            1 <= self.max_attempts <= MAX_ATTEMPTS,
+            f"max_attempts must be 1 to {MAX_ATTEMPTS}, got {self.max_attempts}",
+        )
         require(self.colluders is None or self.colluders >= 0, "colluders must be 0 or more")
 
     @property

@@ -58,7 +58,8 @@ def task_hash(task: TaskSettings) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Deadlines:
-    """Seconds each phase may take before the round goes on without the silent sites."""
+    """Seconds each phase may take before the round goes on without the silent sites, and how long
+    a run pauses (cooldown_s) before it holds a round again that failed."""
 
     join_s: float = 60.0
     keys_s: float = 30.0
@@ -66,6 +67,7 @@ class Deadlines:
     inputs_s: float = 600.0
     votes_s: float = 30.0
     unmask_s: float = 30.0
+    cooldown_s: float = 5.0
 
     def __post_init__(self) -> None:
         for name in self.__slots__:

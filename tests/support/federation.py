@@ -171,13 +171,14 @@ class Fault:
     """A site is lost in a round, when it is about to send what `phase` collects.
 
     With `silent` the connection stays and the site just does not send. With `back_in` it
-    connects again as a new process when that round gathers.
+    connects again as a new process when that round gathers. It happens in attempts below `until`.
     """
 
     round_number: int
     phase: str
     silent: bool = False
     back_in: int | None = None
+    until: int = 2**31
 
 
 class Federation:
@@ -387,11 +388,12 @@ class Federation:
     def _strikes(self, site: str, effect: site_to_do.SiteEffect) -> bool:
         """Whether the site's fault happens instead of this effect."""
         fault = self._faults.get(site)
-        if fault is None or not _sends(effect) or _round_of(effect) != fault.round_number:
+        if fault is None or not _sends(effect):
             return False
-        round_id = effect.header.round if isinstance(effect, site_to_do.Upload) else None
-        run_id = round_id.run_id if round_id else effect.message.round.run_id
-        if self.coordinator.status(run_id).phase != fault.phase:
+        round_id = _round_of(effect)
+        if round_id.number != fault.round_number or round_id.attempt >= fault.until:
+            return False
+        if self.coordinator.status(round_id.run_id).phase != fault.phase:
             return False
         if not fault.silent:
             self.disconnect(site)
@@ -405,10 +407,10 @@ def _sends(effect: site_to_do.SiteEffect) -> bool:
     return False
 
 
-def _round_of(effect: site_to_do.SiteEffect) -> int:
+def _round_of(effect: site_to_do.SiteEffect) -> RoundId:
     match effect:
         case site_to_do.Upload(header):
-            return header.round.number
+            return header.round
         case site_to_do.SendToCoordinator(message):
-            return message.round.number
-    return 0
+            return message.round
+    raise AssertionError(f"{effect} is not sent")

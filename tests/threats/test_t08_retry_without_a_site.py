@@ -40,7 +40,7 @@ def test_sites_refuse_because_their_updates_are_spent(retry):
 
     assert result_of(again) is None
     refused = withdrawals(again)
-    assert {refused[site] for site in SITES[:-1]} == {"replay" if "attempt" in retry else "spent"}
+    assert {refused[site] for site in SITES[:-1]} == {"spent"}
 
 
 def test_an_attempt_beyond_the_site_s_own_limit_is_refused():

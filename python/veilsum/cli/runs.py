@@ -21,7 +21,7 @@ from veilsum.cli.watching import RunView, event_document
 from veilsum.errors import ConfigError
 
 if TYPE_CHECKING:
-    from veilsum.control import RoundRecord, RunStatus
+    from veilsum.control import RoundId, RoundRecord, RunStatus
     from veilsum.transport.operator import OperatorClient
 
 app = typer.Typer(
@@ -247,13 +247,18 @@ def _print_run(status: RunStatus) -> None:
         )
     for record in status.rounds:
         for site, reason in record.dropped.items():
-            print_line(f"round {record.round.number}: {site} {reason}")
+            print_line(f"round {_round_text(record.round)}: {site} {reason}")
+
+
+def _round_text(round_id: RoundId) -> str:
+    again = f", attempt {round_id.attempt + 1}" if round_id.attempt else ""
+    return f"{round_id.number}{again}"
 
 
 def _round_row(record: RoundRecord) -> tuple[object, ...]:
     metrics = ", ".join(f"{name} {value:.4f}" for name, value in record.metrics.items())
     return (
-        record.round.number,
+        _round_text(record.round),
         len(record.sites),
         record.total_weight,
         size_text(sum(record.bytes_in.values())),

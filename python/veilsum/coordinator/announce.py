@@ -27,6 +27,14 @@ def joining(
     )
 
 
+def cooling_down(again: RoundId, phase: str, attempts: int) -> Announce:
+    """A round failed and will be held again, as attempt `again` of at most so many."""
+    detail = f"attempt {again.attempt + 1} of at most {attempts} follows"
+    return Announce(
+        RunEvent(again.run_id, "phase", round_number=again.number, phase=phase, detail=detail)
+    )
+
+
 def round_ended(record: RoundRecord, invited: int) -> Announce:
     """A round is over, with a result or without."""
     return Announce(

@@ -1,7 +1,8 @@
 """One run: a sequence of rounds, each with whoever is there.
 
 A round waits for the cohort to join, opens, and ends with a mean or without one. A mean
-moves the model one step and the next round begins; a round without one ends the run.
+moves the model one step and the next round begins; a round without one is held again after a
+pause (retry.py), and ends the run if that was its last attempt.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from veilsum.coordinator.events import (
 from veilsum.coordinator.journal import Invitation, Journal
 from veilsum.coordinator.outcome import Failed, Finished, Outcome
 from veilsum.coordinator.policy import missing_sites, shortfall
+from veilsum.coordinator.retry import COOLDOWN, Retries
 from veilsum.coordinator.round import Receiver, Round
 from veilsum.coordinator.rounds import ModelRef, RoundFactory
 from veilsum.errors import ConfigError, DeviceError, PeerError, RoundAborted
@@ -78,6 +80,14 @@ class Gathering:
 
 
 @dataclass(frozen=True, slots=True)
+class CoolingDown:
+    """A round failed; its next attempt will be `round`."""
+
+    model: CurrentModel
+    round: RoundId
+
+
+@dataclass(frozen=True, slots=True)
 class Running:
     """A round is open."""
 
@@ -94,7 +104,7 @@ class Ended:
     reason: str
 
 
-JobPhase: TypeAlias = Waiting | Gathering | Running | Ended
+JobPhase: TypeAlias = Waiting | Gathering | CoolingDown | Running | Ended
 
 
 class Job:
@@ -120,6 +130,7 @@ class Job:
         # Sites for which a whole join time was spent in vain: not waited for again until
         # they are back, or one broken site would cost every round that time.
         self._given_up: set[str] = set()
+        self._retries = Retries(submitted.spec)
         self._records: list[RoundRecord] = []
         settings = submitted.spec.server_optimizer.settings(submitted.spec.server_learning_rate)
         self._optimizer = start_optimizer(
@@ -143,12 +154,14 @@ class Job:
         """The run as operators see it."""
         phase = self._phase
         state: RunState = "running"
-        number, name, reason, waiting = len(self._records), "", "", tuple[str, ...]()
+        number, name, reason, waiting = self._last_round, "", "", tuple[str, ...]()
         match phase:
             case Waiting():
                 state = "waiting"
             case Gathering():
                 number, name, waiting = phase.round.number, JOIN, self._missing()
+            case CoolingDown():
+                number, name = phase.round.number, COOLDOWN
             case Running():
                 journal = phase.round.journal
                 number, name = phase.invitation.round.number, journal.phase
@@ -173,16 +186,16 @@ class Job:
         phase = self._phase
         if not isinstance(phase, Waiting):
             raise ConfigError(f"run {self._run_id!r} has begun already")
-        effects = self._gather(phase.model, now)
+        effects = self._gather(phase.model, RoundId(self._run_id, 1), now)
         return [SaveRun(self.status()), *effects] if not self.ended else effects
 
     def joined(self, site: str, now: float) -> list[Effect]:
         """A site of the cohort connected; it takes part from the next round on."""
         self._given_up.discard(site)
         phase = self._phase
-        if site not in self._cohort or not isinstance(phase, Gathering):
+        if site not in self._invitable() or not isinstance(phase, Gathering):
             return []
-        present, expected = len(self._invited()), len(self._cohort)
+        present, expected = len(self._invited()), len(self._invitable())
         announced = announce.joining(phase.round, JOIN, present, expected, site=site)
         return [announced, *(self._open(phase, now) if not self._missing() else [])]
 
@@ -238,6 +251,11 @@ class Job:
             ):
                 self._given_up.update(self._missing())
                 return self._open(phase, now)
+            case CoolingDown(model, round_id) if (round_id, COOLDOWN) == (
+                event.round,
+                event.phase,
+            ):
+                return self._gather(model, round_id, now)
             case Running() as phase if (
                 phase.invitation.round,
                 phase.round.journal.phase,
@@ -249,29 +267,31 @@ class Job:
         """An operator stops the run."""
         phase = self._phase
         if isinstance(phase, Running):
-            return self._finish_round(phase, Failed(reason), now)
+            return self._finish_round(phase, Failed(reason, final=True), now)
         return self._end("aborted", reason)
 
     # --- joining ------------------------------------------------------------------
 
-    def _missing(self) -> tuple[str, ...]:
-        return missing_sites(self._cohort, self._present, self._given_up)
+    def _invitable(self) -> tuple[str, ...]:
+        return self._retries.invitable(self._cohort)
 
-    def _gather(self, model: CurrentModel, now: float) -> list[Effect]:
-        round_id = RoundId(self._run_id, len(self._records) + 1)
+    def _missing(self) -> tuple[str, ...]:
+        return missing_sites(self._invitable(), self._present, self._given_up)
+
+    def _gather(self, model: CurrentModel, round_id: RoundId, now: float) -> list[Effect]:
         phase = Gathering(model, round_id, now)
         self._phase = phase
         if not self._missing():
             return self._open(phase, now)
-        announced = announce.joining(round_id, JOIN, len(self._invited()), len(self._cohort))
+        announced = announce.joining(round_id, JOIN, len(self._invited()), len(self._invitable()))
         return [SetDeadline(round_id, JOIN, self._spec.deadlines.join_s), announced]
 
     def _invited(self) -> tuple[str, ...]:
-        return tuple(site for site in self._cohort if site in self._present)
+        return tuple(site for site in self._invitable() if site in self._present)
 
     def _open(self, phase: Gathering, now: float) -> list[Effect]:
         invited, needed = self._invited(), self._spec.min_sites
-        reason = shortfall("joined", len(invited), len(self._cohort), needed)
+        reason = shortfall("joined", len(invited), len(self._invitable()), needed)
         if reason is not None:
             return self._end("aborted", f"round {phase.round.number}: {reason}")
         invitation = Invitation(phase.round, invited)
@@ -287,6 +307,10 @@ class Job:
         return [publish, *self._in_round(running, lambda at: at.begin(now), now)]
 
     # --- rounds -------------------------------------------------------------------
+
+    @property
+    def _last_round(self) -> int:
+        return self._records[-1].round.number if self._records else 0
 
     def _round_of(self, site: str, round_id: RoundId) -> Round:
         phase = self._phase
@@ -314,15 +338,25 @@ class Job:
             try:
                 model = self._stepped(model, outcome)
             except RoundAborted as error:
-                outcome = Failed(str(error))
+                outcome = Failed(str(error), final=True)
         record = phase.round.journal.record(outcome, model.ref.model_hash.hex(), now)
         self._records.append(record)
         effects = self._round_ended(phase, record, model)
+        again = self._retries.after(record.round, outcome)
+        if again is not None:
+            return effects + self._cool_down(model, again)
         if isinstance(outcome, Failed):
             return effects + self._end("aborted", f"round {record.round.number}: {outcome.reason}")
-        if len(self._records) == self._spec.rounds:
+        if self._last_round == self._spec.rounds:
             return effects + self._end("completed", "")
-        return effects + self._gather(model, now)
+        return effects + self._gather(model, RoundId(self._run_id, self._last_round + 1), now)
+
+    def _cool_down(self, model: CurrentModel, again: RoundId) -> list[Effect]:
+        self._phase = CoolingDown(model, again)
+        return [
+            SetDeadline(again, COOLDOWN, self._spec.deadlines.cooldown_s),
+            announce.cooling_down(again, COOLDOWN, self._spec.max_attempts),
+        ]
 
     def _stepped(self, model: CurrentModel, result: Finished) -> CurrentModel:
         layout = model.ref.layout
@@ -351,8 +385,8 @@ class Job:
         closed = RunClosed(self._run_id, state == "completed", reason)
         return [
             SaveRun(self.status()),
-            *(SendToSite(site, closed) for site in self._invited()),
-            announce.run_ended(self._run_id, len(self._records), state, reason),
+            *(SendToSite(site, closed) for site in self._cohort if site in self._present),
+            announce.run_ended(self._run_id, self._last_round, state, reason),
         ]
 
 

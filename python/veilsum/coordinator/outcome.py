@@ -30,9 +30,14 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """No result, and why."""
+    """No result, and why.
+
+    Attributes:
+        final: another attempt at the round would be no use, or is not wanted.
+    """
 
     reason: str
+    final: bool = False
 
 
 Outcome: TypeAlias = Finished | Failed

@@ -133,6 +133,9 @@ class DemoOptions:
             weight_cap=_WEIGHT_CAP,
             metrics=METRICS,
             task=self.task(),
+            # The proof sums a round again from what its sites trained; in a second attempt some
+            # would have trained anew.
+            max_attempts=1,
             # A dozen processes start at once on what may be two processors.
             deadlines=Deadlines(join_s=180.0, keys_s=60.0, shares_s=60.0, inputs_s=300.0),
         )

@@ -49,12 +49,22 @@ class _Latest:
     """What happened in the last attempt of a run that this site was in."""
 
     attempt: Attempt
+    earlier: frozenset[bytes] = frozenset()  # tags of updates it sent in attempts before this one
     tag: bytes | None = None  # of the update it sent
     voted: bool = False
 
     @property
     def order(self) -> tuple[int, int]:
         return self.attempt.round_number, self.attempt.attempt
+
+    @property
+    def sent(self) -> frozenset[bytes]:
+        """Tags of all updates it sent in the round."""
+        return self.earlier if self.tag is None else self.earlier | {self.tag}
+
+    def next_is(self, attempt: Attempt) -> _Latest:
+        same_round = attempt.round_number == self.attempt.round_number
+        return _Latest(attempt, self.sent if same_round else frozenset())
 
 
 class LedgerState:
@@ -80,7 +90,9 @@ class LedgerState:
                 latest = self._of(attempt)
                 if latest.tag is not None or latest.voted:
                     raise Refusal("replay", "this site sent an update in that attempt already")
-                if tag in self._spent.get(attempt.task_id, ()):
+                # Two sums over different sites of one update would show the difference, whether
+                # or not this site voted for either.
+                if tag in latest.earlier or tag in self._spent.get(attempt.task_id, ()):
                     raise _spent()
             case VoteCast(attempt):
                 if self._of(attempt).voted:
@@ -98,10 +110,7 @@ class LedgerState:
         latest = self._latest.get((attempt.task_id, attempt.run_id))
         if latest is None:
             return
-        same_round = attempt.round_number == latest.attempt.round_number
-        now = (attempt.round_number, attempt.attempt)
-        if now <= latest.order or (same_round and latest.tag is not None):
-            # Two sums over different sites of one update would show the difference.
+        if (attempt.round_number, attempt.attempt) <= latest.order:
             raise Refusal("replay", "this site took part in that round, or in a later one, already")
 
     def _of(self, attempt: Attempt) -> _Latest:
@@ -114,7 +123,9 @@ class LedgerState:
         """The record is durable."""
         match record:
             case Opened(attempt):
-                self._latest[attempt.task_id, attempt.run_id] = _Latest(attempt)
+                run = (attempt.task_id, attempt.run_id)
+                latest = self._latest.get(run)
+                self._latest[run] = latest.next_is(attempt) if latest else _Latest(attempt)
             case Contributed(attempt, _, tag):
                 self._of(attempt).tag = tag
                 self._sent.setdefault(attempt.task_id, set()).add(tag)
@@ -143,6 +154,13 @@ class LedgerState:
     def has_agreed(self, record: RosterAgreed) -> bool:
         """Whether that roster is the last one of its consortium."""
         return self._rosters.get(record.consortium) == record
+
+    def updates_sent(self, task_id: str, run_id: str, round_number: int) -> int:
+        """How many updates left the site in all attempts at a round, if it is the run's last."""
+        latest = self._latest.get((task_id, run_id))
+        if latest is None or latest.attempt.round_number != round_number:
+            return 0
+        return len(latest.sent)
 
     def last_survivors(self, task_id: str) -> frozenset[str] | None:
         """The last set that this site voted for in a task, in any run; None before the first."""
@@ -222,6 +240,10 @@ class Ledger:
     def check_never_sent(self, task_id: str, tag: bytes) -> None:
         """As of LedgerState."""
         self._state.check_never_sent(task_id, tag)
+
+    def updates_sent(self, task_id: str, run_id: str, round_number: int) -> int:
+        """As of LedgerState."""
+        return self._state.updates_sent(task_id, run_id, round_number)
 
     def last_survivors(self, task_id: str) -> frozenset[str] | None:
         """As of LedgerState."""

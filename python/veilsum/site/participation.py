@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from veilsum import secagg
-from veilsum.control import RoundId, RoundOpened
+from veilsum.control import RoundId, RoundOpened, TaskSettings
 from veilsum.errors import ConfigError
 from veilsum.roster import Roster
 from veilsum.site.bounds import TaskBounds
@@ -13,7 +15,7 @@ from veilsum.site.contribution import Contribution, MaskedContribution, PlainCon
 from veilsum.site.effects import SiteEffect
 from veilsum.site.feedback import Feedback
 
-_EVERY_ATTEMPT = 2**32  # above any that can be named
+_SEEDS_APART = 2**40  # a run's rounds count their seeds up by one
 
 
 class Participation:
@@ -99,17 +101,20 @@ class Participation:
             masked.close()
             raise
 
+    def task_of(self, opened: RoundOpened) -> TaskSettings:
+        """What to train in a round that this site has entered.
+
+        Once an update has left, no other attempt at the round may have it, so another one is
+        trained: with a seed that neither another attempt nor another round has.
+        """
+        if opened.plain is not None or self._ledger is None:
+            return opened.task
+        sent = self._ledger.updates_sent(opened.task_id, opened.round.run_id, opened.round.number)
+        return replace(opened.task, seed=(opened.task.seed + sent * _SEEDS_APART) % 2**63)
+
     def entered(self, round_id: RoundId) -> None:
         """This attempt is used up; a later one of the same round is not."""
         self._latest[round_id.run_id] = (round_id.number, round_id.attempt)
-
-    def spent(self, round_id: RoundId) -> None:
-        """The update of this round leaves the site.
-
-        The coordinator may sum what it has now and open the round again without one site: of
-        the same updates, the difference of both sums is that site's. So no further attempt.
-        """
-        self._latest[round_id.run_id] = (round_id.number, _EVERY_ATTEMPT)
 
     def forget(self, run_id: str) -> None:
         """No more rounds of this run will come."""

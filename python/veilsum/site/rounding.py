@@ -18,7 +18,9 @@ def rounding_secret(seed: Secret, round_id: RoundId, site: str) -> Secret:
     """32 bytes for one site in one round, HKDF-SHA256 (RFC 5869) of the site's own seed.
 
     The attempt is left out on purpose: an update that is encoded again has to give the same
-    steps, or the difference of two encodings would tell more about it than one does.
+    steps, or the difference of two encodings would tell more about it than one does. An update
+    that was trained anew for another attempt is rounded with the same secret: what leaves the
+    site of either is masked, and sums of rounded values do not show how they were rounded.
 
         info = "veilsum/rounding" || LE32 length || run id || LE64 round || LE32 length || site
     """

@@ -59,6 +59,7 @@ from veilsum.site.participation import Participation
 from veilsum.site.phases import Delivering, Fetching, Holding, Idle, Part, SitePhase, Training
 from veilsum.site.rounding import SECRET_BYTES, rounding_secret
 from veilsum.site.trainer import merged_metrics
+from veilsum.site.unsent import Unsent
 
 _SEE_LOG = "this site's log says why"
 
@@ -118,6 +119,7 @@ class SiteCore:
             threads=threads,
             backend=backend,
         )
+        self._unsent = Unsent()
         self._phase: SitePhase = Idle()
 
     @property
@@ -158,6 +160,7 @@ class SiteCore:
     def close(self) -> None:
         """Wipes what is left of a round. Idempotent."""
         self._leave("the site stops")
+        self._unsent.drop()
 
     # --- messages of the coordinator ----------------------------------------------
 
@@ -194,6 +197,7 @@ class SiteCore:
 
     def _on_run_closed(self, run_id: str, ended: str) -> list[SiteEffect]:
         self._participation.forget(run_id)
+        self._unsent.drop()
         part = self._part()
         left = self._leave("the run ended") if part and part.round.run_id == run_id else []
         return [*left, Note(f"run {run_id} {ended}")]
@@ -210,7 +214,12 @@ class SiteCore:
         if contribution.over:
             return left + effects
         self._participation.entered(opened.round)
-        part = Part(opened.round, opened.task, contribution, contribution.terms)
+        task = self._participation.task_of(opened)
+        part = Part(opened.round, task, contribution, contribution.terms)
+        unsent = self._unsent.take(part.round, part.task, part.terms)
+        if unsent is not None:
+            self._phase = Holding(part, unsent)
+            return [*left, *effects, Note("this attempt gets the update of the one before")]
         self._phase = Fetching(part)
         return [*left, *effects, FetchModel(opened.round)]
 
@@ -287,14 +296,16 @@ class SiteCore:
             effects = phase.part.contribution.contribute(phase.update)
         except ConfigError as error:
             reason = "the update does not fit the round"
-            return self._give_up(phase.part.round, "update", reason, str(error))
+            left = self._give_up(phase.part.round, "update", reason, str(error))
+            self._unsent.drop()
+            return left
         except DeviceError as error:
             reason = "the site's device failed"
             return self._give_up(phase.part.round, "device", reason, str(error))
-        if phase.part.contribution.over:
-            return effects + self._leave("withdrew")
         phase.update.rounding.wipe()
-        self._participation.spent(phase.part.round)
+        if phase.part.contribution.over:
+            self._phase = Delivering(phase.part)  # nothing that another attempt may have
+            return effects + self._leave("withdrew")
         self._phase = Delivering(phase.part)
         return effects
 
@@ -311,7 +322,7 @@ class SiteCore:
         self._phase = Idle()
         phase.part.contribution.close()
         if isinstance(phase, Holding):
-            phase.update.rounding.wipe()
+            self._unsent.keep(phase.part.round, phase.part.task, phase.part.terms, phase.update)
         note = Note(why)
         return [StopTraining(phase.part.round), note] if isinstance(phase, Training) else [note]
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import get_args
 
 from veilsum.control import (
+    MAX_ATTEMPTS,
     RoundRecord,
     RunEvent,
     RunSpec,
@@ -63,7 +64,7 @@ def decode_run(message: pb.Run) -> RunStatus:
         DecodeError: a field is missing or out of bounds.
     """
     count(len(message.sites_waiting), "the number of sites", largest=_MAX_SITES)
-    count(len(message.rounds), "the number of rounds", largest=_MAX_ROUNDS)
+    count(len(message.rounds), "the number of rounds", largest=_MAX_ROUNDS * MAX_ATTEMPTS)
     return RunStatus(
         run_id=printable(message.run_id, "run_id"),
         spec=decode_spec(message.spec),

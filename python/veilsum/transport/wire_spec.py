@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import get_args
 
 from veilsum.control import (
+    DEFAULT_ATTEMPTS,
     Compression,
     Deadlines,
     MaskGenerator,
@@ -27,7 +28,15 @@ from veilsum.transport.wire import (
 )
 
 _MAX_SITES = 255
-_DEADLINE_NAMES = ("join_s", "keys_s", "shares_s", "inputs_s", "votes_s", "unmask_s")
+_DEADLINE_NAMES = (
+    "join_s",
+    "keys_s",
+    "shares_s",
+    "inputs_s",
+    "votes_s",
+    "unmask_s",
+    "cooldown_s",
+)
 
 
 def encode_spec(spec: RunSpec) -> pb.RunSpec:
@@ -49,6 +58,7 @@ def encode_spec(spec: RunSpec) -> pb.RunSpec:
         compression=spec.compression,
         error_feedback=spec.error_feedback,
         hadamard=spec.hadamard,
+        max_attempts=spec.max_attempts,
         weight_cap=spec.weight_cap,
         metrics=spec.metrics,
         server_learning_rate=spec.server_learning_rate,
@@ -89,17 +99,23 @@ def decode_spec(message: pb.RunSpec) -> RunSpec:
             compression=one_of(message.compression or "none", get_args(Compression), "compression"),
             error_feedback=message.error_feedback,
             hadamard=message.hadamard,
+            max_attempts=message.max_attempts or DEFAULT_ATTEMPTS,
             weight_cap=message.weight_cap,
             metrics=tuple(message.metrics),
             server_learning_rate=finite(message.server_learning_rate, "server_learning_rate"),
             server_optimizer=_decode_optimizer(message),
             task=decode_task(message.task),
-            deadlines=Deadlines(
-                **{name: getattr(message.deadlines, name) for name in _DEADLINE_NAMES}
-            ),
+            deadlines=_decode_deadlines(message.deadlines),
         )
     except ConfigError as error:
         raise DecodeError(str(error)) from error
+
+
+def _decode_deadlines(message: pb.Deadlines) -> Deadlines:
+    seconds = {name: getattr(message, name) for name in _DEADLINE_NAMES}
+    # Runs that were stored before there were retries do not name it.
+    seconds["cooldown_s"] = seconds["cooldown_s"] or Deadlines().cooldown_s
+    return Deadlines(**seconds)
 
 
 def _encode_optimizer(spec: OptimizerSpec) -> pb.ServerOptimizer:

@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class RunSpec(_message.Message):
-    __slots__ = ("task_id", "rounds", "masked", "codec", "cohort", "min_sites", "colluders", "share_profile", "value_bits", "clip", "overrange", "weight_cap", "metrics", "server_learning_rate", "task", "deadlines", "server_optimizer", "mask_generator", "compression", "error_feedback", "hadamard")
+    __slots__ = ("task_id", "rounds", "masked", "codec", "cohort", "min_sites", "colluders", "share_profile", "value_bits", "clip", "overrange", "weight_cap", "metrics", "server_learning_rate", "task", "deadlines", "server_optimizer", "mask_generator", "compression", "error_feedback", "hadamard", "max_attempts")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     ROUNDS_FIELD_NUMBER: _ClassVar[int]
     MASKED_FIELD_NUMBER: _ClassVar[int]
@@ -30,6 +30,7 @@ class RunSpec(_message.Message):
     COMPRESSION_FIELD_NUMBER: _ClassVar[int]
     ERROR_FEEDBACK_FIELD_NUMBER: _ClassVar[int]
     HADAMARD_FIELD_NUMBER: _ClassVar[int]
+    MAX_ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     rounds: int
     masked: bool
@@ -51,7 +52,8 @@ class RunSpec(_message.Message):
     compression: str
     error_feedback: bool
     hadamard: int
-    def __init__(self, task_id: _Optional[str] = ..., rounds: _Optional[int] = ..., masked: bool = ..., codec: _Optional[str] = ..., cohort: _Optional[_Iterable[str]] = ..., min_sites: _Optional[int] = ..., colluders: _Optional[int] = ..., share_profile: _Optional[str] = ..., value_bits: _Optional[int] = ..., clip: _Optional[float] = ..., overrange: _Optional[str] = ..., weight_cap: _Optional[int] = ..., metrics: _Optional[_Iterable[str]] = ..., server_learning_rate: _Optional[float] = ..., task: _Optional[_Union[_federation_pb2.TaskSettings, _Mapping]] = ..., deadlines: _Optional[_Union[Deadlines, _Mapping]] = ..., server_optimizer: _Optional[_Union[ServerOptimizer, _Mapping]] = ..., mask_generator: _Optional[str] = ..., compression: _Optional[str] = ..., error_feedback: bool = ..., hadamard: _Optional[int] = ...) -> None: ...
+    max_attempts: int
+    def __init__(self, task_id: _Optional[str] = ..., rounds: _Optional[int] = ..., masked: bool = ..., codec: _Optional[str] = ..., cohort: _Optional[_Iterable[str]] = ..., min_sites: _Optional[int] = ..., colluders: _Optional[int] = ..., share_profile: _Optional[str] = ..., value_bits: _Optional[int] = ..., clip: _Optional[float] = ..., overrange: _Optional[str] = ..., weight_cap: _Optional[int] = ..., metrics: _Optional[_Iterable[str]] = ..., server_learning_rate: _Optional[float] = ..., task: _Optional[_Union[_federation_pb2.TaskSettings, _Mapping]] = ..., deadlines: _Optional[_Union[Deadlines, _Mapping]] = ..., server_optimizer: _Optional[_Union[ServerOptimizer, _Mapping]] = ..., mask_generator: _Optional[str] = ..., compression: _Optional[str] = ..., error_feedback: bool = ..., hadamard: _Optional[int] = ..., max_attempts: _Optional[int] = ...) -> None: ...
 
 class ServerOptimizer(_message.Message):
     __slots__ = ("name", "momentum", "beta1", "beta2", "tau", "state_file")
@@ -70,20 +72,22 @@ class ServerOptimizer(_message.Message):
     def __init__(self, name: _Optional[str] = ..., momentum: _Optional[float] = ..., beta1: _Optional[float] = ..., beta2: _Optional[float] = ..., tau: _Optional[float] = ..., state_file: _Optional[str] = ...) -> None: ...
 
 class Deadlines(_message.Message):
-    __slots__ = ("join_s", "keys_s", "shares_s", "inputs_s", "votes_s", "unmask_s")
+    __slots__ = ("join_s", "keys_s", "shares_s", "inputs_s", "votes_s", "unmask_s", "cooldown_s")
     JOIN_S_FIELD_NUMBER: _ClassVar[int]
     KEYS_S_FIELD_NUMBER: _ClassVar[int]
     SHARES_S_FIELD_NUMBER: _ClassVar[int]
     INPUTS_S_FIELD_NUMBER: _ClassVar[int]
     VOTES_S_FIELD_NUMBER: _ClassVar[int]
     UNMASK_S_FIELD_NUMBER: _ClassVar[int]
+    COOLDOWN_S_FIELD_NUMBER: _ClassVar[int]
     join_s: float
     keys_s: float
     shares_s: float
     inputs_s: float
     votes_s: float
     unmask_s: float
-    def __init__(self, join_s: _Optional[float] = ..., keys_s: _Optional[float] = ..., shares_s: _Optional[float] = ..., inputs_s: _Optional[float] = ..., votes_s: _Optional[float] = ..., unmask_s: _Optional[float] = ...) -> None: ...
+    cooldown_s: float
+    def __init__(self, join_s: _Optional[float] = ..., keys_s: _Optional[float] = ..., shares_s: _Optional[float] = ..., inputs_s: _Optional[float] = ..., votes_s: _Optional[float] = ..., unmask_s: _Optional[float] = ..., cooldown_s: _Optional[float] = ...) -> None: ...
 
 class SubmitRunRequest(_message.Message):
     __slots__ = ("spec", "safetensors", "model_file")
