@@ -148,7 +148,9 @@ def test_a_session_needs_the_key_of_its_roster_entry():
             ledger=secagg.Ledger.in_memory(Secret.zeros),
         )
     with pytest.raises(ConfigError, match="for the coordinator"):
-        secagg.CoordinatorSession(make_plan(4), signing_key=signing_key(KYOTO))
+        secagg.CoordinatorSession(
+            make_plan(4), signing_key=signing_key(KYOTO), audit_seed=bytes(32)
+        )
 
 
 # --- the key roster

@@ -119,7 +119,9 @@ def opened_masked(round_id: RoundId = ROUND, spec: RunSpec = SPEC) -> RoundOpene
         previous_result=bytes(32),
         nonce=bytes(32),
     )
-    session = secagg.CoordinatorSession(plan, signing_key=signing_key("coordinator"))
+    session = secagg.CoordinatorSession(
+        plan, signing_key=signing_key("coordinator"), audit_seed=bytes(32)
+    )
     (message, *_) = [step.message for step in session.open() if isinstance(step, secagg.SendTo)]
     return RoundOpened(round_id, "task", spec.task, message, None)
 

@@ -96,6 +96,20 @@ void mask(py::object accumulator, py::object keys, py::object signs, const std::
   });
 }
 
+void mask_tiles(py::object accumulator, py::object keys, py::object signs,
+                const std::string& generator, py::object stream, py::object tiles, py::object bits,
+                py::object threads) {
+  const Masks masks(generator, keys, signs);
+  const auto number = to_integer<std::uint32_t>("stream", stream);
+  const auto numbers = integers<std::uint64_t>("tiles", tiles);
+  const auto width = to_integer<unsigned>("bits", bits);
+  const unsigned workers = to_threads(threads);
+  with_words<false>("accumulator", accumulator, [&](auto sums) {
+    py::gil_scoped_release release;
+    add_mask_tiles(sums, masks.keys(), number, width, numbers, workers);
+  });
+}
+
 py::bytes pack(py::object words, py::object bits) {
   const auto width = to_integer<unsigned>("bits", bits);
   const auto packed = with_words<true>("words", words, [&](auto span) {
@@ -327,6 +341,9 @@ void register_masks(py::module_& module) {
   module.def("add_masks", &mask, py::arg("accumulator"), py::arg("keys"), py::arg("signs"),
              py::kw_only(), py::arg("generator"), py::arg("stream"), py::arg("first"),
              py::arg("bits"), py::arg("threads"), py::arg("backend") = "cpu");
+  module.def("add_mask_tiles", &mask_tiles, py::arg("accumulator"), py::arg("keys"),
+             py::arg("signs"), py::kw_only(), py::arg("generator"), py::arg("stream"),
+             py::arg("tiles"), py::arg("bits"), py::arg("threads"));
   module.def("pack_ring", &pack, py::arg("words"), py::arg("bits"));
   module.def("unpack_ring", &unpack, py::arg("data"), py::arg("count"), py::arg("bits"));
   module.def("center_ring", &center, py::arg("words"), py::arg("bits"));

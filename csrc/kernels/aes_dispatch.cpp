@@ -76,6 +76,7 @@ const Choice* forced_by_environment() {
 }
 
 const Choice& active() {
+  if (weakest_kernels()) return choices().front();
   if (const Choice* choice = chosen.load(std::memory_order_acquire)) return *choice;
   static const Choice* const forced = forced_by_environment();
   return forced != nullptr ? *forced : fastest_at(active_level());

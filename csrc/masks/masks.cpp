@@ -49,6 +49,31 @@ void add(std::span<Word> accumulator, const MaskKeys& keys, const MaskPlace& pla
   }
 }
 
+template <class Word>
+void add_tiles(std::span<Word> sums, const MaskKeys& keys, std::uint32_t stream, unsigned bits,
+               std::span<const std::uint64_t> tiles, unsigned threads) {
+  if (sums.size() != tiles.size() * kTileElements)
+    throw ConfigError(std::to_string(tiles.size()) + " tiles are " +
+                      std::to_string(tiles.size() * kTileElements) + " sums, got " +
+                      std::to_string(sums.size()));
+  for (const std::uint64_t tile : tiles)
+    require_mask_place(
+        {stream, bits, std::min(tile, kMaxMaskElements / kTileElements) * kTileElements},
+        kTileElements, 8 * sizeof(Word));
+  for (auto rest = keys.terms(); !rest.empty();) {
+    const std::size_t count = std::min(rest.size(), kReadyKeys);
+    const WeakestKernels checking;
+    const ReadyMasks ready(keys.generator(), rest.first(count));
+    parallel_for(tiles.size(), 1, threads, [&](const Range& range) {
+      const WeakestKernels here;
+      MaskScratch keystream(kMaskScratchBytes);
+      add_masks_here(sums.subspan(range.begin * kTileElements, kTileElements), ready.terms(),
+                     {stream, bits, tiles[range.begin] * kTileElements}, keystream);
+    });
+    rest = rest.subspan(count);
+  }
+}
+
 }  // namespace
 
 void require_mask_place(const MaskPlace& place, std::size_t count, unsigned word_bits) {
@@ -67,6 +92,16 @@ void add_masks(std::span<std::uint32_t> accumulator, const MaskKeys& keys, const
 void add_masks(std::span<std::uint64_t> accumulator, const MaskKeys& keys, const MaskPlace& place,
                unsigned threads) {
   add(accumulator, keys, place, threads);
+}
+
+void add_mask_tiles(std::span<std::uint32_t> sums, const MaskKeys& keys, std::uint32_t stream,
+                    unsigned bits, std::span<const std::uint64_t> tiles, unsigned threads) {
+  add_tiles(sums, keys, stream, bits, tiles, threads);
+}
+
+void add_mask_tiles(std::span<std::uint64_t> sums, const MaskKeys& keys, std::uint32_t stream,
+                    unsigned bits, std::span<const std::uint64_t> tiles, unsigned threads) {
+  add_tiles(sums, keys, stream, bits, tiles, threads);
 }
 
 void add_masks_here(std::span<std::uint32_t> accumulator, const MaskTerms& terms,

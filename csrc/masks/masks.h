@@ -30,7 +30,15 @@ void add_masks(std::span<std::uint32_t> accumulator, const MaskKeys& keys, const
 void add_masks(std::span<std::uint64_t> accumulator, const MaskKeys& keys, const MaskPlace& place,
                unsigned threads);
 
-// The same on the calling thread and unchecked, for callers that go range by range.
+// The same of a few tiles only, with the weakest kernels of this build:
+// sums[512 * i] takes the first element of tile number tiles[i]. Throws ConfigError also if
+// sums.size() is not 512 * tiles.size().
+void add_mask_tiles(std::span<std::uint32_t> sums, const MaskKeys& keys, std::uint32_t stream,
+                    unsigned bits, std::span<const std::uint64_t> tiles, unsigned threads);
+void add_mask_tiles(std::span<std::uint64_t> sums, const MaskKeys& keys, std::uint32_t stream,
+                    unsigned bits, std::span<const std::uint64_t> tiles, unsigned threads);
+
+// The same as add_masks() on the calling thread and unchecked, for callers that go range by range.
 // `keystream` is working memory that they can use again.
 using MaskScratch = WipedBuffer<unsigned char>;  // of kMaskScratchBytes
 void add_masks_here(std::span<std::uint32_t> accumulator, const MaskTerms& terms,

@@ -145,6 +145,7 @@ void fold_tiles(std::span<Word> sums, Uploads uploads, std::size_t size,
   const std::vector<RingCodes> all =
       ring_codes(uploads, size, bits, 8 * sizeof(Word), chunk_coordinates);
   require_tile_words(tiles.size(), "sums", sums.size());
+  const WeakestKernels checking;
   for (std::size_t i = 0; i < tiles.size(); ++i) {
     const auto [first, count] = mask_tile(tiles[i], size);
     std::vector<std::span<const std::byte>> codes;
@@ -205,6 +206,7 @@ void write_step_tiles(const Layout& layout, const ReadValues& read, const StepPl
                       std::span<std::uint64_t> words) {
   require_step_plan(layout, steps, ring_bits(plan.grid.codec));
   require_tile_words(tiles.size(), "words", words.size());
+  const WeakestKernels checking;
   const FloatEnvironment exact;
   WipedBuffer<double> values(kGridTile);
   WipedBuffer<std::uint64_t> clear(kGridTile);

@@ -60,7 +60,8 @@ std::uint64_t write_step_chunks(const Layout& layout, TensorData tensors, const 
 // Values of coordinates [first, first + out.size()) of group 1; gaps are zero.
 using ReadValues = std::function<void(std::uint64_t first, std::span<double> out)>;
 
-// The words that are packed in a few mask tiles of such chunks, for those who check them:
+// The words that are packed in a few mask tiles of such chunks, for those who check them, made with
+// the weakest kernels:
 // words[512 * i] is the first of tile number tiles[i], whose last may be short. Values were found
 // finite before. Throws ConfigError if gains and limits do not fit the layout or the ring, there is
 // no such tile or words.size() is not 512 * tiles.size().
@@ -90,9 +91,10 @@ void fold_ring_chunks(std::span<std::uint32_t> sums, Uploads uploads, unsigned b
 void fold_ring_chunks(std::span<std::uint64_t> sums, Uploads uploads, unsigned bits,
                       std::uint64_t chunk_coordinates, unsigned threads);
 
-// The same of a few mask tiles only, out of `size` coordinates: sums[512 * i] takes the first word
-// of tile number tiles[i], whose last may be short. Throws as fold_ring_chunks(), and ConfigError
-// if there is no such tile or sums.size() is not 512 * tiles.size().
+// The same of a few mask tiles only, with the weakest kernels, out of `size` coordinates: sums[512
+// * i] takes the first word of tile number tiles[i], whose last may be short. Throws as
+// fold_ring_chunks(), and ConfigError if there is no such tile or sums.size() is not 512 *
+// tiles.size().
 void fold_ring_tiles(std::span<std::uint32_t> sums, Uploads uploads, std::size_t size,
                      std::span<const std::uint64_t> tiles, unsigned bits,
                      std::uint64_t chunk_coordinates);

@@ -250,6 +250,24 @@ def add_masks(
         DeviceError: there is no such device, or it failed: the accumulator is part old, part new.
     """
 
+def add_mask_tiles(
+    accumulator: _Words,
+    keys: Sequence[Secret],
+    signs: Sequence[int],
+    *,
+    generator: str,
+    stream: int,
+    tiles: Sequence[int],
+    bits: int,
+    threads: int,
+) -> None:
+    """add_masks of some tiles only, 512 words of the accumulator for each, in this order. Always on
+    the CPU and with the weakest instruction set of this build: it checks what others computed.
+
+    Raises:
+        ConfigError: as add_masks, or not 512 words for each tile.
+    """
+
 def pack_ring(words: _Words, bits: int) -> bytes:
     """Low `bits` of each word, densely packed little-endian, zero padded to a whole byte."""
 
@@ -548,8 +566,9 @@ def fold_ring_tiles(
     bits: int,
     chunk_coordinates: int,
 ) -> None:
-    """fold_ring_chunks of some mask tiles only, on the CPU: 512 words of the accumulator for each,
-    in this order. The group has this many elements; the last tile may be short.
+    """fold_ring_chunks of some mask tiles only, on the CPU and with its weakest instruction set:
+    512 words of the accumulator for each, in this order. The group has this many elements; the last
+    tile may be short.
 
     Raises:
         ConfigError: there is no such tile, or not 512 words for each.

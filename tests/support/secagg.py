@@ -125,7 +125,9 @@ class Federation:
             )
             for site in plan.cohort
         }
-        self.coordinator = secagg.CoordinatorSession(plan, signing_key=_CONSORTIUM.coordinator_key)
+        self.coordinator = secagg.CoordinatorSession(
+            plan, signing_key=_CONSORTIUM.coordinator_key, audit_seed=bytes(32)
+        )
         self.queue: deque[tuple[str, str, Any]] = deque()  # (from, to, message); "" coordinator
         self.sent: list[tuple[str, str, Any]] = []
         self.coordinator_effects: list[secagg.CoordinatorEffect] = []

@@ -52,11 +52,12 @@ class SecureSum:
 
     Args:
         backend: where words are added, "cpu" or a device such as "cuda:0". The bits are the same.
-        audit_seed: with a device 32 fresh random bytes, which choose the tiles that the CPU sums
-            as well. After a DeviceError the sum is of no use, and every call raises another.
+        audit_seed: 32 fresh random bytes, which choose the tiles that are summed a second time
+            (tile_audit.py). A device needs them; None leaves the sum of a CPU unchecked. After a
+            DeviceError the sum is of no use, and every call raises another.
 
     Raises:
-        ConfigError: a device without a seed.
+        ConfigError: a device without a seed, or a seed of another size.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class SecureSum:
         self._spec = spec
         self._threads = threads
         self._backend = backend
-        self._audits = _audits(spec, backend, audit_seed)
+        self._audits = _audits(spec, backend, audit_seed, threads)
         self._failed = False
         self._words: dict[int, NDArray[np.uint32] | NDArray[np.uint64]] = {}
         for stream in spec.streams:
@@ -170,6 +171,10 @@ class SecureSum:
             words = _native.unpack_ring(chunk.words, len(place), stream.bits)
             self._words[stream.group][place.start : place.stop] = words
 
+    def _check_tiles(self) -> None:
+        for group, audit in self._audits.items():
+            audit.check(self._words[group], self._backend)
+
     @contextmanager
     def _broken_by_the_device(self) -> Iterator[None]:
         """A device that fails leaves sums that are part old and part new."""
@@ -191,12 +196,11 @@ class SecureSum:
 
         Raises:
             RoundAborted: a value is out of range; nothing of the sum is published.
-            DeviceError: the device failed, or the CPU came to another sum in a tile.
+            DeviceError: the device failed, or a tile that was summed twice has two sums.
         """
         self._require_whole()
         with self._broken_by_the_device():
-            for group, audit in self._audits.items():
-                audit.check(self._words[group], self._backend)
+            self._check_tiles()
         scalars = [int(word) for word in _native.center_ring(self._words[0], WORD_BITS)]
         total_weight = self._total_weight(scalars, contributors)
         metrics = self._metrics(scalars[2:], total_weight)
@@ -287,8 +291,8 @@ class SecureSum:
         return mean.reshape(shape)
 
 
-def _audits(spec: RingSpec, backend: str, seed: bytes | None) -> dict[int, TileAudit]:
-    if backend == "cpu":
+def _audits(spec: RingSpec, backend: str, seed: bytes | None, threads: int) -> dict[int, TileAudit]:
+    if backend == "cpu" and seed is None:
         return {}
     if seed is None or len(seed) != SEED_BYTES:
         raise ConfigError(
@@ -297,7 +301,11 @@ def _audits(spec: RingSpec, backend: str, seed: bytes | None) -> dict[int, TileA
         )
     return {
         stream.group: TileAudit(
-            seed, group=stream.group, elements=stream.elements, bits=stream.bits
+            seed,
+            group=stream.group,
+            elements=stream.elements,
+            bits=stream.bits,
+            threads=threads,
         )
         for stream in spec.streams
     }

@@ -1,8 +1,9 @@
-"""Whether a device computed what it was asked for: some tiles of a stream, computed on the CPU too.
+"""Whether sums are what they should be: some tiles of a stream, computed a second time.
 
-A device that computes a wrong bit gives no error. Which tiles are looked at is random, and known to
-nobody outside the process. A fault that spoils a share p of the tiles is seen with a probability of
-1 - (1 - p)^64; one that spoils a single tile of many is most likely not.
+A processor, a memory or a device that gives a wrong bit gives no error. So some tiles are computed
+again on the CPU, with its weakest instruction set, whatever computed the rest. Which tiles is
+random, and known to nobody outside the process. A fault that spoils a share p of the tiles is seen
+with a probability of 1 - (1 - p)^64; one that spoils a single tile of many is most likely not.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ AUDITED_TILES = 64
 SEED_BYTES = 32
 
 _HINT = 'run "veilsum doctor" there, and use backend = "cpu" until it is mended'
+_CPU_HINT = 'run "veilsum doctor" there: its processor or its memory is at fault'
 
 
 def chosen_tiles(seed: bytes, group: int, tiles: int) -> list[int]:
@@ -52,10 +54,14 @@ class TileAudit:
     Args:
         seed: SEED_BYTES fresh random bytes.
         group, elements, bits: of the stream.
+        threads: to make masks with.
     """
 
-    def __init__(self, seed: bytes, *, group: int, elements: int, bits: int) -> None:
+    def __init__(
+        self, seed: bytes, *, group: int, elements: int, bits: int, threads: int = 1
+    ) -> None:
         self._group, self._elements, self._bits = group, elements, bits
+        self._threads = threads
         self._tiles = chosen_tiles(seed, group, -(-elements // TILE))
         size = TILE * len(self._tiles)
         self._sums: NDArray[np.uint32] | NDArray[np.uint64] = (
@@ -77,17 +83,16 @@ class TileAudit:
         self, keys: Sequence[_native.Secret], signs: Sequence[int], generator: str
     ) -> None:
         """Adds masks, as add_masks does to all of them."""
-        for place, tile in enumerate(self._tiles):
-            _native.add_masks(
-                self._sums[place * TILE : (place + 1) * TILE],
-                keys,
-                signs,
-                generator=generator,
-                stream=self._group,
-                first=tile * TILE,
-                bits=self._bits,
-                threads=1,
-            )
+        _native.add_mask_tiles(
+            self._sums,
+            keys,
+            signs,
+            generator=generator,
+            stream=self._group,
+            tiles=self._tiles,
+            bits=self._bits,
+            threads=self._threads,
+        )
 
     def check(self, words: NDArray[np.uint32] | NDArray[np.uint64], backend: str) -> None:
         """Compares with the sum of all tiles.
@@ -100,10 +105,11 @@ class TileAudit:
             theirs = words[tile * TILE : (tile + 1) * TILE]
             ours = self._sums[place * TILE : place * TILE + theirs.size]
             if ((theirs.astype(np.uint64) ^ ours.astype(np.uint64)) & kept).any():
+                other = "its plainest code" if backend == "cpu" else "the CPU"
                 raise DeviceError(
-                    f"{backend} computed another sum than the CPU in tile {tile} of stream "
+                    f"{backend} computed another sum than {other} in tile {tile} of stream "
                     f"{self._group}",
-                    hint=_HINT,
+                    hint=_CPU_HINT if backend == "cpu" else _HINT,
                 )
 
 

@@ -90,7 +90,7 @@ class RoundFactory:
             signing_key=self.signing_key,
             threads=self.threads,
             backend=self.backend,
-            audit_seed=None if self.backend == "cpu" else self.entropy(_NONCE_BYTES),
+            audit_seed=self.entropy(_NONCE_BYTES),
         )
         return MaskedRound(session, invitation, journal, spec)
 

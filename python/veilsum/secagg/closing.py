@@ -28,7 +28,7 @@ from veilsum.secagg.phases import (
 from veilsum.secagg.plan import Plan
 from veilsum.secagg.result import secure_result
 from veilsum.secagg.transcript import members_of, shares_transcript, survivors_transcript
-from veilsum.secagg.unmask import masks_to_remove
+from veilsum.secagg.unmask import masks_to_remove, rebuilt_seeds
 
 Seal: TypeAlias = Callable[[Message], bytes]
 """Signs a message of the coordinator and encodes its envelope."""
@@ -107,7 +107,11 @@ def close_unmask(
     """
     survivors = phase.survivors
     try:
-        masks = masks_to_remove(plan, phase.dealers, survivors, phase.received)
+        seeds = rebuilt_seeds(plan, phase.dealers, survivors, phase.received)
+        try:
+            masks = masks_to_remove(plan, phase.dealers, survivors, seeds)
+        finally:
+            seeds.wipe()
         try:
             masked.add_masks(masks.keys, masks.signs)
         finally:

@@ -50,13 +50,14 @@ class CoordinatorSession:
     Args:
         plan: of the attempt.
         signing_key: the coordinator's; its public half is in the roster.
+        audit_seed: 32 fresh random bytes, which choose the tiles of the sum that are computed twice
+            (SecureSum). A difference aborts the round.
         threads: to sum and unmask with.
-        backend: where the sum is, "cpu" or a device such as "cuda:0"; one that fails or computes
-            another sum than the CPU aborts the round.
-        audit_seed: with a device 32 fresh random bytes (SecureSum).
+        backend: where the sum is, "cpu" or a device such as "cuda:0"; one that fails aborts the
+            round.
 
     Raises:
-        ConfigError: the key is not the roster's, or a device comes without a seed.
+        ConfigError: the key is not the roster's, or the seed has another size.
     """
 
     def __init__(
@@ -64,9 +65,9 @@ class CoordinatorSession:
         plan: Plan,
         *,
         signing_key: Ed25519PrivateKey,
+        audit_seed: bytes,
         threads: int = 1,
         backend: str = "cpu",
-        audit_seed: bytes | None = None,
     ) -> None:
         if signing_key.public_key().public_bytes_raw() != plan.roster.coordinator_key:
             raise ConfigError("the signing key is not the one the roster lists for the coordinator")

@@ -129,7 +129,7 @@ class _Rehearsal:
             signing_key=consortium.coordinator_key,
             threads=threads,
             backend=backends.coordinator,
-            audit_seed=None if backends.coordinator == "cpu" else bytes(entropy(SECRET_BYTES)),
+            audit_seed=bytes(entropy(SECRET_BYTES)),
         )
         self._sites = {
             site: SiteSession(
