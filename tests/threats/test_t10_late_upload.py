@@ -96,7 +96,7 @@ def removal_without_self_masks(self_keys: object, edges: object) -> MaskKeys:
 
 def test_an_update_without_a_self_mask_can_be_read(monkeypatch):
     monkeypatch.setattr(dealing, "update_masks", without_self_mask)
-    monkeypatch.setattr("veilsum.secagg.unmask.removal_masks", removal_without_self_masks)
+    monkeypatch.setattr("veilsum.secagg.audit_keys.removal_masks", removal_without_self_masks)
 
     np.testing.assert_allclose(LateUpload(0.5).read(), 0.5, atol=1e-3)
 
