@@ -54,7 +54,8 @@ def test_defaults_are_those_of_the_settings_themselves(tmp_path: Path) -> None:
     given |= {"ca", "tls_certificate", "tls_key"}
     # Only whoever embeds a site can have one that remembers nothing.
     assert settings.ledger == tmp_path / f"ledger-{settings.site}"
-    given |= {"ledger"}
+    assert settings.egress == tmp_path / f"egress-{settings.site}.vsx"
+    given |= {"ledger", "egress"}
     for field in dataclasses.fields(SiteSettings):
         if field.name not in given:
             default = (

@@ -15,6 +15,7 @@ from veilsum import _native
 from veilsum.cli import main
 from veilsum.cli.inspect import examine
 from veilsum.errors import ConfigError, DecodeError
+from veilsum.transport.egress_file import open_egress
 
 SECRET_VALUE = np.float32(1234.5678)
 
@@ -201,3 +202,80 @@ def test_an_update_says_how_it_was_encoded(
 
     assert {name: found.get(name) for name in facts} == facts
     assert "steps_per_unit" in found or not codec.startswith("ring") or "clips" in found
+
+
+# --- egress ledgers -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def egress(tmp_path: Path) -> Path:
+    """An egress ledger with three messages of two kinds."""
+    path = tmp_path / "egress.vsx"
+    file = open_egress(path, "hospitals", "lyon")
+    for kind, size in (("hello", 40), ("masked-update", 5000), ("masked-update", 70)):
+        file.append(kind, size, bytes(32))
+    file.close()
+    return path
+
+
+def test_an_egress_ledger_shows_what_left(egress: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    facts = examine(egress)
+
+    assert facts["kind"] == "egress ledger"
+    assert (facts["site"], facts["messages"], facts["sent_bytes"]) == ("lyon", 3, 5110)
+    assert facts["head"] == egress.read_bytes()[-32:].hex()
+    assert facts["first"] <= facts["last"]
+    assert facts["sent"] == [
+        {"kind": "hello", "messages": 1, "bytes": 40},
+        {"kind": "masked-update", "messages": 2, "bytes": 5070},
+    ]
+    assert main.exit_code(["inspect", str(egress)]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["kind", "messages", "bytes"] in lines
+    assert ["masked-update", "2", "5.0", "KiB"] in lines
+
+
+def test_a_broken_egress_ledger_is_an_error_that_names_the_first_wrong_record(
+    egress: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = egress.read_bytes()
+    egress.write_bytes(data.replace(b"hello", b"hullo"))
+
+    with pytest.raises(DecodeError, match="record 1 of the egress ledger was changed"):
+        examine(egress)
+    assert main.exit_code(["inspect", str(egress)]) == 1
+    assert "record 1" in capsys.readouterr().err
+
+
+def test_a_cut_egress_ledger_shows_against_a_head_that_was_told(egress: Path) -> None:
+    told = examine(egress)["head"]
+    whole = egress.read_bytes()
+    last = len(whole) - 4 - 4 - (8 + 8 + 4 + len("masked-update") + 8 + 32) - 32
+
+    for end in (last, len(whole) - 1):
+        egress.write_bytes(whole[:end])
+        facts = examine(egress)
+        assert facts["messages"] == 2
+        assert facts.get("bytes_of_an_unfinished_record", 0) == end - last
+        assert main.exit_code(["inspect", str(egress), "--head", told]) == 1
+        assert main.exit_code(["inspect", str(egress), "--head", facts["head"]]) == 0
+
+
+def test_a_ledger_that_went_on_goes_through_the_heads_it_had(
+    egress: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = examine(egress)["head"]
+    file = open_egress(egress, "hospitals", "lyon")
+    file.append("hello", 40, bytes(32))
+    file.close()
+
+    assert main.exit_code(["inspect", str(egress), "--json", "--head", told.upper()]) == 0
+    assert json.loads(capsys.readouterr().out)["messages_after_given_head"] == 1
+
+
+def test_what_is_no_head_and_what_has_none_is_an_error(egress: Path, tmp_path: Path) -> None:
+    other = tmp_path / "chunks"
+    other.write_bytes(b"".join(_ring_chunks(5)))
+
+    assert main.exit_code(["inspect", str(egress), "--head", "6b1d"]) == 1
+    assert main.exit_code(["inspect", str(other), "--head", "00" * 32]) == 1

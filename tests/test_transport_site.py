@@ -238,7 +238,9 @@ def test_a_second_process_of_a_site_ends_the_first_with_the_reason(
             serve = [
                 asyncio.create_task(serve_site(settings, TinyTrainer(0), stop=stop))
                 for settings in (
-                    consortium.site_settings("a", port, ledger=tmp_path / machine)
+                    consortium.site_settings(
+                        "a", port, ledger=tmp_path / machine, egress=tmp_path / f"{machine}.vsx"
+                    )
                     for machine in ("one", "other")
                 )
             ]

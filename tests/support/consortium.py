@@ -65,6 +65,7 @@ class Consortium:
             "tls_key": files.tls_key,
             "threads": 1,
             "ledger": self.roster_file.parent / f"ledger-{site}",
+            "egress": self.roster_file.parent / f"egress-{site}.vsx",
             "log": LogSettings(level="error"),
             **change,
         }

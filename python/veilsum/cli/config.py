@@ -79,9 +79,12 @@ def load_site(file: Path, *, insecure: bool = False) -> SiteSettings:
     """
     document = _read_toml(file) | ({"insecure": True} if insecure else {})
     settings = _build(SiteSettings, document, file)
-    if settings.ledger is None:
-        settings = dataclasses.replace(settings, ledger=file.parent / f"ledger-{settings.site}")
-    return settings
+    beside, name = file.parent, settings.site
+    return dataclasses.replace(
+        settings,
+        ledger=settings.ledger or beside / f"ledger-{name}",
+        egress=settings.egress or beside / f"egress-{name}.vsx",
+    )
 
 
 def load_run(file: Path) -> RunFile:

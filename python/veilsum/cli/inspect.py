@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from veilsum.cli.inspect_egress import egress_facts
 from veilsum.cli.output import JsonOption, print_facts, print_json, print_table, size_text
 from veilsum.errors import ConfigError, DecodeError
 
@@ -26,28 +27,45 @@ _GRID = 4096  # chunks cover a multiple of this many coordinates
 
 def inspect(
     file: Annotated[Path, typer.Argument(help="The file to look at.")],
+    head: Annotated[
+        str | None,
+        typer.Option("--head", help="Of an egress ledger: one that the site told before."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say what a file is and what it holds: sizes and ids, never values.
 
-    Knows chunk files, update files, certificates, rosters and safetensors. What it shows
-    has been checked; a damaged file is an error that says what is wrong.
+    Knows chunk files, update files, certificates, rosters, egress ledgers and safetensors. What
+    it shows has been checked; a damaged file is an error that says what is wrong.
+
+    Nothing in an egress ledger tells that records are missing at its end. A head that the site
+    told before does, where the ledger no longer goes through it.
 
     \b
     Example:
       veilsum inspect pki/site-lyon/tls.pem
       veilsum inspect model.safetensors
+      veilsum inspect egress-lyon.vsx --head 6b1d...
     """
-    facts = examine(file)
+    facts = examine(file) if head is None else _examine_egress(file, head)
     if as_json:
         print_json(facts)
         return
-    rows: list[Facts] = facts.pop("tensors", [])
+    tensors: list[Facts] = facts.pop("tensors", [])
+    sent: list[Facts] = facts.pop("sent", [])
     print_facts((name.replace("_", " "), _text(name, value)) for name, value in facts.items())
-    if rows:
+    if tensors:
         print_table(
             ("tensor", "dtype", "shape"),
-            ((row["name"], row["dtype"], "x".join(map(str, row["shape"])) or "-") for row in rows),
+            (
+                (row["name"], row["dtype"], "x".join(map(str, row["shape"])) or "-")
+                for row in tensors
+            ),
+        )
+    if sent:
+        print_table(
+            ("kind", "messages", "bytes"),
+            ((row["kind"], row["messages"], size_text(row["bytes"])) for row in sent),
         )
 
 
@@ -68,6 +86,18 @@ def examine(file: Path) -> Facts:
     )
 
 
+def _examine_egress(file: Path, head: str) -> Facts:
+    data = _read(file)
+    if not _is_egress(data):
+        raise ConfigError(f"{file} is no egress ledger; --head is for those")
+    return {
+        "file": str(file),
+        "kind": "egress ledger",
+        "bytes": len(data),
+        **egress_facts(data, file, head),
+    }
+
+
 def _read(file: Path) -> bytes:
     try:
         size = file.stat().st_size
@@ -79,7 +109,7 @@ def _read(file: Path) -> bytes:
 
 
 def _text(name: str, value: Any) -> str:
-    if name == "bytes":
+    if name in ("bytes", "sent_bytes"):
         return f"{value} ({size_text(value)})"
     if isinstance(value, list):
         return ", ".join(map(str, value))
@@ -271,11 +301,16 @@ def _is_safetensors(data: bytes) -> bool:
     return len(data) >= 9 and 2 <= int.from_bytes(data[:8], "little") < len(data) and data[8] == 123
 
 
+def _is_egress(data: bytes) -> bool:
+    return data[:4] == b"VSX1"
+
+
 _KINDS: tuple[tuple[str, Callable[[bytes], bool], Callable[[bytes, Path], Facts]], ...] = (
     ("private key", lambda data: b"PRIVATE KEY-----" in data[:200], _private_key),
     ("chunks", lambda data: data[:4] == b"VLC1", _chunks),
     ("update", lambda data: data[:4] == b"VLU1", _update),
     ("certificate", lambda data: data[:27] == b"-----BEGIN CERTIFICATE-----", _certificate),
     ("roster", lambda data: data[:1] == b"{" and b"veilsum-roster" in data, _roster),
+    ("egress ledger", _is_egress, egress_facts),
     ("safetensors", _is_safetensors, _safetensors),
 )

@@ -70,6 +70,7 @@ class Label(Enum):
     UPDATE_ID = b"update-id"
     ROTATION = b"rotation"
     LEDGER = b"ledger"
+    EGRESS = b"egress"
 
 
 def length_prefixed(value: bytes | str) -> bytes:

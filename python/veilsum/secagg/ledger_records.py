@@ -1,14 +1,11 @@
 """What a site's ledger holds, as bytes: records, and the chain that joins them.
 
-A ledger is a head and records behind it:
+A ledger is a head, and records behind it that are joined as in chain.py:
 
     head      "VSL1" || ledger id (32) || home (32) || SHA-256 under "head" of these (32)
-    record    LE32 size || check (4) || body (size) || link (32)
 
-Every link is a hash over the link before and the body; the first link before is a hash over
-head and ledger key. `check` is a hash over the link before and the size, so that a size that
-was damaged is not taken for a record whose end is missing. A file that ends within a record
-was cut there when it was written: what the record stands for has not left the site.
+The first link before is a hash over head and ledger key. What a last record stands for whose end
+is missing has not left the site.
 """
 
 from __future__ import annotations
@@ -20,14 +17,13 @@ from typing import TypeAlias
 from typing_extensions import Buffer
 
 from veilsum.errors import DecodeError, LedgerError
+from veilsum.secagg.chain import HashChain
 from veilsum.secagg.keys import Label, digest
 from veilsum.secagg.wire import DIGEST_BYTES, MAX_NAME_BYTES, MAX_SITES, Reader, Writer
 
 MAGIC = b"VSL1"
 HEAD_BYTES = len(MAGIC) + 3 * DIGEST_BYTES
 MAX_BODY_BYTES = 2**15  # the vote for 255 sites of the longest names needs 17.6 KB
-_SIZE_BYTES = 4
-_CHECK_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,15 +206,13 @@ class Chain:
     """
 
     def __init__(self, head: bytes, key: Buffer) -> None:
-        self._link = digest(Label.LEDGER, b"first", head, key)
+        first = digest(Label.LEDGER, b"first", head, key)
+        damage = "of the ledger was changed, or was written under another key"
+        self._chain = HashChain(Label.LEDGER, first, damage)
 
     def join(self, record: LedgerRecord) -> bytes:
         """The record's bytes in the file; the next one will be joined to it."""
-        body = encode_record(record)
-        size = len(body).to_bytes(_SIZE_BYTES, "little")
-        check = self._check(size)
-        self._link = self._next(body)
-        return size + check + body + self._link
+        return self._chain.join(encode_record(record))
 
     def read(self, data: bytes) -> Iterator[tuple[LedgerRecord, int]]:
         """The records of a file behind its head, each with the bytes it has there. A last one
@@ -227,31 +221,8 @@ class Chain:
         Raises:
             LedgerError: something was changed, or was written under another key.
         """
-        at, number = 0, 0
-        while at < len(data):
-            number += 1
-            body_at = at + _SIZE_BYTES + _CHECK_BYTES
-            if body_at > len(data):
-                return
-            size = data[at : at + _SIZE_BYTES]
-            link_at = body_at + int.from_bytes(size, "little")
-            end = link_at + DIGEST_BYTES
-            if data[at + _SIZE_BYTES : body_at] != self._check(size):
-                raise _damaged(number)
-            if end > len(data):
-                return
-            body = data[body_at:link_at]
-            self._link = self._next(body)
-            if data[link_at:end] != self._link:
-                raise _damaged(number)
-            yield _decoded(body, number), end - at
-            at = end
-
-    def _check(self, size: bytes) -> bytes:
-        return digest(Label.LEDGER, b"size", self._link, size)[:_CHECK_BYTES]
-
-    def _next(self, body: bytes) -> bytes:
-        return digest(Label.LEDGER, b"link", self._link, body)
+        for number, (body, size) in enumerate(self._chain.read(data), 1):
+            yield _decoded(body, number), size
 
 
 def _decoded(body: bytes, number: int) -> LedgerRecord:
@@ -261,9 +232,3 @@ def _decoded(body: bytes, number: int) -> LedgerRecord:
         return decode_record(body)
     except DecodeError as error:
         raise LedgerError(f"record {number} of the ledger has no meaning: {error}") from error
-
-
-def _damaged(number: int) -> LedgerError:
-    return LedgerError(
-        f"record {number} of the ledger was changed, or was written under another key"
-    )

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import math
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -26,7 +27,7 @@ from veilsum.control import (
     UpdateHeader,
     Welcome,
 )
-from veilsum.errors import DecodeError, VeilsumError
+from veilsum.errors import DecodeError, LedgerError, VeilsumError
 from veilsum.model import NUMPY_DTYPES, ModelLayout
 from veilsum.pki.identity import Identity
 from veilsum.roster import Roster
@@ -67,11 +68,12 @@ class Replaced(VeilsumError):  # noqa: N818  see above
     """Another process joined in this site's name."""
 
 
-OnSent: TypeAlias = Callable[[str, int], None]
-"""Takes the kind of a message and its bytes, before TLS."""
+OnSent: TypeAlias = Callable[[str, int, bytes], None]
+"""Takes kind, bytes and SHA-256 of a message before it is handed to gRPC. Raises LedgerError
+where it may not leave."""
 
 
-def _not_counted(kind: str, size: int) -> None:
+def _not_listed(kind: str, size: int, digest: bytes) -> None:
     """Nobody keeps a list of what leaves."""
 
 
@@ -81,7 +83,7 @@ class Endpoint:
 
     Attributes:
         tls: None is the insecure mode.
-        on_sent: called for every message that leaves.
+        on_sent: called for every message, right before it leaves.
     """
 
     address: str
@@ -89,7 +91,7 @@ class Endpoint:
     tls: TlsIdentity | None = field(repr=False)
     roster: Roster
     version: str
-    on_sent: OnSent = field(default=_not_counted, repr=False)
+    on_sent: OnSent = field(default=_not_listed, repr=False)
 
     def channel(self) -> grpc.aio.Channel:
         """A fresh channel: one that failed may be stuck with the address it resolved."""
@@ -104,6 +106,14 @@ class Endpoint:
             return grpc.aio.insecure_channel(self.address, options=options)
         credentials = self.tls.channel_credentials()
         return grpc.aio.secure_channel(self.address, credentials, options=options)
+
+    def leaves(self, kind: str, message: bytes) -> None:
+        """To be called right before a message is handed to gRPC.
+
+        Raises:
+            LedgerError: it must stay here.
+        """
+        self.on_sent(kind, len(message), hashlib.sha256(message).digest())
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
@@ -165,16 +175,17 @@ class Connection:
     # --- Join -----------------------------------------------------------------------
 
     async def send(self, message: ToCoordinator) -> None:
-        """Puts a message on the stream. On a broken one nothing happens: messages() tells."""
+        """Puts a message on the stream. On a broken one nothing happens: messages() tells.
+
+        Raises:
+            LedgerError: it could not be put down, and has not left.
+        """
         data = encode_to_coordinator(message)
         async with self._sending:
-            try:
+            # Listed also where the write fails: how much of it left is not known.
+            self._endpoint.leaves(_kind(message), data)
+            with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
                 await self._join.write(data)
-            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                return
-            finally:
-                # Counted on failure too: how much of it left is not known.
-                self._endpoint.on_sent(_kind(message), len(data))
 
     async def messages(self) -> AsyncIterator[ToSite]:
         """What the coordinator says, its welcome first, until it hangs up.
@@ -208,8 +219,8 @@ class Connection:
         """
         fetch = self._channel.unary_stream(f"/{FEDERATION}/FetchModel")
         request = wire_data.encode_model_request(round_id)
+        self._endpoint.leaves("model-request", request)
         call = fetch(request, metadata=self._endpoint.metadata)
-        self._endpoint.on_sent("model-request", len(request))
         try:
             return await _receive_model(call, max_bytes)
         except grpc.aio.AioRpcError as error:
@@ -227,7 +238,7 @@ class Connection:
         """
         ask = self._channel.unary_unary(f"/{FEDERATION}/PushStatus")
         request = wire_data.encode_status_request(round_id, update_id)
-        self._endpoint.on_sent("upload-status", len(request))
+        self._endpoint.leaves("upload-status", request)
         try:
             answer = await ask(request, metadata=self._endpoint.metadata, timeout=_STATUS_SECONDS)
         except grpc.aio.AioRpcError as error:
@@ -242,15 +253,17 @@ class Connection:
         Raises:
             Unreachable: the connection broke; push_status says how far it came.
             Refused: the update will not count.
+            LedgerError: a part of it could not be put down, and has not left.
         """
         push = self._channel.stream_unary(f"/{FEDERATION}/PushUpdate")
+        kind = "masked-update" if header.masked_header else "plain-update"
+        leaving = _Leaving(_frames(header, chunks, first_chunk), kind, self._endpoint)
         try:
-            answer = await push(
-                _counted(_frames(header, chunks, first_chunk), header, self._endpoint.on_sent),
-                metadata=self._endpoint.metadata,
-            )
+            answer = await push(leaving, metadata=self._endpoint.metadata)
         except grpc.aio.AioRpcError as error:
-            raise _translated(error) from error
+            raise leaving.failure or _translated(error) from error
+        if leaving.failure is not None:
+            raise leaving.failure
         next_chunk, committed = wire_data.decode_receipt(answer)
         return committed and next_chunk == header.chunk_count
 
@@ -267,17 +280,27 @@ def _kind(message: ToCoordinator) -> str:
             return "progress"
 
 
-async def _counted(
-    frames: AsyncIterator[bytes], header: UpdateHeader, on_sent: OnSent
-) -> AsyncIterator[bytes]:
-    """The frames as they are; what was asked for has left, also if the call breaks off."""
-    size = 0
-    try:
-        async for frame in frames:
-            size += len(frame)
+class _Leaving:
+    """The frames as they are, each put down right before it leaves.
+
+    gRPC would take an exception of the iterator for a cancelled call. So the frames end at one
+    that could not be put down, and `failure` says why.
+    """
+
+    def __init__(self, frames: AsyncIterator[bytes], kind: str, endpoint: Endpoint) -> None:
+        self._frames = frames
+        self._kind = kind
+        self._endpoint = endpoint
+        self.failure: LedgerError | None = None
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for frame in self._frames:
+            try:
+                self._endpoint.leaves(self._kind, frame)
+            except LedgerError as error:
+                self.failure = error
+                return
             yield frame
-    finally:
-        on_sent("masked-update" if header.masked_header else "plain-update", size)
 
 
 async def _frames(

@@ -1,9 +1,12 @@
-"""What a file needs beside its own fsync to be there after a crash."""
+"""Files that must hold after a crash what they were told before it, and that one process writes."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
+
+from veilsum.errors import ConfigError
 
 
 def sync_folder(folder: Path) -> None:
@@ -17,3 +20,62 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def open_to_append(file: Path, need: str) -> int:
+    """A descriptor to read a private file and to write behind its end, and nowhere else. No
+    other process gets one until it is closed.
+
+    Args:
+        need: why there is no going on without the file, for the error.
+
+    Raises:
+        ConfigError: it cannot be written, others may use it, or another process has it.
+    """
+    try:
+        descriptor = os.open(file, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise ConfigError(f"cannot write {file}: {error.strerror}", hint=need) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        mode = os.fstat(descriptor).st_mode
+        if mode & 0o077:
+            raise ConfigError(
+                f"{file} may be used by others (mode {mode & 0o777:04o})", hint=f"chmod 600 {file}"
+            )
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise ConfigError(
+            f"another process holds {file}", hint="one site process, one ledger"
+        ) from error
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def read_all(descriptor: int) -> bytes:
+    """The whole file.
+
+    Raises:
+        OSError: the disk failed.
+    """
+    size = os.fstat(descriptor).st_size
+    data = b""
+    while len(data) < size:
+        piece = os.pread(descriptor, size - len(data), len(data))
+        if not piece:
+            break
+        data += piece
+    return data
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """All of the bytes, in as many writes as the system makes of them.
+
+    Raises:
+        OSError: some of them may be in the file.
+    """
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]

@@ -34,7 +34,7 @@ from veilsum.secagg.ledger_records import (
     home_in,
     make_head,
 )
-from veilsum.transport.durable import sync_folder
+from veilsum.transport.durable import open_to_append, read_all, sync_folder, write_all
 
 RECORDS_FILE = "ledger.vsl"
 KEY_FILE = "ledger.key"
@@ -42,6 +42,7 @@ KEY_FILE = "ledger.key"
 _SECRET_BYTES = 32
 _MACHINE_ID = Path("/etc/machine-id")
 _GET_GENERATION = 0x80087601  # FS_IOC_GETVERSION
+_NEED = "a site takes part in rounds only if it can keep its ledger"
 _ADOPT = "if you know why, abort the runs this site was in, then run `veilsum ledger adopt`"
 
 
@@ -108,7 +109,7 @@ class LedgerFile:
         if descriptor is None:
             raise LedgerError("the ledger is closed", hint="restart the site once its disk is well")
         try:
-            _write_all(descriptor, self._chain.join(record))
+            write_all(descriptor, self._chain.join(record))
             os.fsync(descriptor)
         except BaseException as error:
             self.close()
@@ -132,9 +133,9 @@ def _opened(folder: Path, *, adopt: bool) -> LedgerFile:
     records_file, key_file = folder / RECORDS_FILE, folder / KEY_FILE
     if not records_file.exists():
         _create(folder)
-    descriptor = _open(records_file)
+    descriptor = open_to_append(records_file, _NEED)
     try:
-        data = _read_all(descriptor)
+        data = read_all(descriptor)
         if len(data) == HEAD_BYTES and not key_file.exists():
             write_private(key_file, os.urandom(_SECRET_BYTES))
             sync_folder(folder)
@@ -180,9 +181,9 @@ def _create(folder: Path) -> None:
     new = folder / f"{RECORDS_FILE}.new"
     new.unlink(missing_ok=True)
     write_private(new, b"")
-    descriptor = _open(new)
+    descriptor = open_to_append(new, _NEED)
     try:
-        _write_all(descriptor, make_head(os.urandom(_SECRET_BYTES), _home(descriptor)))
+        write_all(descriptor, make_head(os.urandom(_SECRET_BYTES), _home(descriptor)))
         os.fsync(descriptor)
         os.link(new, folder / RECORDS_FILE)  # unlike a rename it replaces nothing
         new.unlink()
@@ -191,32 +192,6 @@ def _create(folder: Path) -> None:
         raise ConfigError(f"cannot make a ledger in {folder}: {error.strerror}") from error
     finally:
         os.close(descriptor)
-
-
-def _open(file: Path) -> int:
-    try:
-        descriptor = os.open(file, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot write {file}: {error.strerror}",
-            hint="a site takes part in rounds only if it can keep its ledger",
-        ) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        mode = os.fstat(descriptor).st_mode
-        if mode & 0o077:
-            raise ConfigError(
-                f"{file} may be used by others (mode {mode & 0o777:04o})", hint=f"chmod 600 {file}"
-            )
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise ConfigError(
-            f"another process holds {file}", hint="one site process, one ledger"
-        ) from error
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
 
 
 def _read_key(file: Path) -> Secret:
@@ -231,23 +206,6 @@ def _read_key(file: Path) -> Secret:
     if not whole:
         raise LedgerError(f"the ledger key {file} must have {_SECRET_BYTES} bytes")
     return key
-
-
-def _read_all(descriptor: int) -> bytes:
-    size = os.fstat(descriptor).st_size
-    data = b""
-    while len(data) < size:
-        piece = os.pread(descriptor, size - len(data), len(data))
-        if not piece:
-            break
-        data += piece
-    return data
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
 
 
 def _cut(descriptor: int, end: int) -> None:

@@ -116,6 +116,8 @@ class SiteSettings:
         policy: the least protection this site accepts.
         ledger: folder of what this site must not forget; made if missing. None: plain rounds
             only. In site.toml it is "ledger-SITE" beside the file unless it says otherwise.
+        egress: file of what left this site, message by message; made if missing. None: not
+            kept. In site.toml it is "egress-SITE.vsx" beside the file unless it says otherwise.
         rounding_seed: 64 hex digits that fix stochastic rounding across restarts; None
             draws fresh ones from the operating system. Keep it as secret as the update.
         max_model_bytes: larger models are refused before they are received.
@@ -145,6 +147,7 @@ class SiteSettings:
     log: LogSettings = field(default_factory=LogSettings)
     roster_hash: str | None = None
     previous_roster: Path | None = None
+    egress: Path | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.site.encode()) <= 64 or not self.site.isprintable():

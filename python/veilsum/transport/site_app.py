@@ -6,14 +6,14 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
-from dataclasses import replace
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, assert_never
 
 from veilsum._native import Secret
 from veilsum._version import __version__
 from veilsum.devices import available_threads, require_backend
-from veilsum.errors import ConfigError, DecodeError, VeilsumError
+from veilsum.errors import ConfigError, DecodeError, LedgerError, VeilsumError
 from veilsum.pki.identity import Identity
 from veilsum.pki.roster_file import load_roster
 from veilsum.roster import Roster
@@ -40,8 +40,10 @@ from veilsum.site.session import SiteCore
 from veilsum.site.trainer import Trainer
 from veilsum.transport.backoff import Backoff
 from veilsum.transport.client import Connection, Endpoint, Refused, Replaced, Unreachable
+from veilsum.transport.egress_file import EgressFile, open_egress
 from veilsum.transport.ledger_file import open_ledger
 from veilsum.transport.logs import Log, start_logging
+from veilsum.transport.outgoing import Outgoing
 from veilsum.transport.process import forbid_core_dumps, stop_signals, versions
 from veilsum.transport.settings import SiteSettings, tls_files
 from veilsum.transport.tls import load_signing_key, load_tls_identity
@@ -65,7 +67,8 @@ def run_site(
 
     Raises:
         ConfigError: the settings cannot work, or the coordinator does not want this site.
-        LedgerError: the ledger is damaged, was copied or restored, or knows a later roster.
+        LedgerError: a ledger is damaged or cannot be written, or the vote ledger was copied or
+            restored, or knows a later roster.
         DeviceError: there is no device such as `backend` names.
     """
     forbid_core_dumps()
@@ -90,46 +93,51 @@ async def serve_site(
         ConfigError: as run_site.
         DeviceError: as run_site.
     """
-    if settings.ledger is None:
-        await _serve(settings, trainer, None, stop, connect)
-        return
-    file = open_ledger(settings.ledger)
-    try:
-        await _serve(settings, trainer, file.ledger(), stop, connect)
-    finally:
-        file.close()
+    with ExitStack() as files:
+        ledger = None
+        if settings.ledger is not None:
+            ledger = files.enter_context(closing(open_ledger(settings.ledger))).ledger()
+        roster = load_roster(
+            settings.roster, previous=settings.previous_roster, pin=settings.roster_hash
+        )
+        if ledger is not None:
+            ledger.agree_to(roster)
+        egress = None
+        if settings.egress is not None:
+            egress = open_egress(settings.egress, roster.consortium, settings.site)
+            files.enter_context(closing(egress))
+        await _serve(settings, trainer, _Kept(roster, ledger, egress), stop, connect)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What a site has on its own disk."""
+
+    roster: Roster
+    ledger: Ledger | None
+    egress: EgressFile | None
 
 
 async def _serve(
-    settings: SiteSettings,
-    trainer: Trainer,
-    ledger: Ledger | None,
-    stop: asyncio.Event,
-    connect: Connect,
+    settings: SiteSettings, trainer: Trainer, kept: _Kept, stop: asyncio.Event, connect: Connect
 ) -> None:
-    roster = load_roster(
-        settings.roster, previous=settings.previous_roster, pin=settings.roster_hash
-    )
-    if ledger is not None:
-        ledger.agree_to(roster)
-    endpoint = make_endpoint(settings, roster)
+    log = Log("site", site=settings.site)
+    outgoing = Outgoing(kept.egress, log)
+    endpoint = replace(make_endpoint(settings, kept.roster), on_sent=outgoing.leaves)
     core = SiteCore(
         settings.site,
         load_signing_key(settings.signing_key),
-        roster,
+        kept.roster,
         settings.policy,
         settings.bounds,
         Secret.from_os,
         _rounding_seed(settings),
-        ledger,
+        kept.ledger,
         threads=settings.threads or available_threads(),
         backend=require_backend(settings.backend),
     )
-    log = Log("site", site=settings.site)
     log.info("starting", coordinator=settings.coordinator, trainer=settings.trainer, **versions())
-    # The site's own list of what left it; sizes and kinds, never content.
-    endpoint = replace(endpoint, on_sent=lambda kind, size: log.info("sent", kind=kind, bytes=size))
-    app = _SiteApp(core, trainer, settings, log)
+    app = _SiteApp(core, trainer, settings, outgoing, log)
     serving = asyncio.create_task(app.serve(endpoint, connect))
     stopping = asyncio.create_task(stop.wait())
     try:
@@ -174,14 +182,23 @@ def _rounding_seed(settings: SiteSettings) -> Secret:
 class _SiteApp:
     """Runs the core: one event at a time, and carries out what it asks for."""
 
-    def __init__(self, core: SiteCore, trainer: Trainer, settings: SiteSettings, log: Log) -> None:
+    def __init__(
+        self,
+        core: SiteCore,
+        trainer: Trainer,
+        settings: SiteSettings,
+        outgoing: Outgoing,
+        log: Log,
+    ) -> None:
         self._core = core
         self._settings = settings
+        self._outgoing = outgoing
         self._log = log
         self._events: asyncio.Queue[SiteEvent] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
         self._training = TrainingThread(trainer, self._post_from_thread, log)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._failed: asyncio.Future[None] = self._loop.create_future()
         # Cancelling what awaits a thread does not stop the thread. Without this, a connection
         # that breaks would wipe the mask keys of an update that is just being masked.
         self._turn = threading.Lock()
@@ -228,14 +245,18 @@ class _SiteApp:
     async def _take_part(self, connection: Connection) -> None:
         """Until the connection ends; raises why it did."""
         self._log.info("connected", coordinator=self._settings.coordinator)
+        self._failed = self._loop.create_future()
         reading = asyncio.create_task(self._read(connection))
         working = asyncio.create_task(self._work(connection))
+        failed = self._failed
         try:
-            await asyncio.wait((reading, working), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((reading, working, failed), return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in (reading, working, *self._tasks):
                 task.cancel()
-            ended = await asyncio.gather(reading, working, return_exceptions=True)
+            if not failed.done():
+                failed.set_result(None)
+            ended = await asyncio.gather(reading, working, failed, return_exceptions=True)
             await self._leave(connection)
         # The core's own complaint counts more than that the connection ended.
         for outcome in reversed(ended):
@@ -281,7 +302,15 @@ class _SiteApp:
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """What a task cannot deal with ends the connection, and what is no passing state the
+        process."""
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not self._failed.done():
+            self._failed.set_exception(error)
 
     async def _fetch(self, effect: FetchModel, connection: Connection) -> None:
         backoff = Backoff()
@@ -294,6 +323,8 @@ class _SiteApp:
             except Unreachable as error:
                 reason = str(error)
                 await asyncio.sleep(backoff.delay())
+            except LedgerError:
+                raise
             except VeilsumError as error:
                 reason = str(error)
                 break
@@ -311,7 +342,7 @@ class _SiteApp:
         first_chunk = 0
         while True:
             try:
-                if await connection.push_update(header, effect.chunks, first_chunk=first_chunk):
+                if await self._push(effect, connection, first_chunk):
                     break
                 first_chunk, _ = await connection.push_status(header.round, header.update_id)
             except Unreachable as error:
@@ -320,16 +351,27 @@ class _SiteApp:
                 self._log.warning("upload interrupted", reason=str(error))
                 await asyncio.sleep(backoff.delay())
                 first_chunk = await self._resume_at(effect, connection, first_chunk)
+            except LedgerError:
+                raise
             except VeilsumError as error:
                 self._log.warning("upload refused", reason=str(error))
                 self._events.put_nowait(UploadRefused(header.round, str(error)))
                 return
         self._events.put_nowait(UploadDone(header.round))
 
+    async def _push(self, effect: Upload, connection: Connection, first_chunk: int) -> bool:
+        header = effect.header
+        try:
+            return await connection.push_update(header, effect.chunks, first_chunk=first_chunk)
+        finally:
+            self._outgoing.upload_ended("masked-update" if header.masked_header else "plain-update")
+
     async def _resume_at(self, effect: Upload, connection: Connection, otherwise: int) -> int:
         header = effect.header
         try:
             first_chunk, _ = await connection.push_status(header.round, header.update_id)
+        except LedgerError:
+            raise
         except VeilsumError:
             return otherwise  # the next push says what is wrong
         return first_chunk
