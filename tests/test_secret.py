@@ -29,6 +29,73 @@ def test_a_secret_holds_a_copy_of_the_bytes_it_was_made_from():
     assert bytes(secret) == bytes(range(32))
 
 
+def returned(size: int = 32) -> bytes:
+    """Bytes that nobody has a name for, as a library returns them."""
+    return os.urandom(size)
+
+
+BEGIN_OF_BYTES = bytes.__basicsize__ - 1
+
+
+def test_taking_bytes_that_a_call_returned_leaves_nothing_of_them():
+    place = ctypes.c_void_p()
+    left = ctypes.create_string_buffer(400)
+
+    def call() -> bytes:
+        made = b"secret. ".join([b""] * 51)
+        place.value = id(made) + BEGIN_OF_BYTES
+        return made
+
+    secret = Secret.take(call())
+    ctypes.memmove(left, place, 400)
+
+    # The allocator may have used some of the memory since; none of it is the secret any more.
+    assert b"secret" not in left.raw
+    assert bytes(secret) == b"secret. " * 50
+
+
+def test_bytes_that_somebody_else_holds_are_refused_and_stay_as_they_are():
+    name = returned()
+    before = bytes(bytearray(name))
+    holders: list[object] = [[name], memoryview(name), {name: 1}]
+
+    for hold in (lambda: name, lambda: holders[0][0], lambda: b"literal of the code"):
+        with pytest.raises(ConfigError, match="somebody else holds the bytes"):
+            Secret.take(hold())
+    with pytest.raises(ConfigError, match="somebody else holds the bytes"):
+        Secret.take(name)
+    assert name == before
+
+
+@pytest.mark.parametrize("size", [0, 1])
+def test_bytes_objects_that_are_shared_by_all_are_never_taken(size):
+    with pytest.raises(ConfigError, match="somebody else holds the bytes"):
+        Secret.take(b"\x07\x08"[:size])
+
+    assert b"\x07\x08"[:size] == size * b"\x07"
+
+
+@pytest.mark.parametrize("data", [bytearray(32), memoryview(bytes(32)), "text", None])
+def test_only_bytes_are_taken(data):
+    with pytest.raises(TypeError, match="data must be bytes, got"):
+        Secret.take(data)
+
+
+def test_a_subclass_of_bytes_may_be_more_than_its_bytes():
+    class Named(bytes):
+        pass
+
+    with pytest.raises(TypeError, match="data must be bytes, got Named"):
+        Secret.take(Named(32))
+
+
+def test_what_is_taken_has_the_size_of_a_secret_and_comes_alone():
+    with pytest.raises(ConfigError, match="a secret holds 1 to 1048576 bytes"):
+        Secret.take(returned(2**20 + 1))
+    with pytest.raises(TypeError, match="one argument"):
+        Secret.take(returned(), returned())
+
+
 def test_a_secret_from_the_operating_system_is_never_the_same_twice():
     seen = {bytes(Secret.from_os(32)) for _ in range(100)}
 

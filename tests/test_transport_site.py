@@ -6,12 +6,13 @@ import asyncio
 import json
 import logging
 import queue
-import resource
 import socket
+import subprocess
 import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,10 +25,10 @@ from veilsum.errors import ConfigError, DeviceError, LedgerError
 from veilsum.site.effects import Train
 from veilsum.site.events import SiteEvent, TrainingDone, TrainingFailed, TrainingProgressed
 from veilsum.site.trainer import EvaluationResult
+from veilsum.transport import process
 from veilsum.transport.backoff import Backoff
 from veilsum.transport.ledger_file import open_ledger
 from veilsum.transport.logs import Log, start_logging
-from veilsum.transport.process import forbid_core_dumps
 from veilsum.transport.settings import LogSettings
 from veilsum.transport.site_app import make_endpoint, serve_site
 from veilsum.transport.training import TrainingThread, load_trainer
@@ -254,11 +255,44 @@ def test_a_second_process_of_a_site_ends_the_first_with_the_reason(
     run_async(main)
 
 
-def test_core_files_are_forbidden() -> None:
-    before = resource.getrlimit(resource.RLIMIT_CORE)
-    forbid_core_dumps()
-    assert resource.getrlimit(resource.RLIMIT_CORE)[0] == 0
-    assert before[1] >= 0 or before[1] == resource.RLIM_INFINITY
+HARDENED = """
+import asyncio, contextlib, ctypes, resource
+from pathlib import Path
+from veilsum.errors import VeilsumError
+from veilsum.transport.coordinator_app import run_coordinator, serve_coordinator
+from veilsum.transport.settings import CoordinatorSettings, SiteSettings
+from veilsum.transport.site_app import run_site, serve_site
+
+nothing = {"roster": Path("no"), "signing_key": Path("no"), "insecure": True}
+site = SiteSettings("a", "127.0.0.1:1", trainer="builtins:object", **nothing)
+coordinator = CoordinatorSettings(Path("no"), **nothing)
+prctl = ctypes.CDLL(None).prctl
+for start in (
+    lambda: run_site(site, trainer=object()),
+    lambda: asyncio.run(serve_site(site, object(), stop=asyncio.Event())),
+    lambda: run_coordinator(coordinator),
+    lambda: asyncio.run(serve_coordinator(coordinator, stop=asyncio.Event())),
+):
+    prctl(4, 1)
+    with contextlib.suppress(VeilsumError):  # there is no roster
+        start()
+    print(prctl(3))
+print(resource.getrlimit(resource.RLIMIT_CORE))
+"""
+
+
+def test_a_process_lets_nobody_read_its_memory_from_its_first_moment() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", HARDENED], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == ["0", "0", "0", "0", "(0, 0)"]
+
+
+def test_a_system_that_refuses_to_keep_others_out_ends_the_start(monkeypatch) -> None:
+    refusing = SimpleNamespace(prctl=lambda *_: -1)
+    monkeypatch.setattr(process.ctypes, "CDLL", lambda *_, **__: refusing)
+    with pytest.raises(ConfigError, match="cannot keep others out"):
+        process.harden_process()
 
 
 def test_delays_double_to_a_limit_and_vary() -> None:

@@ -1,8 +1,11 @@
 // The Secret class.
+#include <cstddef>
 #include <memory>
+#include <span>
 #include <string>
 #include <utility>
 
+#include "base/error.h"
 #include "base/secret.h"
 #include "bindings/arrays.h"
 #include "bindings/register.h"
@@ -22,6 +25,56 @@ std::shared_ptr<Secret> from_os(py::object size) {
 
 std::shared_ptr<Secret> from_bytes(py::object data) {
   return share(Secret::copy_of(BufferView("data", data).bytes()));
+}
+
+// Whether nobody holds the bytes but the expression that they are the argument of. One byte
+// or none is an object that everybody is given.
+bool is_a_temporary(PyObject* object) {
+  if (PyBytes_GET_SIZE(object) < 2) return false;
+#if PY_VERSION_HEX >= 0x030E0000
+  return PyUnstable_Object_IsUniqueReferencedTemporary(object) != 0;
+#else
+  return Py_REFCNT(object) == 1;
+#endif
+}
+
+void require_takeable(PyObject* data) {
+  if (!PyBytes_CheckExact(data))
+    throw py::type_error(std::string("data must be bytes, got ") + Py_TYPE(data)->tp_name);
+  if (!is_a_temporary(data))
+    throw ConfigError(
+        "somebody else holds the bytes that were to be taken",
+        "pass the result of a call, and keep no name, slice, view or container of it");
+}
+
+// A copy in locked memory; what it was copied from is overwritten, also if that fails.
+std::shared_ptr<Secret> moved_from(std::span<std::byte> bytes) {
+  struct Wiping {
+    std::span<std::byte> bytes;
+    ~Wiping() { wipe(bytes.data(), bytes.size()); }
+  } const wiping{bytes};
+  return share(Secret::copy_of(bytes));
+}
+
+// Written against the C interface: pybind11 would hold a reference of its own to the argument,
+// and then no bytes object would look like one that nobody else has.
+PyObject* take(PyObject*, PyObject* data) {
+  try {
+    require_takeable(data);
+    auto* const begin = reinterpret_cast<std::byte*>(PyBytes_AS_STRING(data));
+    const auto size = static_cast<std::size_t>(PyBytes_GET_SIZE(data));
+    return py::cast(moved_from({begin, size})).release().ptr();
+  } catch (...) {
+    set_python_error();
+    return nullptr;
+  }
+}
+
+void add_take(py::class_<Secret, std::shared_ptr<Secret>>& type) {
+  static PyMethodDef definition{"take", &take, METH_O, "take(data, /)\n--\n\n"};
+  const auto function = py::reinterpret_steal<py::object>(PyCFunction_New(&definition, nullptr));
+  if (!function) throw py::error_already_set();
+  type.attr("take") = py::reinterpret_steal<py::object>(PyStaticMethod_New(function.ptr()));
 }
 
 std::string representation(const Secret& secret) {
@@ -54,9 +107,9 @@ void add_buffer_protocol(PyHeapTypeObject* type) {
 }  // namespace
 
 void register_secrets(py::module_& module) {
-  py::class_<Secret, std::shared_ptr<Secret>>(module, "Secret", py::is_final(),
-                                              py::custom_type_setup(add_buffer_protocol))
-      .def_static("zeros", &zeros, py::arg("size"))
+  py::class_<Secret, std::shared_ptr<Secret>> type(module, "Secret", py::is_final(),
+                                                   py::custom_type_setup(add_buffer_protocol));
+  type.def_static("zeros", &zeros, py::arg("size"))
       .def_static("from_os", &from_os, py::arg("size"))
       .def_static("from_bytes", &from_bytes, py::arg("data"))
       .def_property_readonly("id", &Secret::id)
@@ -65,6 +118,7 @@ void register_secrets(py::module_& module) {
       .def("equals", &equals, py::arg("other"))
       .def("__len__", &Secret::size)
       .def("__repr__", &representation);
+  add_take(type);
 }
 
 }  // namespace veilsum

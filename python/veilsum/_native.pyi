@@ -173,6 +173,19 @@ class Secret:
     def from_bytes(data: Buffer) -> Secret:
         """A copy of `data`. The caller's own copy stays the caller's problem."""
 
+    @staticmethod
+    def take(data: bytes, /) -> Secret:
+        """The content of a bytes object that a library returned; the object is overwritten.
+
+        It must be the result of a call that nobody has a name for, as in
+        `Secret.take(key.exchange(peer))`: bytes are immutable to everyone else who holds
+        them, and one byte or none is an object that all share.
+
+        Raises:
+            TypeError: not exactly bytes.
+            ConfigError: somebody else holds the object, which then stays as it is.
+        """
+
     @property
     def id(self) -> int:
         """A process-wide serial number; says nothing about the content."""

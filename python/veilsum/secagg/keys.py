@@ -2,8 +2,8 @@
 
 Suite VS-1: X25519, Ed25519, AES-256-GCM, HKDF-SHA256, SHA-256, all from the
 `cryptography` package. Nothing here draws randomness. Keys are written straight into
-`Secret`s; the one exception is the output of an X25519 exchange, which that package
-returns as bytes and which is dropped as soon as a key has been derived from it.
+`Secret`s; the output of an X25519 exchange, which that package returns as bytes, is moved into
+one at once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from typing_extensions import Buffer
 
 from veilsum._native import Secret
-from veilsum.errors import PeerError
+from veilsum.errors import ConfigError, PeerError
 
 Entropy: TypeAlias = Callable[[int], Secret]
 """size -> that many fresh secret bytes. In production `Secret.from_os`."""
@@ -183,11 +183,16 @@ def _agree(
     salt: bytes, private: Secret, peer: tuple[str, bytes], label: Label, parts: tuple[bytes, ...]
 ) -> Secret:
     name, key = peer
+    own = X25519PrivateKey.from_private_bytes(memoryview(private))
     try:
-        own = X25519PrivateKey.from_private_bytes(memoryview(private))
-        return derive(salt, own.exchange(X25519PublicKey.from_public_bytes(key)), label, *parts)
+        agreed = Secret.take(own.exchange(X25519PublicKey.from_public_bytes(key)))
+    except ConfigError:
+        raise  # no memory to lock: not the peer's doing
     except ValueError as error:
         raise PeerError(name, "advertised a public key of low order") from error
+    derived = derive(salt, agreed, label, *parts)
+    agreed.wipe()
+    return derived
 
 
 # --- shares ---------------------------------------------------------------------

@@ -27,7 +27,7 @@ from veilsum.transport.models import Models
 from veilsum.transport.operator_service import OPERATOR, OperatorService
 from veilsum.transport.process import (
     KEEPALIVE_OPTIONS,
-    forbid_core_dumps,
+    harden_process,
     stop_signals,
     versions,
 )
@@ -53,7 +53,7 @@ def run_coordinator(
     Raises:
         ConfigError: the settings cannot work: a file, a key, the port, the state directory.
     """
-    forbid_core_dumps()
+    harden_process()
     start_logging(settings.log)
     asyncio.run(_until_stopped(settings, ready))
 
@@ -78,6 +78,7 @@ async def serve_coordinator(
         ConfigError: as run_coordinator.
         DeviceError: there is no device such as `backend` names.
     """
+    harden_process()
     log = Log("coordinator")
     roster = load_roster(settings.roster, previous=settings.previous_roster)
     tls = _tls(settings, roster)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import importlib.metadata
+import os
 import resource
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from veilsum._version import __version__
+from veilsum.errors import ConfigError
 
+_PR_SET_DUMPABLE = 4
 GRPC_PACKAGES = ("grpcio", "protobuf")
 
 # A dead peer behind a silent network is noticed after half a minute; gRPC's own limits on
@@ -25,9 +29,24 @@ KEEPALIVE_OPTIONS: tuple[tuple[str, int], ...] = (
 )
 
 
-def forbid_core_dumps() -> None:
-    """A core file would hold keys, masks and training data; this process writes none."""
+def harden_process() -> None:
+    """Keys, masks and training data stay in this process, as far as the system can see to it.
+
+    It writes no core file, neither to disk nor into a program that the system pipes cores to,
+    which heeds no limit on their size. Nobody but root attaches a debugger to it or reads its
+    memory through /proc, where its files belong to root from here on; profilers that attach
+    from outside need root too. What it forks is the same; another program that it runs is not.
+
+    Raises:
+        ConfigError: the system refused.
+    """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
+        raise ConfigError(
+            f"cannot keep others out of this process's memory: {os.strerror(ctypes.get_errno())}",
+            hint="allow the system call prctl, which a sandbox may forbid",
+        )
 
 
 @contextmanager

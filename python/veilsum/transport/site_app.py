@@ -44,7 +44,7 @@ from veilsum.transport.egress_file import EgressFile, open_egress
 from veilsum.transport.ledger_file import open_ledger
 from veilsum.transport.logs import Log, start_logging
 from veilsum.transport.outgoing import Outgoing
-from veilsum.transport.process import forbid_core_dumps, stop_signals, versions
+from veilsum.transport.process import harden_process, stop_signals, versions
 from veilsum.transport.settings import SiteSettings, tls_files
 from veilsum.transport.tls import load_signing_key, load_tls_identity
 from veilsum.transport.training import TrainingThread, load_trainer
@@ -71,7 +71,7 @@ def run_site(
             restored, or knows a later roster.
         DeviceError: there is no device such as `backend` names.
     """
-    forbid_core_dumps()
+    harden_process()
     start_logging(settings.log)
     if trainer is None:
         trainer = load_trainer(settings.trainer, settings.trainer_settings)
@@ -93,6 +93,7 @@ async def serve_site(
         ConfigError: as run_site.
         DeviceError: as run_site.
     """
+    harden_process()
     with ExitStack() as files:
         ledger = None
         if settings.ledger is not None:
