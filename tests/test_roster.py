@@ -8,6 +8,8 @@ import json
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from reference import curve25519 as curve
+from support.rosters import public_key
 from veilsum import roster as roster_module
 from veilsum.errors import ConfigError
 from veilsum.roster import Roster, RosterEntry, identity_key_fault, key_id
@@ -18,7 +20,7 @@ Point = tuple[int, int]
 
 
 def key(number: int) -> bytes:
-    return bytes([number]) * 32
+    return public_key(f"key {number}")
 
 
 def roster(**changes) -> Roster:
@@ -241,20 +243,28 @@ def test_a_file_with_such_a_key_is_refused():
 
 
 def test_canonical_keys_of_full_order_are_accepted():
-    for y in (2, 3, P - 2):
+    found = [y for y in (*range(2, 20), *range(P - 20, P - 1)) if curve.x_of(y) is not None]
+    assert len(found) > 10
+    for y in found:
         for sign in (0, 1):
             assert identity_key_fault((y | sign << 255).to_bytes(32, "little")) is None
+
+
+def test_a_key_that_is_no_point_of_the_curve_is_refused():
+    y = next(y for y in range(2, 20) if curve.x_of(y) is None)
+
+    assert "nobody can sign for it" in (identity_key_fault(y.to_bytes(32, "little")) or "")
 
 
 def test_two_keys_with_one_id_are_refused(monkeypatch):
     """Two keys whose 8-byte ids are equal take 2^32 tries to find; with 1 byte it is 20."""
     monkeypatch.setattr(roster_module, "_KEY_ID_BYTES", 1)
     seen: dict[bytes, bytes] = {}
-    number = 2
-    while (first := seen.get(key_id(number.to_bytes(32, "little")))) is None:
-        seen[key_id(number.to_bytes(32, "little"))] = number.to_bytes(32, "little")
+    number = 10
+    while (first := seen.get(key_id(key(number)))) is None:
+        seen[key_id(key(number))] = key(number)
         number += 1
-    second = number.to_bytes(32, "little")
+    second = key(number)
 
     with pytest.raises(ConfigError, match="two signing keys of the roster have one id"):
         roster(entries=(RosterEntry("basel", first), RosterEntry("turin", second)))

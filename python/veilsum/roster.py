@@ -18,6 +18,7 @@ from veilsum.errors import ConfigError
 _KEY_BYTES = 32
 _KEY_ID_BYTES = 8
 _PRIME = 2**255 - 19
+_EDWARDS_D = -121665 * pow(121666, -1, _PRIME) % _PRIME
 # The y-coordinates of the points whose order divides 8. Each comes with both signs, and where
 # x is 0 the second sign is one more spelling of the same point.
 _SMALL_ORDER = frozenset(
@@ -59,6 +60,10 @@ def identity_key_fault(key: bytes) -> str | None:
         return "is not in canonical form"
     if y in _SMALL_ORDER:
         return "is of small order: anyone can sign for it"
+    # x^2 = (y^2 - 1) / (d y^2 + 1) must have a solution (RFC 8032, section 5.1.3).
+    square = (y * y - 1) * pow(_EDWARDS_D * y * y + 1, -1, _PRIME) % _PRIME
+    if pow(square, (_PRIME - 1) // 2, _PRIME) != 1:
+        return "is no point of the curve: nobody can sign for it"
     return None
 
 

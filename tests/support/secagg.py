@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from support.rosters import key_of, roster_of
 from veilsum import secagg
 from veilsum._native import Secret
 from veilsum.model import ModelLayout
@@ -21,13 +22,19 @@ from veilsum.secagg.thresholds import share_threshold, smallest_ring, vote_quoru
 NAMES = ("basel", "kyoto", "lyon", "oslo", "quito", "riga", "sydney", "turin")
 ZERO_HASH = bytes(32)
 UPLOAD = "masked-input"
-_CONSORTIUM = secagg.make_consortium(NAMES)
 
 Arrays = dict[str, NDArray[Any]]
 
 
+# The same keys in every run: a roster's hash is part of every mask key, and statistics of masks
+# are to be the same in every run too.
+_CONSORTIUM = secagg.Consortium(
+    roster_of(NAMES), {name: key_of(name) for name in NAMES}, key_of("the coordinator")
+)
+
+
 def consortium() -> secagg.Consortium:
-    """The same members and keys in every test of one run."""
+    """The same members and keys in every test."""
     return _CONSORTIUM
 
 

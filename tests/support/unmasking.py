@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,3 +58,40 @@ def read_update(
     alone.add_masks(masks, signs)
     (tensor,) = [array for array in alone.finish(1).arrays if array.dtype == np.float32]
     return tensor
+
+
+def words_of(plan: secagg.Plan, chunks: Sequence[bytes], group: int = 1) -> NDArray[Any]:
+    """The ring words that the chunks of one group hold."""
+    (stream,) = [stream for stream in plan.ring.streams if stream.group == group]
+    words = np.zeros(stream.elements, np.uint32 if stream.bits <= 32 else np.uint64)
+    _native.fold_ring_chunks(
+        words,
+        [[chunk for chunk in chunks if chunk[12] == group]],
+        bits=stream.bits,
+        chunk_coordinates=plan.chunk_coordinates,
+        threads=1,
+    )
+    return words & words.dtype.type(2**stream.bits - 1)
+
+
+def with_masks(
+    plan: secagg.Plan,
+    words: NDArray[Any],
+    masks: Sequence[Secret],
+    signs: Sequence[int],
+    group: int = 1,
+) -> NDArray[Any]:
+    """These words with the masks added."""
+    (stream,) = [stream for stream in plan.ring.streams if stream.group == group]
+    changed = words.copy()
+    _native.add_masks(
+        changed,
+        masks,
+        signs,
+        generator=plan.mask_generator,
+        stream=group,
+        first=0,
+        bits=stream.bits,
+        threads=1,
+    )
+    return changed & changed.dtype.type(2**stream.bits - 1)

@@ -18,8 +18,8 @@ from support.secagg import (
     make_plan,
     read,
 )
-from support.unmasking import pair_masks, read_update, rebuilt
-from veilsum import _native, secagg
+from support.unmasking import pair_masks, read_update, rebuilt, with_masks, words_of
+from veilsum import secagg
 from veilsum._native import Secret
 from veilsum.errors import RoundAborted
 from veilsum.model import ModelLayout
@@ -65,24 +65,8 @@ class LateUpload:
 
     def residual(self) -> np.ndarray:
         """Words of the tensor without pair masks."""
-        words = np.zeros(self.plan.ring.streams[1].elements, np.uint32)
-        bits = self.plan.ring_bits
-        floats = [chunk for chunk in self.upload.chunks if chunk[12] == 1]
-        _native.fold_ring_chunks(
-            words, [floats], bits=bits, chunk_coordinates=self.plan.chunk_coordinates, threads=1
-        )
-        masks, signs = self.pair_masks()
-        _native.add_masks(
-            words,
-            masks,
-            signs,
-            generator=self.plan.mask_generator,
-            stream=1,
-            first=0,
-            bits=bits,
-            threads=1,
-        )
-        return words[:SIZE] % 2**bits
+        masked = words_of(self.plan, self.upload.chunks)
+        return with_masks(self.plan, masked, *self.pair_masks())[:SIZE]
 
 
 def without_self_mask(site: str, self_key: Secret, pairs: object) -> MaskKeys:
