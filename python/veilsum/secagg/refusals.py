@@ -86,6 +86,7 @@ TEXTS: Mapping[RefusalCode, str] = {
 
 _OF_NAME: Mapping[str, RefusalCode] = {
     "malformed": RefusalCode.MALFORMED,
+    "epoch": RefusalCode.EPOCH,
     "not_invited": RefusalCode.NOT_INVITED,
     "policy": RefusalCode.POLICY,
     "replay": RefusalCode.REPLAY,
