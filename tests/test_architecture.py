@@ -56,9 +56,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "site": _SUMS,
     "proto": set(),
     "pki": {"errors", "roster"},
-    "transport": _SUMS | {"_version", "devices", "coordinator", "site", "proto", "pki"},
+    "selftest": {"errors", "_native"},
+    "transport": _SUMS | {"_version", "devices", "coordinator", "site", "proto", "pki", "selftest"},
     "demo": _SUMS | {"_version", "coordinator", "site", "pki", "transport"},
-    "cli": _SUMS | {"_version", "devices", "site", "pki", "transport", "demo"},
+    "cli": _SUMS | {"_version", "devices", "site", "pki", "transport", "demo", "selftest"},
     # The two front doors.
     "__init__": {
         "_version",

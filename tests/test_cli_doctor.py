@@ -7,8 +7,8 @@ import json
 import pytest
 
 import veilsum
-from veilsum import _native
-from veilsum.cli import main, selftest
+from veilsum import _native, selftest
+from veilsum.cli import main
 
 
 def test_doctor_passes_on_every_instruction_set_of_this_machine(
@@ -51,13 +51,13 @@ def test_for_people_doctor_prints_one_line_per_self_test(
 @pytest.mark.parametrize(
     ("constant", "wrong", "name"),
     [
-        ("_CHACHA20", {22: ((0, 0, 0, 0), "")}, "masks"),
-        ("_AES256CTR", {22: ((0, 0, 0, 0), "")}, "AES masks"),
-        ("_SHARES", ("00" * 32,) * 5, "shares"),
-        ("_ENCODED", {"int8": (0.0, 0.0, "0" * 16)}, "codecs"),
-        ("_ROTATED", {64: ("0" * 16, "bd274128f05742c9")}, "rotation"),
-        ("_ROTATED", {64: ("05096317aea7ebb6", "0" * 16)}, "rotation"),
-        ("_KEPT", (1, 2), "subsample"),
+        ("CHACHA20", {22: ((0, 0, 0, 0), "")}, "masks"),
+        ("AES256CTR", {22: ((0, 0, 0, 0), "")}, "AES masks"),
+        ("SHARES", ("00" * 32,) * 5, "shares"),
+        ("ENCODED", {"int8": (0.0, 0.0, "0" * 16)}, "codecs"),
+        ("ROTATED", {64: ("0" * 16, "bd274128f05742c9")}, "rotation"),
+        ("ROTATED", {64: ("05096317aea7ebb6", "0" * 16)}, "rotation"),
+        ("KEPT", (1, 2), "subsample"),
         ("_is_nearest", lambda value, exact: False, "exact mean"),
     ],
 )
@@ -103,7 +103,7 @@ def test_a_device_that_is_lost_fails_its_self_tests() -> None:
 
 
 def test_a_device_that_masks_other_words_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(selftest, "_UPLOADS", {(22, 0, "chacha20"): "0" * 16})
+    monkeypatch.setattr(selftest, "UPLOADS", {(22, 0, "chacha20"): "0" * 16})
 
     failed = [check.name for check in selftest.device_checks(emulated=True) if not check.passed]
 

@@ -26,7 +26,7 @@ def doctor(
     Example:
       veilsum doctor
     """
-    from veilsum.cli.selftest import cpu_checks, device_checks
+    from veilsum.selftest import cpu_checks, device_checks
 
     facts = _facts()
     checks = [*cpu_checks(), *device_checks(emulated=emulated)]

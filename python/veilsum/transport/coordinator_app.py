@@ -19,6 +19,7 @@ from veilsum.devices import available_threads, require_backend
 from veilsum.errors import ConfigError
 from veilsum.pki.roster_file import load_roster
 from veilsum.roster import Roster
+from veilsum.selftest import require_working
 from veilsum.transport.callers import Gate
 from veilsum.transport.links import Links
 from veilsum.transport.logs import Log, start_logging
@@ -76,10 +77,11 @@ async def serve_coordinator(
 
     Raises:
         ConfigError: as run_coordinator.
-        DeviceError: there is no device such as `backend` names.
+        DeviceError: there is no device such as `backend` names, or a self-test failed.
     """
     harden_process()
     log = Log("coordinator")
+    require_working(require_backend(settings.backend))
     roster = load_roster(settings.roster, previous=settings.previous_roster)
     tls = _tls(settings, roster)
     signing_key = load_signing_key(settings.signing_key)

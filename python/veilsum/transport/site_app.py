@@ -18,6 +18,7 @@ from veilsum.pki.identity import Identity
 from veilsum.pki.roster_file import load_roster
 from veilsum.roster import Roster
 from veilsum.secagg.ledger import Ledger
+from veilsum.selftest import require_working
 from veilsum.site.effects import (
     FetchModel,
     Note,
@@ -69,7 +70,7 @@ def run_site(
         ConfigError: the settings cannot work, or the coordinator does not want this site.
         LedgerError: a ledger is damaged or cannot be written, or the vote ledger was copied or
             restored, or knows a later roster.
-        DeviceError: there is no device such as `backend` names.
+        DeviceError: there is no device such as `backend` names, or a self-test failed.
     """
     harden_process()
     start_logging(settings.log)
@@ -94,6 +95,7 @@ async def serve_site(
         DeviceError: as run_site.
     """
     harden_process()
+    require_working(require_backend(settings.backend))
     with ExitStack() as files:
         ledger = None
         if settings.ledger is not None:

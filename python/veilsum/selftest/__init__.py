@@ -19,52 +19,20 @@ from numpy.typing import NDArray
 
 from veilsum import _native
 from veilsum._native import Secret
-from veilsum.errors import VeilsumError
-
-_KEY = bytes.fromhex("fcef57c115f58a84fb99d7ecaca65463605f450bb04e8b3b7378cd0aad3ba38b")
-_STREAM = 1
-# Width in bits -> the first elements of the stream, and the first 16 hex digits of SHA-256
-# over its first 1024 elements as 8-byte little-endian words. Made with independent ciphers
-# (tests/reference).
-_CHACHA20 = {
-    16: ((0x7E72, 0x2585, 0x9B9F, 0x667), "d7527d1e93d0b536"),
-    22: ((0x57E72, 0x2E7C96, 0x106679, 0x177246), "21b39de135a8f345"),
-    32: ((0x25857E72, 0x6679B9F, 0xA15DC919, 0x29D8D3BB), "828e34af7fdb249f"),
-    33: ((0x125857E72, 0x8333CDCF, 0xE8577246, 0x1A53B1A77), "728eaf96e6552790"),
-    64: (
-        (0x6679B9F25857E72, 0x29D8D3BBA15DC919, 0x7315F9ED0B17324D, 0x7C49DEB2BEAD2548),
-        "01e7b3cb60e1e730",
-    ),
-}
-_AES256CTR = {
-    16: ((0x14AA, 0x4195, 0xD0FF, 0x4C79), "bec70e6317137967"),
-    22: ((0x1514AA, 0x3FD06, 0x24C79D, 0x1AB0A), "5ba5409021ff11f5"),
-    32: ((0x419514AA, 0x4C79D0FF, 0x1206AC2A, 0xD47706C1), "0fc064e7e62e5c8c"),
-    33: ((0x1419514AA, 0x1263CE87F, 0x4481AB0A, 0x3A8EE0D8), "cc20004038ea7c5c"),
-    64: (
-        (0x4C79D0FF419514AA, 0xD47706C11206AC2A, 0xC3C4BA2D06EE8E21, 0xCEAE5BBDDE61F81E),
-        "0988af4f39ab98cf",
-    ),
-}
-# Shares 1 to 5, threshold 3, of the secret 00..1f; an independent implementation agrees.
-_SHARES = (
-    "6f8faa393e13407e33efe08e003c57930d60b4d248ce5cacd754cf15a3e4e24f",
-    "0f8ac91e9f6f00b0712b5f7a2ce0b07f0a0c2c437130b814c3b2f3e44e1a7169",
-    "60046124a57946c94acdb5ff20d1e9e3177d8a822debf2af0cff26eaf1e38d39",
-    "5d4cf99f8fcb227dc1f3a105afea4646a7d2a1f8ac12a7c1bb8fc66d0fc19fab",
-    "32c251a5b5dd6404fa154b80a3db1fdabaa30739f0c9ed7a74c21363b03863fb",
+from veilsum.errors import DeviceError, VeilsumError
+from veilsum.selftest.known import (
+    AES256CTR,
+    CHACHA20,
+    COORDINATES,
+    ENCODED,
+    KEPT,
+    KEY,
+    PUBLIC_KEY,
+    ROTATED,
+    SHARES,
+    STREAM,
+    UPLOADS,
 )
-# What follows a public key: blocks that are rotated -> the first 16 hex digits of SHA-256 over the
-# rotated floats and over the inverse in doubles; and the blocks that a subsample keeps, 16 of 64.
-# Made by tests/reference.
-_PUBLIC_KEY = bytes(range(1, 9))
-_ROTATED = {
-    64: ("05096317aea7ebb6", "bd274128f05742c9"),
-    1024: ("e5f7e75813b2ae61", "d7560c7487edab72"),
-    4096: ("a7ea5695c8d42241", "bddb5f06bda8e8fb"),
-}
-_COORDINATES = 5376  # a tile and parts of one
-_KEPT = (1, 6, 10, 12, 15, 19, 26, 34, 35, 38, 39, 41, 46, 52, 57, 63, 66, 70, 72, 75, 79)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +71,35 @@ def _aes_checks(isa: str) -> list[Check]:
     for name in _native.supported_aes() if first else ("bitsliced",):
         _native.use_aes(name)
         on = f"{isa}, {name}" if name == "bitsliced" else name
-        found.append(_run("AES masks", on, partial(_masks, "aes256ctr", _AES256CTR)))
+        found.append(_run("AES masks", on, partial(_masks, "aes256ctr", AES256CTR)))
     return found
+
+
+def require_working(backend: str) -> None:
+    """Every check on what this process is going to compute with: the instruction set and the AES
+    in use, the weakest one, with which sums are checked, and a device. Takes less than a second.
+
+    Args:
+        backend: "cpu" or a device such as "cuda:0".
+
+    Raises:
+        DeviceError: one failed; names it.
+    """
+    checks = [_run(name, _native.active_isa(), check) for name, check in _CPU_CHECKS]
+    checks += [
+        _run("AES masks", _native.active_aes(), partial(_masks, "aes256ctr", AES256CTR)),
+        _run("tiles of masks", "base", _mask_tiles),
+    ]
+    if backend != "cpu":
+        checks += [_run(name, backend, partial(check, backend)) for name, check in _DEVICE]
+    for check in checks:
+        if not check.passed:
+            raise DeviceError(
+                f"this machine does not compute as it must: the self-test of {check.name} on "
+                f"{check.on} failed: {check.problem}",
+                hint="run `veilsum doctor`; VEILSUM_ISA=base avoids the faster kernels if only "
+                "those fail",
+            )
 
 
 def device_checks(*, emulated: bool = False) -> list[Check]:
@@ -139,10 +134,10 @@ def _mask_words(
     words = np.zeros(count, np.uint64) if bits > 32 else np.zeros(count, np.uint32)
     _native.add_masks(
         words,
-        [Secret.from_bytes(_KEY)],
+        [Secret.from_bytes(KEY)],
         [1],
         generator=generator,
-        stream=_STREAM,
+        stream=STREAM,
         first=first,
         bits=bits,
         threads=1,
@@ -161,13 +156,32 @@ def _masks(
         _expect(found == sha256, f"{bits}-bit masks have other words")
 
 
+def _mask_tiles() -> None:
+    for generator, known in (("chacha20", CHACHA20), ("aes256ctr", AES256CTR)):
+        for bits, (_, sha256) in known.items():
+            words = np.zeros(1024, np.uint64)
+            _native.add_mask_tiles(
+                words,
+                [Secret.from_bytes(KEY)],
+                [1],
+                generator=generator,
+                stream=STREAM,
+                tiles=[0, 1],
+                bits=bits,
+                threads=1,
+            )
+            kept = words & np.uint64(2**bits - 1)
+            found = hashlib.sha256(kept.astype("<u8").tobytes()).hexdigest()[:16]
+            _expect(found == sha256, f"tiles of {bits}-bit masks have other words")
+
+
 def _shamir() -> None:
     secret = Secret.from_bytes(bytes(range(32)))
     coefficients = b"".join(
         hashlib.sha256(f"coef{number}".encode()).digest()[:16] for number in (1, 2, 3, 4)
     )
     shares = _native.deal_shares(secret, 3, [1, 2, 3, 4, 5], Secret.from_bytes(coefficients))
-    for number, (share, expected) in enumerate(zip(shares, _SHARES, strict=True), start=1):
+    for number, (share, expected) in enumerate(zip(shares, SHARES, strict=True), start=1):
         _expect(bytes(share) == bytes.fromhex(expected), f"share {number} is another one")
     chosen = [shares[number - 1] for number in (5, 2, 4)]
     rebuilt = _native.combine_shares([5, 2, 4], [chosen])[0]
@@ -191,7 +205,7 @@ def _sample(number: int) -> list[NDArray[Any]]:
 
 def _codecs() -> None:
     layout = _native.Layout(_TENSORS)
-    for name, (scale, limit, expected) in _ENCODED.items():
+    for name, (scale, limit, expected) in ENCODED.items():
         chunks = _native.encode_chunks(
             layout,
             _sample(1),
@@ -210,19 +224,19 @@ def _codecs() -> None:
 
 
 def _rotation() -> None:
-    values = _fractions(0, _COORDINATES)
-    for block, expected in _ROTATED.items():
+    values = _fractions(0, COORDINATES)
+    for block, expected in ROTATED.items():
         for dtype, inverse, sha256 in zip(("f4", "f8"), (False, True), expected, strict=True):
             rotated = values.astype(dtype)
             _native.rotate(
-                rotated, block=block, key=_PUBLIC_KEY, first=0, inverse=inverse, threads=1
+                rotated, block=block, key=PUBLIC_KEY, first=0, inverse=inverse, threads=1
             )
             found = hashlib.sha256(rotated.tobytes()).hexdigest()[:16]
             _expect(found == sha256, f"blocks of {block} are rotated to other {dtype} values")
 
 
 def _subsample() -> None:
-    layout = _native.Layout([("weight", "f32", (_COORDINATES,))])
+    layout = _native.Layout([("weight", "f32", (COORDINATES,))])
     codec = _native.codec_number("f32")
     form: dict[str, Any] = {
         "codec": codec,
@@ -232,16 +246,16 @@ def _subsample() -> None:
         "chunk_coordinates": 4096,
         "threads": 1,
         "transform": _native.Transform.subsample(
-            codec=codec, keep=16, key=_PUBLIC_KEY, rescale=False
+            codec=codec, keep=16, key=PUBLIC_KEY, rescale=False
         ),
     }
-    ones = [np.ones(_COORDINATES, np.float32)]
+    ones = [np.ones(COORDINATES, np.float32)]
     chunks = _native.encode_chunks(
         layout, ones, limit=0.0, rounding=None, least_error=False, **form
     )
     values = _native.decode_chunks(layout, chunks, **form)[0]
     kept = np.flatnonzero(values.reshape(-1, 64).all(axis=1))
-    _expect(tuple(kept.tolist()) == _KEPT, "a subsample keeps other blocks")
+    _expect(tuple(kept.tolist()) == KEPT, "a subsample keeps other blocks")
 
 
 def _mean() -> None:
@@ -276,7 +290,7 @@ def _is_nearest(value: np.float32, exact: Fraction) -> bool:
 
 
 def _device_masks(generator: str, backend: str) -> None:
-    _masks(generator, _CHACHA20 if generator == "chacha20" else _AES256CTR, backend)
+    _masks(generator, CHACHA20 if generator == "chacha20" else AES256CTR, backend)
     for bits in (1, 20, 22, 33):
         for first in (509, 2**29 - 700):  # inside a tile, and across two nonces
             on_device = _mask_words(generator, bits, first, 5000, backend)
@@ -319,16 +333,16 @@ def _masked_upload(
     bits: int, block: int, generator: str, backend: str, dtype: str = "f32"
 ) -> list[bytes]:
     """Chunks of one tensor under one mask that is subtracted."""
-    values = _fractions(0, _COORDINATES).astype("f8" if dtype == "f64" else "f4")
+    values = _fractions(0, COORDINATES).astype("f8" if dtype == "f64" else "f4")
     chunks, _ = _native.encode_ring_chunks(
-        _native.Layout([("weight", dtype, (_COORDINATES,))]),
+        _native.Layout([("weight", dtype, (COORDINATES,))]),
         [values],
         bits=bits,
         gains=np.array([1000.0]),
         limits=np.array([] if block else [0.75]),
         clip=True,
         rounding=Secret.from_bytes(bytes(range(32))),
-        keys=[Secret.from_bytes(_KEY)],
+        keys=[Secret.from_bytes(KEY)],
         signs=[-1],
         generator=generator,
         plan_digest=bytes(32),
@@ -336,7 +350,7 @@ def _masked_upload(
         chunk_coordinates=4096,
         threads=1,
         rotation_block=block,
-        rotation_key=_PUBLIC_KEY,
+        rotation_key=PUBLIC_KEY,
         rotated_limit=750.0,
         backend=backend,
     )
@@ -344,7 +358,7 @@ def _masked_upload(
 
 
 def _device_encoding(backend: str) -> None:
-    for (bits, block, generator), sha256 in _UPLOADS.items():
+    for (bits, block, generator), sha256 in UPLOADS.items():
         chunks = _masked_upload(bits, block, generator, backend)
         words = b"".join(chunk[_CHUNK_HEADER_BYTES:] for chunk in chunks)
         found = hashlib.sha256(words).hexdigest()[:16]
@@ -358,40 +372,10 @@ def _device_encoding(backend: str) -> None:
             )
 
 
-# (bits, rotated block, generator) -> first 16 hex digits of SHA-256 over the words of a masked
-# upload. Made by tests/reference.
 _CHUNK_HEADER_BYTES = 64
-_UPLOADS = {
-    (22, 0, "chacha20"): "d625b9e1abfa4c0d",
-    (33, 0, "aes256ctr"): "5143321d79587c93",
-    (22, 4096, "aes256ctr"): "fb028eae12fb5dff",
-    (33, 1024, "chacha20"): "4e132169507fe842",
-}
-
-# Codec -> (steps per unit, limit, first 16 hex digits of SHA-256 over the chunks of sample 1).
-# The bytes were made from docs/format.md without the code under test.
-_ENCODED: dict[str, tuple[float, float, str]] = {
-    "f16": (0.0, 0.0, "c6e647e7c2b23203"),
-    "bf16": (0.0, 0.0, "401fdf2f471d17db"),
-    "int8": (0.0, 0.0, "b02294d40cd01f00"),
-    "int8/b32/f16": (0.0, 0.0, "ba7db4d60c354965"),
-    "int4": (0.0, 0.0, "151375e882c177ad"),
-    "nf4": (0.0, 0.0, "442f7c0fec269171"),
-    "fp4": (0.0, 0.0, "27fde1bf82d3b578"),
-    "fp8_e4m3": (0.0, 0.0, "3b4b492b27dc25b3"),
-    "fp8_e5m2/raw": (0.0, 0.0, "8339795120b4195e"),
-    "sign": (0.0, 0.0, "973abc88d09dd0db"),
-    "topk": (0.0, 0.0, "146acf84f4ea80e3"),
-    "topk/d10/f16": (0.0, 0.0, "42fea712baefe885"),
-    "eden1": (0.0, 0.0, "9edcced61dd73cd3"),
-    "eden3": (0.0, 0.0, "91ac57793a080e11"),
-    "eden4": (0.0, 0.0, "9a90f37ae630b570"),
-    "ring13": (4095.0, 1.0, "d4fe9ef384658482"),
-    "ring22": (32767.0, 1.0, "5bd7652e0e834156"),
-}
 
 _CPU_CHECKS: tuple[tuple[str, Callable[[], None]], ...] = (
-    ("masks", lambda: _masks("chacha20", _CHACHA20)),
+    ("masks", lambda: _masks("chacha20", CHACHA20)),
     ("shares", _shamir),
     ("codecs", _codecs),
     ("rotation", _rotation),
