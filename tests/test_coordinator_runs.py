@@ -61,7 +61,7 @@ DEADLINES = Deadlines(
     join_s=60.0, keys_s=10.0, shares_s=11.0, inputs_s=100.0, votes_s=12.0, unmask_s=13.0
 )
 MASKED_PHASES = ("keys", "shares", "inputs", "votes", "unmask")
-COUNTED = ("votes", "unmask")  # lost there, a site's update is in the sum already
+COUNTED = ("votes", "unmask", "acks")  # lost there, a site's update is in the sum already
 
 
 def spec(masked: bool, rounds: int = 3, **settings: Any) -> RunSpec:
@@ -232,7 +232,7 @@ def test_bfloat16_models_are_averaged_as_numbers_not_as_bit_patterns(masked: boo
 
 
 @pytest.mark.parametrize("silent", [False, True])
-@pytest.mark.parametrize("phase", MASKED_PHASES)
+@pytest.mark.parametrize("phase", [*MASKED_PHASES, "acks"])
 def test_a_site_lost_in_any_phase_is_back_in_the_next_round(phase: str, silent: bool) -> None:
     fault = Fault(2, phase, silent=silent, back_in=None if silent else 3)
     federation = Federation(SITES, faults={"lyon": fault})
@@ -558,7 +558,7 @@ def test_watchers_are_told_of_phases_sites_progress_rounds_and_the_end() -> None
 
     events = [effect.event for effect in federation.effects if isinstance(effect, Announce)]
     phases = [event.phase for event in events if event.kind == "phase"]
-    assert phases == list(MASKED_PHASES)
+    assert phases == [*MASKED_PHASES, "acks"]
     assert [event.fraction for event in events if event.kind == "progress"] == [0.5] * 5
     delivered = [event for event in events if event.detail == "delivered"]
     assert [event.sites_in for event in delivered] == [1, 2, 3, 4, 5]

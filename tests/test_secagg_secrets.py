@@ -129,7 +129,8 @@ def test_shares_are_wiped_once_they_are_returned():
 
     session.handle(certificate)
 
-    assert session.phase == "done"
+    assert session.phase == "result"
+    assert held_by(session) == []
     assert all(secret.wiped for secret in shares)
 
 

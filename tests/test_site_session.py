@@ -18,6 +18,7 @@ from support.federation import (
     rounding_seed,
     signing_key,
 )
+from support.links import round_before
 from veilsum import _native, plain, secagg
 from veilsum._native import Secret
 from veilsum.codecs import zstd
@@ -107,7 +108,23 @@ def opened_plain(round_id: RoundId = ROUND, spec: RunSpec = SPEC) -> RoundOpened
 
 
 def opened_masked(round_id: RoundId = ROUND, spec: RunSpec = SPEC) -> RoundOpened:
-    plan = secagg.Plan.for_round(
+    previous = None
+    if round_id.number > 1:
+        before = masked_plan(replace(round_id, number=round_id.number - 1, attempt=0), spec)
+        others = [site for site in SITES if site != SITE]  # who were in it
+        previous = round_before(before, signing_key, model_hash=MODEL_HASH, acks=others)
+    plan = masked_plan(round_id, spec, previous)
+    session = secagg.CoordinatorSession(
+        plan, signing_key=signing_key("coordinator"), audit_seed=bytes(32), previous=previous
+    )
+    (message, *_) = [step.message for step in session.open() if isinstance(step, secagg.SendTo)]
+    return RoundOpened(round_id, "task", spec.task, message, None)
+
+
+def masked_plan(
+    round_id: RoundId, spec: RunSpec = SPEC, previous: secagg.PreviousRound | None = None
+) -> secagg.Plan:
+    return secagg.Plan.for_round(
         roster=ROSTER,
         cohort=SITES,
         spec=replace(spec, masked=True),
@@ -116,14 +133,9 @@ def opened_masked(round_id: RoundId = ROUND, spec: RunSpec = SPEC) -> RoundOpene
         attempt=round_id.attempt,
         layout=LAYOUT,
         model_hash=MODEL_HASH,
-        previous_result=bytes(32),
+        previous_result=previous.digest if previous else bytes(32),
         nonce=bytes(32),
     )
-    session = secagg.CoordinatorSession(
-        plan, signing_key=signing_key("coordinator"), audit_seed=bytes(32)
-    )
-    (message, *_) = [step.message for step in session.open() if isinstance(step, secagg.SendTo)]
-    return RoundOpened(round_id, "task", spec.task, message, None)
 
 
 def sent(core: SiteCore, message: ToSite) -> list[SiteEffect]:

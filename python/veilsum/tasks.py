@@ -67,6 +67,7 @@ class Deadlines:
     inputs_s: float = 600.0
     votes_s: float = 30.0
     unmask_s: float = 30.0
+    acks_s: float = 120.0
     cooldown_s: float = 5.0
 
     def __post_init__(self) -> None:

@@ -115,6 +115,7 @@ class Federation:
         policies: Mapping[str, secagg.LocalPolicy] | None = None,
         ledgers: Mapping[str, secagg.Ledger] | None = None,
         seed: int = 1,
+        previous: secagg.PreviousRound | None = None,
     ) -> None:
         self.plan = plan
         self.contributions = contributions or make_contributions(plan)
@@ -133,7 +134,10 @@ class Federation:
             for site in plan.cohort
         }
         self.coordinator = secagg.CoordinatorSession(
-            plan, signing_key=_CONSORTIUM.coordinator_key, audit_seed=bytes(32)
+            plan,
+            signing_key=_CONSORTIUM.coordinator_key,
+            audit_seed=bytes(32),
+            previous=previous,
         )
         self.queue: deque[tuple[str, str, Any]] = deque()  # (from, to, message); "" coordinator
         self.sent: list[tuple[str, str, Any]] = []
@@ -157,6 +161,8 @@ class Federation:
                     self._post(site, "", effect)
                 case secagg.NeedUpdate():
                     self.from_site(site, self.contribute(site))
+                case secagg.ResultReady():
+                    self.from_site(site, self.sites[site].checked_result(0))
                 case secagg.Withdraw(_, reason):
                     self.from_coordinator(self.coordinator.lost(site, f"withdrew: {reason}"))
 
@@ -187,6 +193,10 @@ class Federation:
         while self.queue:
             self.deliver(*self.queue.popleft())
 
+    def publish(self, model_hash: bytes = ZERO_HASH) -> None:
+        """The server made its step: the result goes out."""
+        self.from_coordinator(self.coordinator.publish(model_hash, ZERO_HASH))
+
     def hold(self, kind: str, *, origin: str = "", to: str = "") -> Any:
         """Runs until this message is next and takes it out of the post."""
         while self.queue:
@@ -216,6 +226,12 @@ class Federation:
         last = self.coordinator_effects[-1]
         assert isinstance(last, secagg.Completed), last
         return last.result
+
+    @property
+    def acknowledged(self) -> secagg.Acknowledged:
+        last = self.coordinator_effects[-1]
+        assert isinstance(last, secagg.Acknowledged), last
+        return last
 
     @property
     def excluded(self) -> dict[str, str]:

@@ -48,7 +48,7 @@ def test_a_process_that_reads_its_ledger_answers_nothing(tmp_path, between):
     file.close()
     for number in range(between):  # and later rounds do not make it forget this one
         file = open_ledger(tmp_path / "ledger")
-        played_to_the_victim(file.ledger(), round_number=2 + number, task_id=f"task {number}")
+        played_to_the_victim(file.ledger(), task_id=f"task {number}")
         file.close()
 
     file = open_ledger(tmp_path / "ledger")

@@ -1,17 +1,16 @@
 """One run: a sequence of rounds, each with whoever is there.
 
 A round waits for the cohort to join, opens, and ends with a mean or without one. A mean
-moves the model one step and the next round begins; a round without one is held again after a
-pause (retry.py), and ends the run if that was its last attempt.
+moves the model one step, which is kept before any site is told; when the sites have acknowledged
+it the next round begins. A round without a mean is held again after a pause (retry.py), and ends
+the run if that was its last attempt.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Set
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias, assert_never
-
-from numpy.typing import NDArray
+from collections.abc import Callable, Set
+from dataclasses import replace
+from typing import assert_never
 
 from veilsum.control import (
     Decline,
@@ -42,6 +41,16 @@ from veilsum.coordinator.events import (
     SiteSent,
     UpdateArrived,
 )
+from veilsum.coordinator.job_phases import (
+    CoolingDown,
+    CurrentModel,
+    Ended,
+    Gathering,
+    JobPhase,
+    Running,
+    Settling,
+    Waiting,
+)
 from veilsum.coordinator.journal import Invitation, Journal
 from veilsum.coordinator.outcome import Failed, Finished, Outcome
 from veilsum.coordinator.policy import missing_sites, shortfall
@@ -53,58 +62,6 @@ from veilsum.model import result_digest
 from veilsum.optimizers.applying import apply_mean, saved_state, start_optimizer, state_hash
 
 JOIN = "join"
-
-
-@dataclass(frozen=True, slots=True)
-class CurrentModel:
-    """The model as the finished rounds left it."""
-
-    arrays: Mapping[str, NDArray[Any]] = field(repr=False)
-    ref: ModelRef
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """Another run is in the way."""
-
-    model: CurrentModel
-
-
-@dataclass(frozen=True, slots=True)
-class Gathering:
-    """A round waits for sites to join."""
-
-    model: CurrentModel
-    round: RoundId
-    began: float
-
-
-@dataclass(frozen=True, slots=True)
-class CoolingDown:
-    """A round failed; its next attempt will be `round`."""
-
-    model: CurrentModel
-    round: RoundId
-
-
-@dataclass(frozen=True, slots=True)
-class Running:
-    """A round is open."""
-
-    model: CurrentModel
-    invitation: Invitation
-    round: Round
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """No more rounds. The model is with whoever carried out SaveRound."""
-
-    state: RunState
-    reason: str
-
-
-JobPhase: TypeAlias = Waiting | Gathering | CoolingDown | Running | Ended
 
 
 class Job:
@@ -137,7 +94,7 @@ class Job:
             settings, submitted.layout, submitted.optimizer_state, factory.threads
         )
         model_hash = bytes.fromhex(result_digest(submitted.layout, submitted.model))
-        start = ModelRef(submitted.layout, model_hash, bytes(32), state_hash(self._optimizer))
+        start = ModelRef(submitted.layout, model_hash, None, state_hash(self._optimizer))
         self._phase: JobPhase = Waiting(CurrentModel(submitted.model, start))
 
     @property
@@ -162,7 +119,7 @@ class Job:
                 number, name, waiting = phase.round.number, JOIN, self._missing()
             case CoolingDown():
                 number, name = phase.round.number, COOLDOWN
-            case Running():
+            case Running() | Settling():
                 journal = phase.round.journal
                 number, name = phase.invitation.round.number, journal.phase
                 waiting = journal.waiting
@@ -202,7 +159,7 @@ class Job:
     def left(self, site: str, reason: str, now: float) -> list[Effect]:
         """A site's connection is gone."""
         phase = self._phase
-        if not isinstance(phase, Running) or site not in phase.invitation.cohort:
+        if not isinstance(phase, Running | Settling) or site not in phase.invitation.cohort:
             return []
         return self._in_round(phase, lambda round_: round_.lost(site, reason, now), now)
 
@@ -210,7 +167,9 @@ class Job:
         """A site sent a message. One about another round, or of a site that was not invited
         or was dropped, is stale and changes nothing."""
         phase, site = self._phase, event.site
-        if not isinstance(phase, Running) or not _takes_part(phase, site, event.message.round):
+        if not isinstance(phase, Running | Settling) or not _takes_part(
+            phase, site, event.message.round
+        ):
             return []
         match event.message:
             case ProtocolMessage(_, payload):
@@ -256,7 +215,7 @@ class Job:
                 event.phase,
             ):
                 return self._gather(model, round_id, now)
-            case Running() as phase if (
+            case (Running() | Settling()) as phase if (
                 phase.invitation.round,
                 phase.round.journal.phase,
             ) == (event.round, event.phase):
@@ -268,6 +227,8 @@ class Job:
         phase = self._phase
         if isinstance(phase, Running):
             return self._finish_round(phase, Failed(reason, final=True), now)
+        if isinstance(phase, Settling):
+            return [*self._closed(phase, phase.record), *self._end("aborted", reason)]
         return self._end("aborted", reason)
 
     # --- joining ------------------------------------------------------------------
@@ -325,14 +286,15 @@ class Job:
         return phase.round
 
     def _in_round(
-        self, phase: Running, step: Callable[[Round], list[Effect]], now: float
+        self, phase: Running | Settling, step: Callable[[Round], list[Effect]], now: float
     ) -> list[Effect]:
         effects = step(phase.round)
+        if isinstance(phase, Settling):
+            return effects + self._settled(phase, now) if phase.round.settled else effects
         outcome = phase.round.outcome
         return effects if outcome is None else effects + self._finish_round(phase, outcome, now)
 
     def _finish_round(self, phase: Running, outcome: Outcome, now: float) -> list[Effect]:
-        phase.round.close()
         model = phase.model
         if isinstance(outcome, Finished):
             try:
@@ -341,41 +303,54 @@ class Job:
                 outcome = Failed(str(error), final=True)
         record = phase.round.journal.record(outcome, model.ref.model_hash.hex(), now)
         self._records.append(record)
-        effects = self._round_ended(phase, record, model)
-        again = self._retries.after(record.round, outcome)
-        if again is not None:
-            return effects + self._cool_down(model, again)
+        effects = self._kept(record, model)
         if isinstance(outcome, Failed):
-            return effects + self._end("aborted", f"round {record.round.number}: {outcome.reason}")
-        if self._last_round == self._spec.rounds:
-            return effects + self._end("completed", "")
-        return effects + self._gather(model, RoundId(self._run_id, self._last_round + 1), now)
+            return effects + self._closed(phase, record) + self._failed(record, outcome, model)
+        settling = Settling(model, phase.invitation, phase.round, record)
+        self._phase = settling
+        hashes = (model.ref.model_hash, model.ref.state_hash)
+        return effects + self._in_round(settling, lambda at: at.publish(*hashes, now), now)
 
-    def _cool_down(self, model: CurrentModel, again: RoundId) -> list[Effect]:
+    def _failed(self, record: RoundRecord, outcome: Failed, model: CurrentModel) -> list[Effect]:
+        again = self._retries.after(record.round, outcome)
+        if again is None:
+            return self._end("aborted", f"round {record.round.number}: {outcome.reason}")
         self._phase = CoolingDown(model, again)
         return [
             SetDeadline(again, COOLDOWN, self._spec.deadlines.cooldown_s),
             announce.cooling_down(again, COOLDOWN, self._spec.max_attempts),
         ]
 
+    def _settled(self, phase: Settling, now: float) -> list[Effect]:
+        effects = self._closed(phase, phase.record)
+        number = phase.record.round.number
+        if number == self._spec.rounds:
+            return effects + self._end("completed", "")
+        if phase.round.unacknowledged:
+            return effects + self._end("aborted", f"round {number}: {phase.round.unacknowledged}")
+        ref = replace(phase.model.ref, previous=phase.round.previous)
+        model = CurrentModel(phase.model.arrays, ref)
+        return effects + self._gather(model, RoundId(self._run_id, number + 1), now)
+
     def _stepped(self, model: CurrentModel, result: Finished) -> CurrentModel:
         layout = model.ref.layout
         arrays = apply_mean(self._optimizer, model.arrays, result.mean)
         model_hash = bytes.fromhex(result_digest(layout, arrays))
-        previous, state = bytes.fromhex(result.digest), state_hash(self._optimizer)
-        return CurrentModel(arrays, ModelRef(layout, model_hash, previous, state))
+        return CurrentModel(arrays, ModelRef(layout, model_hash, None, state_hash(self._optimizer)))
 
-    def _round_ended(
-        self, phase: Running, record: RoundRecord, model: CurrentModel
-    ) -> list[Effect]:
-        round_id = record.round
-        reason = record.reason or "the round is complete"
-        closed = RoundClosed(round_id, record.completed, record.reason, record.digest)
+    def _kept(self, record: RoundRecord, model: CurrentModel) -> list[Effect]:
+        """Before any site hears of it."""
         saved = model.arrays if record.completed else None
         state = saved_state(self._optimizer) if record.completed else None
         return [
-            CloseUploads(round_id, reason),
+            CloseUploads(record.round, record.reason or "the round is complete"),
             SaveRound(record, model.ref.layout, saved, state),
+        ]
+
+    def _closed(self, phase: Running | Settling, record: RoundRecord) -> list[Effect]:
+        phase.round.close()
+        closed = RoundClosed(record.round, record.completed, record.reason, record.digest)
+        return [
             *(SendToSite(site, closed) for site in phase.invitation.cohort),
             announce.round_ended(record, len(phase.invitation.cohort)),
         ]
@@ -390,7 +365,7 @@ class Job:
         ]
 
 
-def _takes_part(phase: Running, site: str, round_id: RoundId) -> bool:
+def _takes_part(phase: Running | Settling, site: str, round_id: RoundId) -> bool:
     return (
         round_id == phase.invitation.round
         and site in phase.invitation.cohort

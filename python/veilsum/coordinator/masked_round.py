@@ -41,10 +41,14 @@ class MaskedRound:
             _INPUTS: deadlines.inputs_s,
             "votes": deadlines.votes_s,
             "unmask": deadlines.unmask_s,
+            "acks": deadlines.acks_s,
         }
         self._opened = False
         self.journal = journal
         self.outcome: Outcome | None = None
+        self.settled = False
+        self.previous: secagg.PreviousRound | None = None
+        self.unacknowledged = ""
 
     def begin(self, now: float) -> list[Effect]:
         """Sends every invited site the signed plan."""
@@ -93,6 +97,10 @@ class MaskedRound:
         """Goes on without the silent sites, or aborts, as the protocol says."""
         return self._carry_out(self._session.close_phase(), now)
 
+    def publish(self, model_hash: bytes, state_hash: bytes, now: float) -> list[Effect]:
+        """Sends the signed result to the sites that helped to unmask it."""
+        return self._carry_out(self._session.publish(model_hash, state_hash), now)
+
     def close(self) -> None:
         """Wipes the session if the round is cut short."""
         self._session.abort("the round was closed")
@@ -121,6 +129,9 @@ class MaskedRound:
                 self.outcome = Failed(reason)
             case secagg.Completed(result):
                 self.outcome = _finished(result)
+            case secagg.Acknowledged(previous, quorum):
+                self.settled, self.previous = True, previous
+                self.unacknowledged = "" if quorum else self._too_few(len(previous.link.acks))
             case _:
                 assert_never(step)
         return []
@@ -132,6 +143,10 @@ class MaskedRound:
             reason = "the round no longer takes updates"
             effects = [CloseUploads(self._invitation.round, reason), *effects]
         return effects
+
+    def _too_few(self, acks: int) -> str:
+        needed = self._session.plan.vote_quorum
+        return f"{acks} sites acknowledged its result, {needed} are needed for a next round"
 
     def _wrapped(self, message: bytes) -> RoundOpened | ProtocolMessage:
         round_id = self._invitation.round

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from veilsum import _native, plain
+from veilsum import _native, plain, secagg
 from veilsum.control import PlainPlan, RoundOpened, RunSpec, UpdateHeader
 from veilsum.coordinator.effects import AnswerUpload, Effect, OpenUploads, SendToSite
 from veilsum.coordinator.events import UpdateArrived
@@ -44,6 +44,9 @@ class PlainRound:
         self._headers: dict[str, UpdateHeader] = {}
         self.journal = journal
         self.outcome: Outcome | None = None
+        self.settled = False
+        self.previous: secagg.PreviousRound | None = None
+        self.unacknowledged = ""
 
     def begin(self, now: float) -> list[Effect]:
         """Invites the cohort and takes updates from now on."""
@@ -128,6 +131,12 @@ class PlainRound:
             effects += self.journal.drop(site, "sent no update before the deadline")
         self._close_if_complete(now)
         return effects
+
+    def publish(self, model_hash: bytes, state_hash: bytes, now: float) -> list[Effect]:
+        """The sites of a plain round acknowledge nothing."""
+        del model_hash, state_hash, now
+        self.settled = True
+        return []
 
     def close(self) -> None:
         """Holds no secret."""

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from typing_extensions import Buffer
 
+from veilsum import secagg
 from veilsum.control import UpdateHeader
 from veilsum.coordinator.effects import Effect
 from veilsum.coordinator.events import UpdateArrived
@@ -54,10 +55,19 @@ class Receiver(Protocol):
 
 class Round(Protocol):
     """One attempt at one round. Every call returns effects; afterwards `outcome` says whether
-    the round is over."""
+    the round is over.
+
+    Attributes:
+        settled: whether nothing more is awaited after publish.
+        previous: what the next round is told of this one, once it is settled; None if nothing.
+        unacknowledged: why no round can follow a settled one, "" if one can.
+    """
 
     journal: Journal
     outcome: Outcome | None
+    settled: bool
+    previous: secagg.PreviousRound | None
+    unacknowledged: str
 
     def begin(self, now: float) -> list[Effect]:
         """Invites the cohort."""
@@ -80,6 +90,13 @@ class Round(Protocol):
 
     def deadline(self, now: float) -> list[Effect]:
         """The current phase's time is over."""
+
+    def publish(self, model_hash: bytes, state_hash: bytes, now: float) -> list[Effect]:
+        """The round has finished and is kept: tells the sites what came of it.
+
+        Args:
+            model_hash, state_hash: of the model and the optimizer's state after it, 32 bytes.
+        """
 
     def close(self) -> None:
         """Wipes what must not outlive the round. Idempotent."""

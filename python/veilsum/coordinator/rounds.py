@@ -17,6 +17,7 @@ from veilsum.coordinator.policy import task_of_round
 from veilsum.coordinator.round import Round
 from veilsum.model import ModelLayout
 from veilsum.roster import Roster
+from veilsum.secagg.result_checks import NO_RESULT
 
 Entropy: TypeAlias = Callable[[int], bytes]
 """size -> that many fresh random bytes. They become public nonces."""
@@ -30,13 +31,13 @@ class ModelRef:
 
     Attributes:
         model_hash: of its arrays, 32 bytes.
-        previous_result: of the mean that led to it; 32 zero bytes in the first round.
+        previous: the round that led to it; None in the first round, and in plain runs.
         state_hash: of what the server's optimizer remembers (optimizers.applying), 32 bytes.
     """
 
     layout: ModelLayout
     model_hash: bytes
-    previous_result: bytes
+    previous: secagg.PreviousRound | None
     state_hash: bytes
 
 
@@ -81,7 +82,7 @@ class RoundFactory:
             attempt=invitation.round.attempt,
             layout=start.layout,
             model_hash=start.model_hash,
-            previous_result=start.previous_result,
+            previous_result=start.previous.digest if start.previous else NO_RESULT,
             state_hash=start.state_hash,
             nonce=self.entropy(_NONCE_BYTES),
         )
@@ -91,6 +92,7 @@ class RoundFactory:
             threads=self.threads,
             backend=self.backend,
             audit_seed=self.entropy(_NONCE_BYTES),
+            previous=start.previous,
         )
         return MaskedRound(session, invitation, journal, spec)
 

@@ -7,6 +7,7 @@ clock or draws randomness by itself. Suite VS-1, complete mask graph; docs/proto
 from veilsum.secagg.coordinator import CoordinatorSession
 from veilsum.secagg.effects import (
     Aborted,
+    Acknowledged,
     Completed,
     CoordinatorEffect,
     Done,
@@ -14,6 +15,7 @@ from veilsum.secagg.effects import (
     NeedUpdate,
     PhaseBegan,
     Refused,
+    ResultReady,
     SecureResult,
     Send,
     SendTo,
@@ -22,6 +24,7 @@ from veilsum.secagg.effects import (
     Warn,
     Withdraw,
 )
+from veilsum.secagg.egress_summary import Egress, no_egress
 from veilsum.secagg.keys import Entropy
 from veilsum.secagg.ledger import Ledger
 from veilsum.secagg.plan import Plan
@@ -35,17 +38,20 @@ from veilsum.secagg.rehearsal import (
     plain_ring_sum,
     run_in_process,
 )
+from veilsum.secagg.result_messages import PreviousRound
 from veilsum.secagg.site import SiteSession
 from veilsum.secagg.upload import Contribution
 
 __all__ = [
     "Aborted",
+    "Acknowledged",
     "Completed",
     "Consortium",
     "Contribution",
     "CoordinatorEffect",
     "CoordinatorSession",
     "Done",
+    "Egress",
     "Entropy",
     "Excluded",
     "InputReceiver",
@@ -54,8 +60,10 @@ __all__ = [
     "NeedUpdate",
     "PhaseBegan",
     "Plan",
+    "PreviousRound",
     "RefusalCode",
     "Refused",
+    "ResultReady",
     "SecureResult",
     "Send",
     "SendTo",
@@ -66,6 +74,7 @@ __all__ = [
     "Warn",
     "Withdraw",
     "make_consortium",
+    "no_egress",
     "open_refusal",
     "plain_ring_sum",
     "run_in_process",

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from veilsum.aggregate.secure_sum import SecureSum
-from veilsum.secagg.effects import SecureResult
+from veilsum.secagg.effects import Acknowledged, SecureResult
+from veilsum.secagg.envelope import Envelope
 from veilsum.secagg.messages import (
     KeyRoster,
     RelayedDeal,
@@ -17,6 +18,7 @@ from veilsum.secagg.messages import (
 )
 from veilsum.secagg.payload import COORDINATOR, Message
 from veilsum.secagg.phases import (
+    CollectingAcks,
     CollectingInputs,
     CollectingKeys,
     CollectingPhase,
@@ -24,14 +26,17 @@ from veilsum.secagg.phases import (
     CollectingUnmask,
     CollectingVotes,
     Dealers,
+    Summed,
 )
 from veilsum.secagg.plan import Plan
 from veilsum.secagg.result import secure_result
+from veilsum.secagg.result_messages import Link, PreviousRound, RoundResult, acks_digest
+from veilsum.secagg.sum_tree import SumTree
 from veilsum.secagg.transcript import members_of, shares_transcript, survivors_transcript
 from veilsum.secagg.unmask import masks_to_remove, rebuilt_seeds
 
-Seal: TypeAlias = Callable[[Message], bytes]
-"""Signs a message of the coordinator and encodes its envelope."""
+Seal: TypeAlias = Callable[[Message], Envelope]
+"""Signs a message of the coordinator."""
 
 Lost: TypeAlias = Mapping[str, str]
 """Site that the round goes on without -> why."""
@@ -45,11 +50,19 @@ class Opening:
     messages: Mapping[str, bytes] = field(repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class AfterStep:
+    """Hashes of the model and of the optimizer's state after the server's step, 32 bytes each."""
+
+    model_hash: bytes
+    state_hash: bytes
+
+
 def close_keys(plan: Plan, phase: CollectingKeys, lost: Lost, seal: Seal) -> Opening:
     """M2: every member gets all adverts."""
     members = members_of(plan, phase.adverts, phase.received)
     adverts = tuple(phase.received[site] for site in members.sites)
-    message = seal(KeyRoster(plan.context, COORDINATOR, adverts))
+    message = seal(KeyRoster(plan.context, COORDINATOR, adverts)).to_bytes()
     expected = _present(members.sites, lost)
     return Opening(CollectingShares(expected, members), dict.fromkeys(expected, message))
 
@@ -70,7 +83,7 @@ def close_shares(plan: Plan, phase: CollectingShares, lost: Lost, seal: Seal) ->
             )
             for dealer in dealers.sites
         )
-        messages[receiver] = seal(ShareRelay(plan.context, COORDINATOR, deals))
+        messages[receiver] = seal(ShareRelay(plan.context, COORDINATOR, deals)).to_bytes()
     return Opening(CollectingInputs(_present(dealers.sites, lost), dealers), messages)
 
 
@@ -79,7 +92,7 @@ def close_inputs(plan: Plan, phase: CollectingInputs, lost: Lost, seal: Seal) ->
     survivors = tuple(sorted(phase.received, key=str.encode))
     t2 = phase.dealers.t2
     inputs = tuple((site, phase.received[site]) for site in survivors)
-    message = seal(SurvivorProposal(plan.context, COORDINATOR, t2, inputs))
+    message = seal(SurvivorProposal(plan.context, COORDINATOR, t2, inputs)).to_bytes()
     expected = _present(phase.dealers.sites, lost)
     voting = CollectingVotes(
         expected, phase.dealers, survivors, survivors_transcript(t2, phase.received)
@@ -90,10 +103,10 @@ def close_inputs(plan: Plan, phase: CollectingInputs, lost: Lost, seal: Seal) ->
 def close_votes(plan: Plan, phase: CollectingVotes, lost: Lost, seal: Seal) -> Opening:
     """M8: every dealer gets all votes."""
     votes = tuple(phase.received[site] for site in sorted(phase.received, key=str.encode))
-    message = seal(SurvivorCertificate(plan.context, COORDINATOR, phase.t3, votes))
+    certificate = seal(SurvivorCertificate(plan.context, COORDINATOR, phase.t3, votes))
     expected = _present(phase.dealers.sites, lost)
-    unmasking = CollectingUnmask(expected, phase.dealers, phase.survivors, phase.t3)
-    return Opening(unmasking, dict.fromkeys(expected, message))
+    unmasking = CollectingUnmask(expected, phase.dealers, phase.survivors, phase.t3, certificate)
+    return Opening(unmasking, dict.fromkeys(expected, certificate.to_bytes()))
 
 
 def close_unmask(
@@ -121,6 +134,44 @@ def close_unmask(
         phase.wipe()
     dropped = {site: reason for site, reason in lost.items() if site not in survivors}
     return secure_result(plan.layout, mean, survivors, dropped)
+
+
+def open_acks(
+    plan: Plan, phase: Summed, lost: Lost, masked: SecureSum, after: AfterStep, seal: Seal
+) -> Opening:
+    """M10: everybody whose answer helped to unmask the sum is told what came of it.
+
+    Args:
+        masked: the sum, without masks by now.
+        after: what the server's step led to.
+    """
+    unmasked = phase.unmasked
+    result = seal(
+        RoundResult(
+            plan.context,
+            COORDINATOR,
+            t3=unmasked.t3,
+            certificate=unmasked.certificate.payload_digest,
+            roots=SumTree.over(plan.ring, masked.chunks()).roots,
+            total_weight=phase.total_weight,
+            responders=phase.responders,
+            mean_digest=phase.mean_digest,
+            model_hash=after.model_hash,
+            state_hash=after.state_hash,
+        )
+    )
+    expected = _present([site for site, _ in phase.responders], lost)
+    acking = CollectingAcks(expected, phase, result)
+    return Opening(acking, dict.fromkeys(expected, result.to_bytes()))
+
+
+def close_acks(plan: Plan, phase: CollectingAcks) -> Acknowledged:
+    """What the next round begins with."""
+    acks = {site: phase.received[site] for site in sorted(phase.received, key=str.encode)}
+    link = Link(plan.to_bytes(), phase.result, tuple(acks.values()))
+    digests = {site: ack.payload_digest for site, ack in acks.items()}
+    previous = PreviousRound(link, acks_digest(phase.result.payload_digest, digests))
+    return Acknowledged(previous, quorum=len(acks) >= plan.vote_quorum)
 
 
 def _present(sites: Sequence[str], lost: Lost) -> tuple[str, ...]:

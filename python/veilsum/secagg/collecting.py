@@ -10,6 +10,7 @@ from veilsum.secagg.envelope import Envelope
 from veilsum.secagg.messages import InputHeader, KeyAdvert, SealedDeal, UnmaskShares
 from veilsum.secagg.payload import Message, open_envelope
 from veilsum.secagg.phases import (
+    CollectingAcks,
     CollectingInputs,
     CollectingKeys,
     CollectingPhase,
@@ -19,6 +20,7 @@ from veilsum.secagg.phases import (
 )
 from veilsum.secagg.plan import Plan
 from veilsum.secagg.receiver import stream_headers
+from veilsum.secagg.result_checks import open_ack
 from veilsum.secagg.transcript import check_advert, check_vote, open_sealed
 from veilsum.secagg.unmask import checked_shares
 
@@ -42,6 +44,8 @@ def collect(plan: Plan, phase: CollectingPhase, site: str, message: bytes) -> No
             _collect_vote(plan, phase, site, Envelope.from_bytes(message))
         case CollectingUnmask():
             _collect_unmask(plan, phase, site, Envelope.from_bytes(message))
+        case CollectingAcks():
+            _collect_ack(plan, phase, site, Envelope.from_bytes(message))
         case _:
             assert_never(phase)
 
@@ -88,7 +92,12 @@ def _collect_vote(plan: Plan, phase: CollectingVotes, site: str, envelope: Envel
 def _collect_unmask(plan: Plan, phase: CollectingUnmask, site: str, envelope: Envelope) -> None:
     answer = _open(UnmaskShares, plan, site, envelope)
     held = checked_shares(phase.dealers, phase.survivors, phase.t3, answer)
-    phase.received[site] = held
+    phase.received[site], phase.answers[site] = held, envelope.payload_digest
+
+
+def _collect_ack(plan: Plan, phase: CollectingAcks, site: str, envelope: Envelope) -> None:
+    open_ack(plan, site, envelope, phase.result.payload_digest)
+    phase.received[site] = envelope
 
 
 def _open(kind: type[_Message], plan: Plan, site: str, envelope: Envelope) -> _Message:

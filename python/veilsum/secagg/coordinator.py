@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import assert_never
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -26,6 +27,7 @@ from veilsum.secagg.envelope import Envelope
 from veilsum.secagg.messages import InputHeader, RoundOpen, kind_of_message
 from veilsum.secagg.payload import COORDINATOR, Message
 from veilsum.secagg.phases import (
+    CollectingAcks,
     CollectingInputs,
     CollectingKeys,
     CollectingPhase,
@@ -34,10 +36,13 @@ from veilsum.secagg.phases import (
     CollectingVotes,
     CoordinatorPhase,
     Ended,
+    Summed,
 )
 from veilsum.secagg.plan import Plan
 from veilsum.secagg.receiver import InputReceiver
 from veilsum.secagg.refusals import TEXTS, Refuse, open_refusal
+from veilsum.secagg.result_checks import NO_RESULT
+from veilsum.secagg.result_messages import PreviousRound
 
 
 class CoordinatorSession:
@@ -55,9 +60,11 @@ class CoordinatorSession:
         threads: to sum and unmask with.
         backend: where the sum is, "cpu" or a device such as "cuda:0"; one that fails aborts the
             round.
+        previous: the run's last round, as its session acknowledged it; None in the first.
 
     Raises:
-        ConfigError: the key is not the roster's, or the seed has another size.
+        ConfigError: the key is not the roster's, the seed has another size, or the plan follows
+            another round than `previous`.
     """
 
     def __init__(
@@ -68,10 +75,14 @@ class CoordinatorSession:
         audit_seed: bytes,
         threads: int = 1,
         backend: str = "cpu",
+        previous: PreviousRound | None = None,
     ) -> None:
         if signing_key.public_key().public_bytes_raw() != plan.roster.coordinator_key:
             raise ConfigError("the signing key is not the one the roster lists for the coordinator")
+        if plan.previous_result != (previous.digest if previous else NO_RESULT):
+            raise ConfigError("the plan does not follow the round that came before it")
         self._plan = plan
+        self._previous = previous
         self._signing_key = signing_key
         self._sum = SecureSum(plan.ring, threads=threads, backend=backend, audit_seed=audit_seed)
         self._lost: dict[str, str] = {}
@@ -85,14 +96,15 @@ class CoordinatorSession:
 
     @property
     def phase(self) -> str:
-        """One of keys, shares, inputs, votes, unmask, completed, aborted."""
+        """One of keys, shares, inputs, votes, unmask, acks, completed, aborted."""
         return self._phase.name
 
     def open(self) -> list[CoordinatorEffect]:
         """Invites the cohort."""
+        link = self._previous.link if self._previous else None
         opened = self._seal(
-            RoundOpen(self._plan.context, COORDINATOR, manifest=self._plan.to_bytes())
-        )
+            RoundOpen(self._plan.context, COORDINATOR, self._plan.to_bytes(), link)
+        ).to_bytes()
         return self._begin(
             closing.Opening(
                 CollectingKeys(self._plan.cohort), dict.fromkeys(self._plan.cohort, opened)
@@ -106,7 +118,7 @@ class CoordinatorSession:
         """
         phase = self._phase
         heard = (site, hashlib.sha256(message).digest())
-        if isinstance(phase, Ended) or site in self._lost or heard in self._heard:
+        if isinstance(phase, Summed | Ended) or site in self._lost or heard in self._heard:
             return []
         try:
             if _is_refusal(message):
@@ -168,12 +180,14 @@ class CoordinatorSession:
         if isinstance(self._phase, Ended) or site in self._lost or site not in self._plan.cohort:
             return []
         self._lost[site] = reason
+        if isinstance(self._phase, Summed):
+            return []  # nothing is awaited of it; it will not be told of the result
         return [Excluded(site, reason), *self._advance()]
 
     def close_phase(self) -> list[CoordinatorEffect]:
         """The phase's deadline passed: goes on without the sites that were silent."""
         phase = self._phase
-        if isinstance(phase, Ended):
+        if isinstance(phase, Summed | Ended):
             return []
         effects: list[CoordinatorEffect] = []
         for site in self._awaited(phase):
@@ -183,13 +197,36 @@ class CoordinatorSession:
         return [*effects, *self._advance()]
 
     def abort(self, reason: str) -> list[CoordinatorEffect]:
-        """Ends the round without a result and wipes what it holds."""
+        """Ends the round without a result and wipes what it holds. One that has its result keeps
+        it: then only acknowledgements are no longer taken."""
+        if isinstance(self._phase, Summed | CollectingAcks):
+            self._phase = Ended("completed")
         if isinstance(self._phase, Ended):
             return []
         if isinstance(self._phase, CollectingUnmask):
             self._phase.wipe()
         self._phase = Ended("aborted")
         return [Aborted(reason)]
+
+    def publish(self, model_hash: bytes, state_hash: bytes) -> list[CoordinatorEffect]:
+        """Tells the sites what became of the round, after Completed; Acknowledged will follow.
+
+        To be called when the result is kept: from then on it is out, and there is no other.
+
+        Args:
+            model_hash, state_hash: of the model and of what the server's optimizer remembers
+                after the step, 32 bytes; zeros where it remembers nothing.
+
+        Raises:
+            ConfigError: there is no result, or it was published already.
+        """
+        phase = self._phase
+        if not isinstance(phase, Summed):
+            raise ConfigError(f"there is no result to publish in phase {phase.name!r}")
+        after = closing.AfterStep(model_hash, state_hash)
+        return self._begin(
+            closing.open_acks(self._plan, phase, self._lost, self._sum, after, self._seal)
+        )
 
     def _checked_header(
         self, site: str, header: bytes, update_id: int
@@ -214,13 +251,15 @@ class CoordinatorSession:
                 return self._plan.vote_quorum
             case CollectingUnmask():
                 return self._plan.share_threshold
+            case CollectingAcks():
+                return 0
             case _:
                 return self._plan.fewest_survivors
 
     def _advance(self) -> list[CoordinatorEffect]:
         """Closes the phase once nobody is awaited any more, or it cannot succeed."""
         phase = self._phase
-        if isinstance(phase, Ended):
+        if isinstance(phase, Summed | Ended):
             return []
         awaited, received = self._awaited(phase), len(phase.received)
         if received + len(awaited) < self._needed(phase):
@@ -242,6 +281,9 @@ class CoordinatorSession:
                 return self._begin(closing.close_votes(self._plan, phase, self._lost, self._seal))
             case CollectingUnmask():
                 return self._close_unmask(phase)
+            case CollectingAcks():
+                self._phase = Ended("completed")
+                return [closing.close_acks(self._plan, phase)]
             case _:
                 assert_never(phase)
 
@@ -256,11 +298,12 @@ class CoordinatorSession:
             result = closing.close_unmask(self._plan, phase, self._lost, self._sum)
         except (DeviceError, RoundAborted) as error:
             return self.abort(str(error))
-        self._phase = Ended("completed")
+        unmasked = replace(phase, received={})  # whose shares are wiped
+        self._phase = Summed(unmasked, result.total_weight, bytes.fromhex(result.digest))
         return [Completed(result)]
 
-    def _seal(self, message: Message) -> bytes:
-        return Envelope.sign(message.kind, message.to_payload(), self._signing_key).to_bytes()
+    def _seal(self, message: Message) -> Envelope:
+        return Envelope.sign(message.kind, message.to_payload(), self._signing_key)
 
 
 def _is_refusal(message: bytes) -> bool:

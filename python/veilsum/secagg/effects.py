@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from numpy.typing import NDArray
 
 from veilsum.secagg.refusals import RefusalCode
+from veilsum.secagg.result_messages import PreviousRound, RoundResult
 
 # --- site ---------------------------------------------------------------------
 
@@ -51,7 +52,9 @@ class Withdraw:
     "bad_share" a dealer's box is wrong, "equivocation" two different messages of one kind,
     "survivors" the survivor set is not one to vote for, "votes" the certificate is wrong,
     "replay" the site did that already, "spent" its update left it before, "cohort_difference"
-    the set differs from the last one by too few sites, "ledger" the ledger cannot be written.
+    the set differs from the last one by too few sites, "ledger" the ledger cannot be written or
+    is an old one, "result" a result is wrong or not acknowledged by enough, "model" the model
+    does not follow from it.
 
     `local_reason` is for this site's own log and never leaves it.
     """
@@ -70,10 +73,24 @@ class Warn:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The site's part is over: its unmask shares are among the effects before this one."""
+    """The site returned its unmask shares, which are among the effects before this one, and holds
+    no secret any more. The coordinator's result is still to come."""
 
 
-SiteEffect: TypeAlias = Send | NeedUpdate | UploadInput | Withdraw | Warn | Done
+@dataclass(frozen=True, slots=True)
+class ResultReady:
+    """The round has a result that fits what this site saw of it. Check of it what can be checked,
+    then call checked_result, which acknowledges it, or reject_result.
+
+    Attributes:
+        survivors: whose updates are in the sum, sorted.
+    """
+
+    result: RoundResult
+    survivors: tuple[str, ...]
+
+
+SiteEffect: TypeAlias = Send | NeedUpdate | UploadInput | Withdraw | Warn | Done | ResultReady
 
 # --- coordinator ----------------------------------------------------------------
 
@@ -144,9 +161,24 @@ class SecureResult:
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """The round ended with a result."""
+    """The round has a result. Keep it; then call publish, unless no round is to follow it."""
 
     result: SecureResult
 
 
-CoordinatorEffect: TypeAlias = SendTo | PhaseBegan | Excluded | Refused | Aborted | Completed
+@dataclass(frozen=True, slots=True)
+class Acknowledged:
+    """Nobody's acknowledgement is awaited any more, and the session is over.
+
+    Attributes:
+        previous: the round as the next one's invitation brings it.
+        quorum: whether enough sites acknowledged the result for a next round.
+    """
+
+    previous: PreviousRound = field(repr=False)
+    quorum: bool
+
+
+CoordinatorEffect: TypeAlias = (
+    SendTo | PhaseBegan | Excluded | Refused | Aborted | Completed | Acknowledged
+)

@@ -57,6 +57,7 @@ class Label(Enum):
     TRANSCRIPT_KEYS = b"T1"
     TRANSCRIPT_SHARES = b"T2"
     TRANSCRIPT_SURVIVORS = b"T3"
+    TRANSCRIPT_UNMASK = b"T4"
     HEDGE_MASK = b"hedge/m"
     HEDGE_SELF = b"hedge/b"
     MASK_PRIVATE_KEY = b"sk/mask"
@@ -71,6 +72,7 @@ class Label(Enum):
     ROTATION = b"rotation"
     LEDGER = b"ledger"
     EGRESS = b"egress"
+    ACKS = b"acks"
 
 
 def length_prefixed(value: bytes | str) -> bytes:

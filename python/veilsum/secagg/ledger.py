@@ -24,11 +24,13 @@ from veilsum.errors import ConfigError, LedgerError
 from veilsum.roster import Roster
 from veilsum.secagg.keys import SECRET_BYTES, Entropy
 from veilsum.secagg.ledger_records import (
+    AckSent,
     Adopted,
     Attempt,
     Contributed,
     LedgerRecord,
     Opened,
+    Overtaken,
     RosterAgreed,
     VoteCast,
 )
@@ -51,7 +53,12 @@ class _Latest:
     attempt: Attempt
     earlier: frozenset[bytes] = frozenset()  # tags of updates it sent in attempts before this one
     tag: bytes | None = None  # of the update it sent
-    voted: bool = False
+    t3: bytes | None = None  # what it voted for
+    ack: AckSent | None = None
+
+    @property
+    def voted(self) -> bool:
+        return self.t3 is not None
 
     @property
     def order(self) -> tuple[int, int]:
@@ -75,14 +82,19 @@ class LedgerState:
         self._sent: dict[str, set[bytes]] = {}  # task -> tags of updates that left
         self._spent: dict[str, set[bytes]] = {}  # task -> those of attempts it voted in
         self._survivors: dict[str, frozenset[str]] = {}  # task -> last set voted for
+        self._acks: dict[tuple[str, str], AckSent] = {}  # by task and run, the last one
+        self._models: dict[str, bytes] = {}  # task -> model after the last of them
+        self._overtaken = False
         self._rosters: dict[str, RosterAgreed] = {}  # by consortium, the last one
 
     def check(self, record: LedgerRecord) -> None:
         """Whether the site may do what the record stands for.
 
         Raises:
-            Refusal: code "replay", "spent" or "epoch".
+            Refusal: code "replay", "spent", "epoch" or "ledger".
         """
+        if self._overtaken and isinstance(record, Opened):
+            raise overtaken()
         match record:
             case Opened(attempt):
                 self._check_opened(attempt)
@@ -97,11 +109,17 @@ class LedgerState:
             case VoteCast(attempt):
                 if self._of(attempt).voted:
                     raise Refusal("replay", "this site voted in that attempt already")
+            case AckSent(attempt):
+                latest = self._of(attempt)
+                if not latest.voted:
+                    raise Refusal("replay", "this site did not vote in that attempt")
+                if latest.ack is not None:
+                    raise Refusal("replay", "this site acknowledged a result of it already")
             case RosterAgreed(_, epoch):
                 last = self._rosters.get(record.consortium)
                 if last is not None and epoch <= last.epoch and record != last:
                     raise Refusal("epoch", f"this site served with epoch {last.epoch} already")
-            case Adopted():
+            case Overtaken() | Adopted():
                 return
             case _:
                 assert_never(record)
@@ -110,7 +128,9 @@ class LedgerState:
         latest = self._latest.get((attempt.task_id, attempt.run_id))
         if latest is None:
             return
-        if (attempt.round_number, attempt.attempt) <= latest.order:
+        now = (attempt.round_number, attempt.attempt)
+        has_result = latest.ack is not None and attempt.round_number == latest.order[0]
+        if now <= latest.order or has_result:
             raise Refusal("replay", "this site took part in that round, or in a later one, already")
 
     def _of(self, attempt: Attempt) -> _Latest:
@@ -129,16 +149,22 @@ class LedgerState:
             case Contributed(attempt, _, tag):
                 self._of(attempt).tag = tag
                 self._sent.setdefault(attempt.task_id, set()).add(tag)
-            case VoteCast(attempt, _, survivors):
+            case VoteCast(attempt, t3, survivors):
                 latest = self._of(attempt)
-                latest.voted = True
+                latest.t3 = t3
                 if latest.tag is not None:
                     self._spent.setdefault(attempt.task_id, set()).add(latest.tag)
                 self._survivors[attempt.task_id] = frozenset(survivors)
+            case AckSent(attempt, _, model_hash):
+                self._of(attempt).ack = record
+                self._acks[attempt.task_id, attempt.run_id] = record
+                self._models[attempt.task_id] = model_hash
+            case Overtaken():
+                self._overtaken = True
             case RosterAgreed(consortium):
                 self._rosters[consortium] = record
             case Adopted():
-                return
+                self._overtaken = False
             case _:
                 assert_never(record)
 
@@ -165,6 +191,24 @@ class LedgerState:
     def last_survivors(self, task_id: str) -> frozenset[str] | None:
         """The last set that this site voted for in a task, in any run; None before the first."""
         return self._survivors.get(task_id)
+
+    def last_ack(self, task_id: str, run_id: str) -> AckSent | None:
+        """The last result of a run that this site acknowledged; None before the first."""
+        return self._acks.get((task_id, run_id))
+
+    def vote_in(self, attempt: Attempt) -> bytes | None:
+        """T3 that this site voted for, if that is the last attempt of its run it was in."""
+        latest = self._latest.get((attempt.task_id, attempt.run_id))
+        return latest.t3 if latest is not None and latest.attempt == attempt else None
+
+    def last_model(self, task_id: str) -> bytes | None:
+        """Hash of the model after the last round of a task that this site acknowledged."""
+        return self._models.get(task_id)
+
+
+def overtaken() -> Refusal:
+    """What a site answers from then on that its ledger is found to be an old one."""
+    return Refusal("ledger", "this site's ledger is older than what the site has signed")
 
 
 def _spent() -> Refusal:
@@ -248,6 +292,22 @@ class Ledger:
     def last_survivors(self, task_id: str) -> frozenset[str] | None:
         """As of LedgerState."""
         return self._state.last_survivors(task_id)
+
+    def check(self, record: LedgerRecord) -> None:
+        """As of LedgerState; nothing is written."""
+        self._state.check(record)
+
+    def last_ack(self, task_id: str, run_id: str) -> AckSent | None:
+        """As of LedgerState."""
+        return self._state.last_ack(task_id, run_id)
+
+    def vote_in(self, attempt: Attempt) -> bytes | None:
+        """As of LedgerState."""
+        return self._state.vote_in(attempt)
+
+    def last_model(self, task_id: str) -> bytes | None:
+        """As of LedgerState."""
+        return self._state.last_model(task_id)
 
     def tag_of(self, update: Mapping[str, NDArray[Any]]) -> bytes:
         """Names the values of an update without telling them, 32 bytes.

@@ -84,6 +84,34 @@ class VoteCast:
 
 
 @dataclass(frozen=True, slots=True)
+class AckSent:
+    """Written before the acknowledgement of the attempt's result leaves.
+
+    Attributes:
+        result_digest: SHA-256 of the payload of the round result, 32 bytes.
+        model_hash: of the model after the round, 32 bytes.
+    """
+
+    attempt: Attempt
+    result_digest: bytes
+    model_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Overtaken:
+    """Written when others showed this site an acknowledgement of its own that is not in the
+    ledger: what else the site did since this ledger was current is not in it either.
+
+    Attributes:
+        attempt: whose result the site acknowledged.
+        ack_digest: SHA-256 of the payload of the acknowledgement, 32 bytes.
+    """
+
+    attempt: Attempt
+    ack_digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Adopted:
     """A person said that the ledger may be used where it lies now.
 
@@ -107,10 +135,11 @@ class RosterAgreed:
     roster_hash: bytes
 
 
-LedgerRecord: TypeAlias = Opened | Contributed | VoteCast | RosterAgreed | Adopted
+LedgerRecord: TypeAlias = (
+    Opened | Contributed | VoteCast | AckSent | Overtaken | RosterAgreed | Adopted
+)
 
-# 4 and 5 are set aside for the end of an attempt.
-_OPENED, _CONTRIBUTED, _VOTED, _ROSTER, _ADOPTED = 1, 2, 3, 6, 7
+_OPENED, _CONTRIBUTED, _VOTED, _ACKED, _OVERTAKEN, _ROSTER, _ADOPTED = range(1, 8)
 
 
 def encode_record(record: LedgerRecord) -> bytes:
@@ -123,6 +152,10 @@ def encode_record(record: LedgerRecord) -> bytes:
         case VoteCast(attempt, t3, survivors):
             writer = _begun(_VOTED, attempt).raw(t3)
             return writer.sequence(survivors, lambda out, site: out.text(site)).bytes()
+        case AckSent(attempt, result, model_hash):
+            return _begun(_ACKED, attempt).raw(result).raw(model_hash).bytes()
+        case Overtaken(attempt, ack):
+            return _begun(_OVERTAKEN, attempt).raw(ack).bytes()
         case RosterAgreed(consortium, epoch, roster_hash):
             writer = Writer().integer(_ROSTER, 1).text(consortium).integer(epoch, 4)
             return writer.raw(roster_hash).bytes()
@@ -152,7 +185,7 @@ def _read(reader: Reader, kind: int) -> LedgerRecord:
     if kind == _ROSTER:
         consortium = reader.text(MAX_NAME_BYTES, "consortium")
         return RosterAgreed(consortium, reader.integer(4, "epoch"), reader.digest("roster hash"))
-    if kind not in (_OPENED, _CONTRIBUTED, _VOTED):
+    if not _OPENED <= kind <= _OVERTAKEN:
         raise DecodeError(f"there is no record of kind {kind}")
     attempt = Attempt(
         reader.text(MAX_NAME_BYTES, "task"),
@@ -166,6 +199,10 @@ def _read(reader: Reader, kind: int) -> LedgerRecord:
     if kind == _CONTRIBUTED:
         tag_and_header = (reader.digest("T2"), reader.digest("update tag"), reader.digest("header"))
         return Contributed(attempt, *tag_and_header)
+    if kind == _ACKED:
+        return AckSent(attempt, reader.digest("the result's digest"), reader.digest("model hash"))
+    if kind == _OVERTAKEN:
+        return Overtaken(attempt, reader.digest("the acknowledgement's digest"))
     t3 = reader.digest("T3")
     return VoteCast(
         attempt, t3, reader.sequence(MAX_SITES, "survivors", lambda r: r.site("survivor"))

@@ -14,6 +14,7 @@ from veilsum.secagg.envelope import MAX_PAYLOAD_BYTES, Envelope
 from veilsum.secagg.keys import BOX_BYTES, SHARE_BYTES
 from veilsum.secagg.merkle import leaf_hash
 from veilsum.secagg.payload import Message, kind_of, read_envelope, write_envelope
+from veilsum.secagg.result_messages import Link
 from veilsum.secagg.wire import MAX_SITES, Reader, Writer
 
 _MAX_PROOF = (MAX_SITES - 1).bit_length()  # nodes from a leaf to the root
@@ -34,17 +35,23 @@ def kind_of_message(message: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class RoundOpen(Message):
-    """Coordinator invites a site: the manifest holds everything both must agree on."""
+    """Coordinator invites a site: the manifest holds everything both must agree on. The round
+    before and its acknowledgements are what the manifest's `previous_result` is a hash of."""
 
     kind: ClassVar[str] = "round-open"
     manifest: bytes
+    previous: Link | None = None
 
     def _write(self, writer: Writer) -> None:
-        writer.blob(self.manifest)
+        writer.blob(self.manifest).integer(self.previous is not None, 1)
+        if self.previous is not None:
+            self.previous.write(writer)
 
     @classmethod
     def _read(cls, context: bytes, sender: str, reader: Reader) -> Self:
-        return cls(context, sender, reader.blob(MAX_PAYLOAD_BYTES, "the manifest"))
+        manifest = reader.blob(MAX_PAYLOAD_BYTES, "the manifest")
+        has_previous = reader.integer(1, "whether a round came before") != 0
+        return cls(context, sender, manifest, Link.read(reader) if has_previous else None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ SUITES = {"VS-1": SUITE}
 """Every suite there is, by the name that people write."""
 COORDINATOR = ""  # its sender name; no site can have it, because a site's name is not empty
 MAX_ENVELOPE_BYTES = 2**17  # one inside another message: unmask shares for 255 sites fit well
-_MAX_KIND_BYTES = 32
+MAX_KIND_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ def kind_of(payload: bytes) -> str:
     Raises:
         DecodeError: it has no readable head.
     """
-    return Reader(payload).text(_MAX_KIND_BYTES, "a message type")
+    return Reader(payload).text(MAX_KIND_BYTES, "a message type")
 
 
 def read_payload(kind: type[_Message], payload: bytes, *, context: bytes | None) -> _Message:
@@ -74,7 +74,7 @@ def read_payload(kind: type[_Message], payload: bytes, *, context: bytes | None)
             not the canonical encoding.
     """
     reader = Reader(payload)
-    found = reader.text(_MAX_KIND_BYTES, "a message type")
+    found = reader.text(MAX_KIND_BYTES, "a message type")
     if found != kind.kind:
         raise DecodeError(f"expected a {kind.kind} message, got {found!r}")
     suite = reader.integer(2, "the suite")

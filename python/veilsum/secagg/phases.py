@@ -11,6 +11,7 @@ from veilsum.secagg.effects import UploadInput
 from veilsum.secagg.envelope import Envelope
 from veilsum.secagg.masks import MaskKeys
 from veilsum.secagg.messages import KeyAdvert, SealedDeal
+from veilsum.secagg.result_messages import RoundResult
 from veilsum.secagg.transcript import Deal, Members
 
 # --- site ---------------------------------------------------------------------
@@ -126,6 +127,39 @@ class Voted:
 
 
 @dataclass(frozen=True, slots=True)
+class Unmasked:
+    """The site returned its shares and holds no secret any more; the round's result is awaited.
+
+    Attributes:
+        dealers: U2.
+        certificate, answer: SHA-256 of the payloads of the certificate and of the unmask shares.
+    """
+
+    name: ClassVar[str] = "result"
+    t3: bytes
+    survivors: frozenset[str]
+    dealers: frozenset[str]
+    certificate: bytes
+    answer: bytes
+
+    def wipe(self) -> None:
+        """Holds no secret."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checking:
+    """The result is in order as far as the session can tell; what else its host checks of it is
+    awaited."""
+
+    name: ClassVar[str] = "check"
+    result: RoundResult
+    result_digest: bytes
+
+    def wipe(self) -> None:
+        """Holds no secret."""
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """The session is over; `name` says how."""
 
@@ -135,7 +169,9 @@ class Ended:
         """Holds no secret."""
 
 
-SitePhase: TypeAlias = Invited | Advertised | Dealt | Ready | Uploaded | Voted | Ended
+SitePhase: TypeAlias = (
+    Invited | Advertised | Dealt | Ready | Uploaded | Voted | Unmasked | Checking | Ended
+)
 
 # --- coordinator ----------------------------------------------------------------
 # `received` is what the phase collects; `expected` are the sites it can come from.
@@ -204,7 +240,12 @@ class CollectingVotes:
 
 @dataclass(frozen=True, slots=True)
 class CollectingUnmask:
-    """M9. The only phase in which the coordinator holds secrets: shares it may know."""
+    """M9. The only phase in which the coordinator holds secrets: shares it may know.
+
+    Attributes:
+        certificate: as it was sent, M8.
+        answers: SHA-256 of the payload of each accepted answer.
+    """
 
     name: ClassVar[str] = "unmask"
     noun: ClassVar[str] = "unmask shares"
@@ -212,7 +253,9 @@ class CollectingUnmask:
     dealers: Dealers
     survivors: tuple[str, ...]
     t3: bytes
+    certificate: Envelope
     received: dict[str, HeldShares] = field(default_factory=dict)
+    answers: dict[str, bytes] = field(default_factory=dict)
 
     def wipe(self) -> None:
         """Overwrites all shares."""
@@ -220,7 +263,44 @@ class CollectingUnmask:
             held.wipe()
 
 
+@dataclass(frozen=True, slots=True)
+class Summed:
+    """The round has its result, and all that was rebuilt for it is wiped. To be published.
+
+    Attributes:
+        unmasked: the phase before, without its shares.
+    """
+
+    name: ClassVar[str] = "completed"
+    unmasked: CollectingUnmask
+    total_weight: int
+    mean_digest: bytes
+
+    @property
+    def responders(self) -> tuple[tuple[str, bytes], ...]:
+        """Whose answers were in order, with their digests; sorted."""
+        answers = self.unmasked.answers
+        return tuple((site, answers[site]) for site in sorted(answers, key=str.encode))
+
+
+@dataclass(frozen=True, slots=True)
+class CollectingAcks:
+    """M11. The round is complete, whatever comes."""
+
+    name: ClassVar[str] = "acks"
+    noun: ClassVar[str] = "acknowledgement"
+    expected: tuple[str, ...]
+    summed: Summed
+    result: Envelope
+    received: dict[str, Envelope] = field(default_factory=dict)
+
+
 CollectingPhase: TypeAlias = (
-    CollectingKeys | CollectingShares | CollectingInputs | CollectingVotes | CollectingUnmask
+    CollectingKeys
+    | CollectingShares
+    | CollectingInputs
+    | CollectingVotes
+    | CollectingUnmask
+    | CollectingAcks
 )
-CoordinatorPhase: TypeAlias = CollectingPhase | Ended
+CoordinatorPhase: TypeAlias = CollectingPhase | Summed | Ended

@@ -15,6 +15,7 @@ from veilsum.secagg.thresholds import usual_colluders
 
 CohortDifference: TypeAlias = Literal["warn", "refuse"]
 Spent: TypeAlias = Literal["vote", "input"]
+MissedRounds: TypeAlias = Literal["acks", "refuse"]
 
 
 class Refusal(Exception):  # noqa: N818  not an error: the site's right
@@ -51,6 +52,8 @@ class LocalPolicy:
             its task by fewer sites than a sum must have: "warn" or "refuse".
         spent: from when on an update may never be sent again in its task: "vote", once this site
             has voted in the attempt that it was in; "input", once it has left.
+        missed_rounds: whether the site goes on after a round whose result it did not acknowledge
+            itself: "acks", if a quorum of that round's sites did; "refuse", never in that run.
         suites: suites the site accepts. A list and not "any": a suite that a later version
             brings is not accepted by a site that nobody asked.
 
@@ -68,15 +71,13 @@ class LocalPolicy:
     max_attempts: int = 3
     cohort_difference: CohortDifference = "warn"
     spent: Spent = "vote"
+    missed_rounds: MissedRounds = "acks"
     suites: frozenset[str] = frozenset({"VS-1"})
 
     def __post_init__(self) -> None:
-        if self.cohort_difference not in get_args(CohortDifference):
-            raise ConfigError(
-                f"cohort_difference must be 'warn' or 'refuse', got {self.cohort_difference!r}"
-            )
-        if self.spent not in get_args(Spent):
-            raise ConfigError(f"spent must be 'vote' or 'input', got {self.spent!r}")
+        _check_one_of("cohort_difference", self.cohort_difference, get_args(CohortDifference))
+        _check_one_of("spent", self.spent, get_args(Spent))
+        _check_one_of("missed_rounds", self.missed_rounds, get_args(MissedRounds))
         if self.max_attempts < 1:
             raise ConfigError(f"max_attempts must be at least 1, got {self.max_attempts}")
         _check_named("mask_generators", self.mask_generators, get_args(MaskGenerator))
@@ -120,6 +121,11 @@ class LocalPolicy:
             )
         if self.task_ids is not None and plan.task_id not in self.task_ids:
             raise _outside(RefusalCode.TASK, f"task {plan.task_id!r} is not allowed at this site")
+
+
+def _check_one_of(field: str, value: str, choices: tuple[str, str]) -> None:
+    if value not in choices:
+        raise ConfigError(f"{field} must be {choices[0]!r} or {choices[1]!r}, got {value!r}")
 
 
 def _check_named(key: str, names: frozenset[str] | None, known: Collection[str]) -> None:

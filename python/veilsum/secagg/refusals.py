@@ -51,6 +51,7 @@ class RefusalCode(IntEnum):
     SHARES = 25
     VOTES = 26
     ORDER = 27
+    RESULT = 28
 
 
 TEXTS: Mapping[RefusalCode, str] = {
@@ -81,15 +82,16 @@ TEXTS: Mapping[RefusalCode, str] = {
     RefusalCode.SHARES: "a dealt share is wrong",
     RefusalCode.VOTES: "the certificate does not hold",
     RefusalCode.ORDER: "a message came out of order",
+    RefusalCode.RESULT: "the result of a round is not the one this site knows, or not acknowledged",
 }
 """The whole vocabulary: a refusal says nothing else."""
 
 _OF_NAME: Mapping[str, RefusalCode] = {
     "malformed": RefusalCode.MALFORMED,
-    "epoch": RefusalCode.EPOCH,
     "not_invited": RefusalCode.NOT_INVITED,
     "policy": RefusalCode.POLICY,
     "replay": RefusalCode.REPLAY,
+    "epoch": RefusalCode.EPOCH,
     "spent": RefusalCode.SPENT,
     "survivors": RefusalCode.SURVIVORS,
     "cohort_difference": RefusalCode.COHORT_DIFFERENCE,
@@ -99,6 +101,8 @@ _OF_NAME: Mapping[str, RefusalCode] = {
     "bad_share": RefusalCode.SHARES,
     "votes": RefusalCode.VOTES,
     "protocol": RefusalCode.ORDER,
+    "model": RefusalCode.MODEL,
+    "result": RefusalCode.RESULT,
 }
 
 

@@ -140,6 +140,7 @@ class _Rehearsal:
                 entropy=entropy,
                 ledger=Ledger.in_memory(entropy),
                 backend=backends.site,
+                chained=False,
             )
             for site in plan.cohort
         }

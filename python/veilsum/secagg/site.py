@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -17,16 +16,18 @@ from veilsum.secagg import dealing, keys
 from veilsum.secagg.effects import (
     Done,
     NeedUpdate,
+    ResultReady,
     Send,
     SiteEffect,
     UploadInput,
     Warn,
     Withdraw,
 )
+from veilsum.secagg.egress_summary import Egress, no_egress
 from veilsum.secagg.envelope import Envelope
 from veilsum.secagg.guard import cohort_warning
-from veilsum.secagg.ledger import Ledger, attempt_of
-from veilsum.secagg.ledger_records import Contributed, LedgerRecord, Opened, VoteCast
+from veilsum.secagg.ledger import Ledger, attempt_of, overtaken
+from veilsum.secagg.ledger_records import AckSent, Contributed, LedgerRecord, Opened, VoteCast
 from veilsum.secagg.messages import (
     KeyRoster,
     RoundOpen,
@@ -35,16 +36,17 @@ from veilsum.secagg.messages import (
     SurvivorCertificate,
     SurvivorProposal,
     SurvivorVote,
-    UnmaskShares,
 )
-from veilsum.secagg.payload import COORDINATOR, Message, kind_of, open_envelope
+from veilsum.secagg.payload import Message, kind_of
 from veilsum.secagg.phases import (
     Advertised,
+    Checking,
     Dealt,
     Ended,
     Invited,
     Ready,
     SitePhase,
+    Unmasked,
     Uploaded,
     Voted,
 )
@@ -52,47 +54,20 @@ from veilsum.secagg.plan import Plan
 from veilsum.secagg.policy import LocalPolicy, Refusal
 from veilsum.secagg.receiver import input_header
 from veilsum.secagg.refusals import Refuse, code_of
+from veilsum.secagg.result_checks import check_last_round, check_result
+from veilsum.secagg.result_messages import ResultAck, RoundResult
+from veilsum.secagg.site_answers import Answer, Signer, check_is_of_this_attempt, open_message
 from veilsum.secagg.site_checks import (
     check_certificate,
-    check_same_attempt,
+    checked_members,
     checked_survivors,
     open_plan,
-    reveal,
+    unmask_shares,
 )
-from veilsum.secagg.transcript import (
-    open_adverts,
-    shares_transcript,
-    signers_of,
-    survivors_transcript,
-)
+from veilsum.secagg.transcript import shares_transcript, signers_of, survivors_transcript
 from veilsum.secagg.upload import Contribution, encode_upload
 
 _Message = TypeVar("_Message", bound=Message)
-
-_ANSWERED: Mapping[str, type[Message]] = {
-    message.kind: message
-    for message in (KeyRoster, ShareRelay, SurvivorProposal, SurvivorCertificate)
-}
-"""What the coordinator sends after the invitation, by type."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """What a message of the coordinator was answered with, to answer a repeat alike."""
-
-    payload_digest: bytes
-    sends: tuple[Send, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Signer:
-    """A site's name and signing key."""
-
-    site: str
-    key: Ed25519PrivateKey
-
-    def seal(self, message: Message) -> Envelope:
-        return Envelope.sign(message.kind, message.to_payload(), self.key)
 
 
 class SiteSession:
@@ -108,6 +83,9 @@ class SiteSession:
             to repeat. Shared by all sessions of the site.
         backend: what encodes and masks floating-point tensors, "cpu" or a device such as
             "cuda:0". The upload is the same; some tiles are computed on the CPU as well.
+        egress: what left the site until now, for its acknowledgement of the result.
+        chained: whether a later round must bring the one before it. Not where rounds are held
+            one by one within a process, which has no coordinator to mistrust.
 
     Raises:
         ConfigError: the key is not the one the roster lists for this site.
@@ -123,24 +101,24 @@ class SiteSession:
         entropy: keys.Entropy,
         ledger: Ledger,
         backend: str = "cpu",
+        egress: Egress = no_egress,
+        chained: bool = True,
     ) -> None:
-        if signing_key.public_key().public_bytes_raw() != roster.signing_key(site):
-            raise ConfigError(
-                f"the signing key is not the one the roster lists for site {site!r}",
-                hint="point the site at the key its roster entry was made from",
-            )
         self._site = site
-        self._signer = _Signer(site, signing_key)
+        self._signer = Signer.of_roster(roster, site, signing_key)
         self._roster = roster
         self._policy = policy
         self._entropy = entropy
         self._ledger = ledger
         self._backend = backend
+        self._egress = egress
+        self._chained = chained
+        self._sent_before = egress()
         self._verified: bytes | None = None  # the context of a verified invitation
         self._refusal: bytes | None = None
         self._plan: Plan | None = None
         self._phase: SitePhase = Invited()
-        self._answers: dict[str, _Answer] = {}
+        self._answers: dict[str, Answer] = {}
 
     @property
     def plan(self) -> Plan | None:
@@ -149,7 +127,8 @@ class SiteSession:
 
     @property
     def phase(self) -> str:
-        """One of open, keys, shares, inputs, votes, unmask, done, withdrawn, closed."""
+        """One of open, keys, shares, inputs, votes, unmask, result, check, done, withdrawn,
+        closed."""
         return self._phase.name
 
     @property
@@ -237,6 +216,42 @@ class SiteSession:
         self._phase = Uploaded(phase.t2, phase.held, upload, header.payload_digest)
         return [upload]
 
+    def checked_result(self, level: int) -> list[SiteEffect]:
+        """Acknowledges the result, once: the next round needs a quorum's acknowledgements.
+
+        Args:
+            level: how much the host has checked of it, 0 to 3 (result_messages.py).
+
+        Raises:
+            ConfigError: no result awaits it.
+        """
+        phase, plan = self._phase, self._plan
+        if plan is None or not isinstance(phase, Checking):
+            raise ConfigError(f"site {self._site!r} has no result to check in phase {self.phase!r}")
+        sent = self._egress().since(self._sent_before)
+        message = ResultAck(plan.context, self._site, phase.result_digest, level, sent)
+        try:
+            self._remember(AckSent(attempt_of(plan), message.result, phase.result.model_hash))
+        except Refusal as refusal:
+            return self._withdraw(refusal)
+        send = Send(self._signer.seal(message).to_bytes())
+        self._answers[RoundResult.kind] = Answer(phase.result_digest, (send,))
+        self._phase = Ended("done")
+        return [send]
+
+    def reject_result(self, reason: str, *, code: str = "model") -> list[SiteEffect]:
+        """Refuses the result: what was checked of it is wrong. The only effect is Withdraw.
+
+        Args:
+            reason: for people; it goes to the coordinator, so it says nothing of this site's data.
+
+        Raises:
+            ConfigError: no result awaits it.
+        """
+        if not isinstance(self._phase, Checking):
+            raise ConfigError(f"site {self._site!r} has no result to check in phase {self.phase!r}")
+        return self._withdraw(Refusal(code, reason))
+
     def _audit_seed(self) -> bytes | None:
         return None if self._backend == "cpu" else bytes(self._entropy(SEED_BYTES))
 
@@ -276,12 +291,13 @@ class SiteSession:
         answer = self._answers.get(kind)
         if answer is not None:
             if answer.payload_digest != envelope.payload_digest:
-                self._check_is_of_this_attempt(kind, envelope)
+                if self._plan is not None:
+                    check_is_of_this_attempt(self._roster, self._plan, kind, envelope)
                 raise Refusal("equivocation", f"a second, different {kind} message came")
             return list(answer.sends)
         effects = self._advance(kind, envelope)
         sends = tuple(effect for effect in effects if isinstance(effect, Send))
-        self._answers[kind] = _Answer(envelope.payload_digest, sends)
+        self._answers[kind] = Answer(envelope.payload_digest, sends)
         return effects
 
     def _advance(self, kind: str, envelope: Envelope) -> list[SiteEffect]:
@@ -296,18 +312,27 @@ class SiteSession:
                 return self._on_proposal(plan, phase, envelope)
             case Voted() as phase, Plan() as plan if kind == SurvivorCertificate.kind:
                 return self._on_certificate(plan, phase, envelope)
+            case Unmasked() as phase, Plan() as plan if kind == RoundResult.kind:
+                return self._on_result(plan, phase, envelope)
             case _:
                 raise Refusal("protocol", f"a {kind!r} message came in phase {self.phase!r}")
 
     # --- one method per message ---------------------------------------------------
 
     def _on_open(self, envelope: Envelope) -> list[SiteEffect]:
-        plan = open_plan(self._roster, envelope)
+        plan, link = open_plan(self._roster, envelope)
         self._verified = plan.context
         if self._site not in plan.cohort:
             raise Refusal("not_invited", f"site {self._site!r} is not in the cohort")
         self._policy.check(plan)
-        self._remember(Opened(attempt_of(plan), plan.hash))
+        opened = Opened(attempt_of(plan), plan.hash)
+        self._ledger.check(opened)
+        if self._chained:
+            stale = check_last_round(self._policy, plan, link, self._site, self._ledger)
+            if stale is not None:
+                self._remember(stale)
+                raise overtaken()
+        self._remember(opened)
         secrets = dealing.make_secrets(plan.context, self._site, self._entropy)
         advert = self._signer.seal(dealing.own_advert(plan.context, self._site, secrets))
         self._plan, self._phase = plan, Advertised(secrets, advert)
@@ -315,16 +340,8 @@ class SiteSession:
 
     def _on_roster(self, plan: Plan, phase: Advertised, envelope: Envelope) -> list[SiteEffect]:
         message = self._open(KeyRoster, plan, envelope)
-        adverts = dict(zip(signers_of(plan, message.adverts), message.adverts, strict=True))
-        own = adverts.get(self._site)
-        if own is None or own.to_bytes() != phase.advert.to_bytes():
-            raise Refusal("keys", "the key roster does not hold this site's own advert")
-        if len(adverts) < plan.fewest_survivors:
-            raise Refusal(
-                "keys", f"{len(adverts)} sites sent keys, {plan.fewest_survivors} are needed"
-            )
+        members = checked_members(plan, self._site, phase.advert, message)
         try:
-            members = open_adverts(plan, adverts)
             deal, shares = dealing.deal_shares(
                 plan, self._site, members, phase.secrets, self._entropy
             )
@@ -379,29 +396,17 @@ class SiteSession:
     def _on_certificate(self, plan: Plan, phase: Voted, envelope: Envelope) -> list[SiteEffect]:
         message = self._open(SurvivorCertificate, plan, envelope)
         check_certificate(plan, phase, message)
-        held = phase.held
-        answer = UnmaskShares(
-            plan.context,
-            self._site,
-            phase.t3,
-            self_shares=reveal(held.self_shares, phase.survivors),
-            mask_shares=reveal(held.mask_shares, held.mask_shares.keys() - phase.survivors),
-        )
-        sealed = self._signer.seal(answer).to_bytes()
+        sealed = self._signer.seal(unmask_shares(plan, self._site, phase))
         phase.wipe()
-        self._phase = Ended("done")
-        return [Send(sealed), Done()]
+        seen = (envelope.payload_digest, sealed.payload_digest)
+        self._phase = Unmasked(phase.t3, phase.survivors, frozenset(phase.held.mask_shares), *seen)
+        return [Send(sealed.to_bytes()), Done()]
 
-    def _check_is_of_this_attempt(self, kind: str, envelope: Envelope) -> None:
-        """Whether the coordinator signed this in the attempt at hand. Until that is verified a
-        second message says nothing about it: anybody on the way could have made it."""
-        match self._plan:
-            case Plan() as plan if kind == RoundOpen.kind:
-                check_same_attempt(plan, open_plan(self._roster, envelope))
-            case Plan() as plan:
-                self._open(_ANSWERED[kind], plan, envelope)
+    def _on_result(self, plan: Plan, phase: Unmasked, envelope: Envelope) -> list[SiteEffect]:
+        message = self._open(RoundResult, plan, envelope)
+        check_result(plan, self._site, phase, message)
+        self._phase = Checking(message, envelope.payload_digest)
+        return [ResultReady(message, tuple(sorted(phase.survivors, key=str.encode)))]
 
     def _open(self, kind: type[_Message], plan: Plan, envelope: Envelope) -> _Message:
-        return open_envelope(
-            kind, envelope, self._roster.coordinator_key, sender=COORDINATOR, context=plan.context
-        )
+        return open_message(kind, self._roster, plan, envelope)

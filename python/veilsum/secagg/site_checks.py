@@ -8,16 +8,24 @@ from veilsum._native import Secret
 from veilsum.errors import ConfigError, PeerError
 from veilsum.roster import Roster
 from veilsum.secagg.envelope import Envelope
-from veilsum.secagg.messages import RoundOpen, SurvivorCertificate, SurvivorProposal
+from veilsum.secagg.messages import (
+    KeyRoster,
+    RoundOpen,
+    SurvivorCertificate,
+    SurvivorProposal,
+    UnmaskShares,
+)
 from veilsum.secagg.payload import COORDINATOR, open_envelope
 from veilsum.secagg.phases import Ready, Uploaded, Voted
 from veilsum.secagg.plan import Plan
 from veilsum.secagg.policy import Refusal
-from veilsum.secagg.transcript import check_vote, signers_of
+from veilsum.secagg.result_messages import Link
+from veilsum.secagg.transcript import Members, check_vote, open_adverts, signers_of
 
 
-def open_plan(roster: Roster, envelope: Envelope) -> Plan:
-    """The plan of an invitation, as the coordinator signed it.
+def open_plan(roster: Roster, envelope: Envelope) -> tuple[Plan, Link | None]:
+    """The plan of an invitation and what it brings of the round before, as the coordinator
+    signed it.
 
     Raises:
         DecodeError: the envelope is not one of the coordinator, or holds no manifest.
@@ -32,7 +40,7 @@ def open_plan(roster: Roster, envelope: Envelope) -> Plan:
         raise Refusal("plan", str(error)) from error
     if plan.context != opened.context:
         raise Refusal("plan", "the manifest belongs to another round or attempt")
-    return plan
+    return plan, opened.previous
 
 
 def check_same_attempt(plan: Plan, second: Plan) -> None:
@@ -48,6 +56,25 @@ def check_same_attempt(plan: Plan, second: Plan) -> None:
 
 def _attempt(plan: Plan) -> tuple[str, str, int, int]:
     return plan.task_id, plan.run_id, plan.round_number, plan.attempt
+
+
+def checked_members(plan: Plan, site: str, advert: Envelope, message: KeyRoster) -> Members:
+    """The sites that sent keys, this one with its own advert among them.
+
+    Raises:
+        DecodeError: an advert is not what it should be.
+        Refusal: code "keys".
+    """
+    adverts = dict(zip(signers_of(plan, message.adverts), message.adverts, strict=True))
+    own = adverts.get(site)
+    if own is None or own.to_bytes() != advert.to_bytes():
+        raise Refusal("keys", "the key roster does not hold this site's own advert")
+    if len(adverts) < plan.fewest_survivors:
+        raise Refusal("keys", f"{len(adverts)} sites sent keys, {plan.fewest_survivors} are needed")
+    try:
+        return open_adverts(plan, adverts)
+    except PeerError as error:
+        raise Refusal("keys", str(error)) from error
 
 
 def checked_survivors(
@@ -97,6 +124,19 @@ def check_certificate(plan: Plan, phase: Voted, message: SurvivorCertificate) ->
         raise Refusal("votes", str(error)) from error
 
 
-def reveal(shares: Mapping[str, Secret], dealers: Iterable[str]) -> tuple[tuple[str, bytes], ...]:
+def unmask_shares(plan: Plan, site: str, phase: Voted) -> UnmaskShares:
+    """M9. Of no dealer both: who is in the sum is hidden by its self mask alone, and who is not by
+    nothing else than that its self mask stays unknown."""
+    held, survivors = phase.held, phase.survivors
+    return UnmaskShares(
+        plan.context,
+        site,
+        phase.t3,
+        self_shares=_reveal(held.self_shares, survivors),
+        mask_shares=_reveal(held.mask_shares, held.mask_shares.keys() - survivors),
+    )
+
+
+def _reveal(shares: Mapping[str, Secret], dealers: Iterable[str]) -> tuple[tuple[str, bytes], ...]:
     """Shares on their way to the coordinator, which may know them from here on."""
     return tuple((dealer, bytes(shares[dealer])) for dealer in sorted(dealers, key=str.encode))

@@ -28,6 +28,7 @@ from veilsum.control import (
 )
 from veilsum.errors import ConfigError
 from veilsum.model import ModelLayout
+from veilsum.secagg.result_messages import SIGNATURE_ONLY
 from veilsum.site.effects import Note, SendToCoordinator, SiteEffect, Upload
 
 
@@ -291,6 +292,8 @@ class MaskedContribution:
                 return [Note(f"warning: {text}")]
             case secagg.Done():
                 return [Note("sent the unmask shares")]
+            case secagg.ResultReady():
+                return self._carry_out(self._session.checked_result(SIGNATURE_ONLY))
             case _:
                 assert_never(effect)
 

@@ -33,6 +33,7 @@ class Participation:
         *,
         threads: int,
         backend: str,
+        egress: secagg.Egress,
     ) -> None:
         self._site = site
         self._signing_key = signing_key
@@ -43,6 +44,7 @@ class Participation:
         self._ledger = ledger
         self._threads = threads
         self._backend = backend
+        self._egress = egress
         self._latest: dict[str, tuple[int, int]] = {}  # run -> last round and attempt used up
         self._feedback = Feedback()
 
@@ -93,6 +95,7 @@ class Participation:
             entropy=self._entropy,
             ledger=self._ledger,
             backend=self._backend,
+            egress=self._egress,
         )
         masked = MaskedContribution(session, opened.round, threads=self._threads)
         try:

@@ -79,6 +79,7 @@ class SiteCore:
         threads: to encode and mask with.
         backend: what encodes and masks the floating-point tensors of masked rounds: "cpu", or a
             device such as "cuda:0".
+        egress: what left this site until now; its acknowledgements of results say it.
 
     Raises:
         ConfigError: the key is not the one the roster lists for this site.
@@ -97,6 +98,7 @@ class SiteCore:
         *,
         threads: int = 1,
         backend: str = "cpu",
+        egress: secagg.Egress = secagg.no_egress,
     ) -> None:
         if signing_key.public_key().public_bytes_raw() != roster.signing_key(site):
             raise ConfigError(
@@ -118,6 +120,7 @@ class SiteCore:
             ledger,
             threads=threads,
             backend=backend,
+            egress=egress,
         )
         self._unsent = Unsent()
         self._phase: SitePhase = Idle()

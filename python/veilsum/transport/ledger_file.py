@@ -31,6 +31,7 @@ from veilsum.secagg.ledger_records import (
     Adopted,
     Chain,
     LedgerRecord,
+    Overtaken,
     home_in,
     make_head,
 )
@@ -143,15 +144,22 @@ def _opened(folder: Path, *, adopt: bool) -> LedgerFile:
         head = data[:HEAD_BYTES]
         home = home_in(head)
         chain = Chain(head, key)
-        records, end = [], HEAD_BYTES
+        records, end, overtaken = [], HEAD_BYTES, False
         for record, size in chain.read(data[HEAD_BYTES:]):
             records.append(record)
             end += size
             if isinstance(record, Adopted):
-                home = record.home
+                home, overtaken = record.home, False
+            overtaken = overtaken or isinstance(record, Overtaken)
         if end < len(data):
             _cut(descriptor, end)
         file = LedgerFile(descriptor, chain, key, tuple(records))
+        if overtaken and not adopt:
+            raise LedgerError(
+                f"{records_file} is older than what this site has signed since", hint=_ADOPT
+            )
+        if overtaken:
+            home = b""  # of no place: to be adopted in any
         _check_home(file, home, _home(descriptor), records_file, adopt=adopt)
         return file
     except BaseException:

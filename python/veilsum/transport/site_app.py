@@ -138,6 +138,7 @@ async def _serve(
         kept.ledger,
         threads=settings.threads or available_threads(),
         backend=require_backend(settings.backend),
+        egress=outgoing.summary,
     )
     log.info("starting", coordinator=settings.coordinator, trainer=settings.trainer, **versions())
     app = _SiteApp(core, trainer, settings, outgoing, log)

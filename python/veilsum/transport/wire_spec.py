@@ -35,6 +35,7 @@ _DEADLINE_NAMES = (
     "inputs_s",
     "votes_s",
     "unmask_s",
+    "acks_s",
     "cooldown_s",
 )
 
@@ -113,8 +114,9 @@ def decode_spec(message: pb.RunSpec) -> RunSpec:
 
 def _decode_deadlines(message: pb.Deadlines) -> Deadlines:
     seconds = {name: getattr(message, name) for name in _DEADLINE_NAMES}
-    # Runs that were stored before there were retries do not name it.
-    seconds["cooldown_s"] = seconds["cooldown_s"] or Deadlines().cooldown_s
+    # Runs that were stored before there were acknowledgements and retries do not name these.
+    for name in ("acks_s", "cooldown_s"):
+        seconds[name] = seconds[name] or getattr(Deadlines(), name)
     return Deadlines(**seconds)
 
 

@@ -72,13 +72,14 @@ class ServerOptimizer(_message.Message):
     def __init__(self, name: _Optional[str] = ..., momentum: _Optional[float] = ..., beta1: _Optional[float] = ..., beta2: _Optional[float] = ..., tau: _Optional[float] = ..., state_file: _Optional[str] = ...) -> None: ...
 
 class Deadlines(_message.Message):
-    __slots__ = ("join_s", "keys_s", "shares_s", "inputs_s", "votes_s", "unmask_s", "cooldown_s")
+    __slots__ = ("join_s", "keys_s", "shares_s", "inputs_s", "votes_s", "unmask_s", "acks_s", "cooldown_s")
     JOIN_S_FIELD_NUMBER: _ClassVar[int]
     KEYS_S_FIELD_NUMBER: _ClassVar[int]
     SHARES_S_FIELD_NUMBER: _ClassVar[int]
     INPUTS_S_FIELD_NUMBER: _ClassVar[int]
     VOTES_S_FIELD_NUMBER: _ClassVar[int]
     UNMASK_S_FIELD_NUMBER: _ClassVar[int]
+    ACKS_S_FIELD_NUMBER: _ClassVar[int]
     COOLDOWN_S_FIELD_NUMBER: _ClassVar[int]
     join_s: float
     keys_s: float
@@ -86,8 +87,9 @@ class Deadlines(_message.Message):
     inputs_s: float
     votes_s: float
     unmask_s: float
+    acks_s: float
     cooldown_s: float
-    def __init__(self, join_s: _Optional[float] = ..., keys_s: _Optional[float] = ..., shares_s: _Optional[float] = ..., inputs_s: _Optional[float] = ..., votes_s: _Optional[float] = ..., unmask_s: _Optional[float] = ..., cooldown_s: _Optional[float] = ...) -> None: ...
+    def __init__(self, join_s: _Optional[float] = ..., keys_s: _Optional[float] = ..., shares_s: _Optional[float] = ..., inputs_s: _Optional[float] = ..., votes_s: _Optional[float] = ..., unmask_s: _Optional[float] = ..., acks_s: _Optional[float] = ..., cooldown_s: _Optional[float] = ...) -> None: ...
 
 class SubmitRunRequest(_message.Message):
     __slots__ = ("spec", "safetensors", "model_file")
