@@ -202,7 +202,7 @@ class Roster:
                 entries,
                 bytes.fromhex(document["previous"]),
             )
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
             if isinstance(error, ConfigError):
                 raise
             raise ConfigError(
