@@ -95,9 +95,6 @@ def test_every_vector_of_an_update_has_a_stream_of_its_own():
 MASKED_AT = {
     ("aggregate/secure_sum.py", "add_masks"),  # what is left in the sum: every stream, once
     ("aggregate/tile_audit.py", "add_mask_tiles"),  # the same again, of some tiles
-    ("cli/selftest.py", "add_masks"),  # of keys that protect nothing
-    ("cli/selftest.py", "encode_ring_chunks"),
-    ("cli/selftest.py", "ring_word_chunks"),
     ("secagg/upload.py", "encode_ring_chunks"),  # stream 1
     ("secagg/upload.py", "encode_ring_tiles"),  # the same again, of some tiles
     ("secagg/upload.py", "ring_word_chunks"),  # streams 0 and 2
@@ -112,10 +109,13 @@ MASKING = {
 
 
 def masking_calls() -> set[tuple[str, str]]:
-    """(file, function) of all calls that put masks on words."""
+    """(file, function) of all calls that put masks on words. Self-tests do so with keys that
+    protect nothing."""
     package = Path(veilsum.__file__).parent
     found = set()
     for file in package.rglob("*.py"):
+        if "selftest" in str(file):
+            continue
         for node in ast.walk(ast.parse(file.read_text())):
             if (
                 isinstance(node, ast.Call)
