@@ -1,6 +1,7 @@
 #include "masks/shamir.h"
 
 #include <algorithm>
+#include <array>
 #include <string>
 
 #include "base/error.h"
@@ -12,12 +13,14 @@ namespace {
 constexpr std::size_t kElementBytes = 16;
 constexpr std::size_t kLimbs = kSharedSecretBytes / kElementBytes;
 
-const unsigned char* element(const Secret& secret, std::size_t number) {
-  return reinterpret_cast<const unsigned char*>(secret.bytes().data()) + number * kElementBytes;
+// The limbs of a secret, or its coefficients. Asking for a secret's bytes is a system call, so it
+// is done once for all of them.
+const unsigned char* elements(const Secret& secret) {
+  return reinterpret_cast<const unsigned char*>(secret.bytes().data());
 }
 
-unsigned char* element(Secret& secret, std::size_t number) {
-  return reinterpret_cast<unsigned char*>(secret.bytes().data()) + number * kElementBytes;
+unsigned char* elements(Secret& secret) {
+  return reinterpret_cast<unsigned char*>(secret.bytes().data());
 }
 
 void require_size(const Secret& secret, std::size_t size, const char* what) {
@@ -52,15 +55,16 @@ void require_dealable(const Secret& secret, std::size_t threshold, std::size_t s
                       " coefficient bytes, got " + std::to_string(coefficients.size()));
 }
 
-// Value at `index` of the polynomial of one limb (Horner, highest degree first).
-Gf128 evaluate(const Secret& secret, const Secret& coefficients, std::size_t limb,
-               std::size_t degree, std::uint32_t index) {
+// Value at `index` of a limb's polynomial (Horner, highest degree first). Coefficients from degree
+// one up.
+Gf128 evaluate(const unsigned char* limb, const unsigned char* coefficients, std::size_t degree,
+               std::uint32_t index) {
   Gf128 value = {0, 0};
   for (std::size_t k = degree; k > 0; --k) {
-    const Gf128 coefficient = gf128_load(element(coefficients, limb * degree + k - 1));
+    const Gf128 coefficient = gf128_load(coefficients + (k - 1) * kElementBytes);
     value = gf128_multiply_by_index(gf128_add(value, coefficient), index);
   }
-  return gf128_add(value, gf128_load(element(secret, limb)));
+  return gf128_add(value, gf128_load(limb));
 }
 
 // What each share is multiplied with to give the polynomials' value at 0:
@@ -88,13 +92,17 @@ void require_shares(const std::vector<const Secret*>& shares, std::size_t count)
 }
 
 Secret combine_one(const std::vector<Gf128>& weights, const std::vector<const Secret*>& shares) {
-  Secret secret(kSharedSecretBytes);
-  for (std::size_t limb = 0; limb < kLimbs; ++limb) {
-    Gf128 sum = {0, 0};
-    for (std::size_t i = 0; i < weights.size(); ++i)
-      sum = gf128_add(sum, gf128_multiply(gf128_load(element(*shares[i], limb)), weights[i]));
-    gf128_store(element(secret, limb), sum);
+  std::array<Gf128, kLimbs> sums = {};
+  for (std::size_t i = 0; i < weights.size(); ++i) {
+    const unsigned char* share = elements(*shares[i]);
+    for (std::size_t limb = 0; limb < kLimbs; ++limb) {
+      const Gf128 value = gf128_load(share + limb * kElementBytes);
+      sums[limb] = gf128_add(sums[limb], gf128_multiply(value, weights[i]));
+    }
   }
+  Secret secret(kSharedSecretBytes);
+  for (std::size_t limb = 0; limb < kLimbs; ++limb)
+    gf128_store(elements(secret) + limb * kElementBytes, sums[limb]);
   return secret;
 }
 
@@ -105,12 +113,17 @@ std::vector<Secret> deal_shares(const Secret& secret, std::size_t threshold,
                                 const Secret& coefficients) {
   require_dealable(secret, threshold, indices.size(), coefficients);
   require_distinct(indices);
+  const std::size_t degree = threshold - 1;
+  const unsigned char* limbs = elements(secret);
+  const unsigned char* higher = elements(coefficients);
   std::vector<Secret> shares;
   shares.reserve(indices.size());
   for (const std::uint32_t index : indices) {
-    Secret& share = shares.emplace_back(kSharedSecretBytes);
+    unsigned char* share = elements(shares.emplace_back(kSharedSecretBytes));
     for (std::size_t limb = 0; limb < kLimbs; ++limb)
-      gf128_store(element(share, limb), evaluate(secret, coefficients, limb, threshold - 1, index));
+      gf128_store(share + limb * kElementBytes,
+                  evaluate(limbs + limb * kElementBytes, higher + limb * degree * kElementBytes,
+                           degree, index));
   }
   return shares;
 }
