@@ -10,6 +10,7 @@ import pytest
 
 from reference import secagg as reference
 from veilsum._native import Secret
+from veilsum.errors import PeerError
 from veilsum.secagg import keys, merkle
 from veilsum.secagg.keys import Label
 from veilsum.secagg.messages import SealedShare, ShareDeal
@@ -121,6 +122,23 @@ def test_both_ends_of_a_pair_derive_the_golden_key():
     assert bytes(forwards) == bytes(backwards)
     assert bytes(forwards).hex() == VECTORS["pair_key"]
     assert bytes(forwards) == reference.pair_key(T2, bytes(private[A]), A, B, public[B][1])
+
+
+def test_a_key_that_is_loaded_once_agrees_with_every_peer_as_one_loaded_for_each():
+    own = keys.public_key(chan(A))
+    peers = [(f"site-{n}", keys.public_key(Secret.from_bytes(bytes([n]) * 32))) for n in range(3)]
+    loaded = keys.Agreement(chan(A))
+
+    assert loaded.public_key() == own
+    for peer in peers:
+        for sending in (True, False):
+            once = keys.channel_key(T1, loaded, (A, own), peer, sending=sending)
+            each = keys.channel_key(T1, chan(A), (A, own), peer, sending=sending)
+            assert bytes(once) == bytes(each)
+        once = keys.pair_mask_key(T2, loaded, (A, own), peer)
+        assert bytes(once) == reference.pair_key(T2, bytes(chan(A)), A, *peer)
+    with pytest.raises(PeerError, match="'oslo' advertised a public key of low order"):
+        loaded.derive(T1, ("oslo", bytes(32)), Label.CHANNEL, ())
 
 
 def test_the_self_mask_key_is_the_golden_one():

@@ -157,10 +157,14 @@ class Roster:
         Raises:
             ConfigError: the site is not a member.
         """
-        for entry in self.entries:
-            if entry.site == site:
-                return entry.signing_key
-        raise ConfigError(f"site {site!r} is not in the roster of {self.consortium!r}")
+        key = self._keys.get(site)
+        if key is None:
+            raise ConfigError(f"site {site!r} is not in the roster of {self.consortium!r}")
+        return key
+
+    @cached_property
+    def _keys(self) -> dict[str, bytes]:
+        return {entry.site: entry.signing_key for entry in self.entries}
 
     @cached_property
     def hash(self) -> bytes:

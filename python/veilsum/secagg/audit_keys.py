@@ -118,13 +118,14 @@ def dropout_edges(
     own = members.mask_key(dropout)
     private = keys.mask_private_key(plan.context, seed, dropout)
     try:
-        if keys.public_key(private) != own[1]:
+        agreement = keys.Agreement(private)
+        if agreement.public_key() != own[1]:
             raise _another_seed(dropout)
         return [
             (
                 survivor,
                 dropout,
-                keys.pair_mask_key(dealers.t2, private, own, members.mask_key(survivor)),
+                keys.pair_mask_key(dealers.t2, agreement, own, members.mask_key(survivor)),
             )
             for survivor in survivors
         ]

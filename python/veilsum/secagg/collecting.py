@@ -75,7 +75,8 @@ def checked_header(
 
 def _collect_keys(plan: Plan, phase: CollectingKeys, site: str, envelope: Envelope) -> None:
     advert = _open(KeyAdvert, plan, site, envelope)
-    check_advert(advert, phase.adverts.values())
+    check_advert(advert, phase.taken)
+    phase.taken.update(advert.public_keys)
     phase.received[site], phase.adverts[site] = envelope, advert
 
 

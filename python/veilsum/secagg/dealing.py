@@ -8,7 +8,7 @@ from veilsum import _native
 from veilsum._native import Secret
 from veilsum.errors import PeerError
 from veilsum.secagg import keys, merkle
-from veilsum.secagg.keys import Entropy, Label
+from veilsum.secagg.keys import Agreement, Entropy, Label
 from veilsum.secagg.masks import MaskKeys, update_masks
 from veilsum.secagg.messages import DealtShare, KeyAdvert, RelayedDeal, SealedShare, ShareDeal
 from veilsum.secagg.phases import HeldShares, SiteSecrets
@@ -56,6 +56,7 @@ def deal_shares(
     """
     mask_shares = _deal(plan, members, secrets.mask_seed, entropy)
     self_shares = _deal(plan, members, secrets.self_seed, entropy)
+    agreement = Agreement(secrets.channel_private)
     sealed = []
     for receiver, mask_share, self_share in zip(
         members.sites, mask_shares, self_shares, strict=True
@@ -63,7 +64,7 @@ def deal_shares(
         plain = keys.join_shares(mask_share, self_share)
         channel = keys.channel_key(
             members.t1,
-            secrets.channel_private,
+            agreement,
             members.channel_key(site),
             members.channel_key(receiver),
             sending=True,
@@ -105,22 +106,23 @@ def open_shares(
         DecodeError: what was relayed is not what the dealer signed.
     """
     mask_shares, self_shares = {}, {}
+    agreement = Agreement(secrets.channel_private)
     for dealer, deal in relayed.items():
         entry = deal.share.entry
         signed = open_deal(plan, members, dealer, deal.header)
         check_entry(members, signed, site, entry, deal.proof)
-        mask_share, self_share = _open_box(site, members, secrets, dealer, deal.share.box)
+        mask_share, self_share = _open_box(site, members, agreement, dealer, deal.share.box)
         check_shares(members, dealer, site, entry, mask_share=mask_share, self_share=self_share)
         mask_shares[dealer], self_shares[dealer] = mask_share, self_share
     return HeldShares(mask_shares, self_shares)
 
 
 def _open_box(
-    site: str, members: Members, secrets: SiteSecrets, dealer: str, box: bytes
+    site: str, members: Members, agreement: Agreement, dealer: str, box: bytes
 ) -> tuple[Secret, Secret]:
     channel = keys.channel_key(
         members.t1,
-        secrets.channel_private,
+        agreement,
         members.channel_key(site),
         members.channel_key(dealer),
         sending=False,
@@ -163,13 +165,9 @@ def derive_masks(
     Raises:
         PeerError: a peer's mask key is of low order.
     """
+    agreement, own = Agreement(secrets.mask_private), members.mask_key(site)
     pairs = [
-        (
-            peer,
-            keys.pair_mask_key(
-                t2, secrets.mask_private, members.mask_key(site), members.mask_key(peer)
-            ),
-        )
+        (peer, keys.pair_mask_key(t2, agreement, own, members.mask_key(peer)))
         for peer in dealers
         if peer != site
     ]

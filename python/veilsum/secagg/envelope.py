@@ -65,6 +65,10 @@ class Envelope:
 
     def to_bytes(self) -> bytes:
         """The encoding at the top of this file."""
+        return self._encoded
+
+    @cached_property
+    def _encoded(self) -> bytes:
         return Writer().blob(self.payload).raw(self.signature).raw(self.key_id).bytes()
 
     @classmethod

@@ -116,7 +116,7 @@ def derive(salt: bytes, key: Buffer, label: Label, *parts: bytes) -> Secret:
 
 def public_key(private: Secret) -> bytes:
     """X25519 public key of 32 private bytes (clamped as in RFC 7748)."""
-    return X25519PrivateKey.from_private_bytes(memoryview(private)).public_key().public_bytes_raw()
+    return Agreement(private).public_key()
 
 
 def public_key_fault(key: bytes) -> str | None:
@@ -157,6 +157,50 @@ def self_commitment(context: bytes, seed: Secret, site: str) -> bytes:
     return digest(Label.SELF_COMMITMENT, context, length_prefixed(site), seed)
 
 
+# --- key agreement ----------------------------------------------------------------
+
+
+class Agreement:
+    """An X25519 private key, loaded once: that takes longer than an exchange with it.
+
+    OpenSSL holds a copy of the key, in memory that it overwrites when the object goes but does
+    not lock. So it lives no longer than a loop over peers.
+    """
+
+    def __init__(self, private: Secret) -> None:
+        self._key = X25519PrivateKey.from_private_bytes(memoryview(private))
+
+    def public_key(self) -> bytes:
+        """32 bytes."""
+        return self._key.public_key().public_bytes_raw()
+
+    def derive(
+        self, salt: bytes, peer: tuple[str, bytes], label: Label, parts: tuple[bytes, ...]
+    ) -> Secret:
+        """HKDF of what is agreed on with a peer.
+
+        Args:
+            peer: (name, public key).
+
+        Raises:
+            PeerError: the peer's key is of low order.
+        """
+        name, key = peer
+        try:
+            agreed = Secret.take(self._key.exchange(X25519PublicKey.from_public_bytes(key)))
+        except ConfigError:
+            raise  # no memory to lock: not the peer's doing
+        except ValueError as error:
+            raise PeerError(name, "advertised a public key of low order") from error
+        derived = derive(salt, agreed, label, *parts)
+        agreed.wipe()
+        return derived
+
+
+def _loaded(private: Secret | Agreement) -> Agreement:
+    return private if isinstance(private, Agreement) else Agreement(private)
+
+
 # --- masks ----------------------------------------------------------------------
 
 
@@ -166,35 +210,20 @@ def self_mask_key(t2: bytes, seed: Secret, site: str) -> Secret:
 
 
 def pair_mask_key(
-    t2: bytes, private: Secret, own: tuple[str, bytes], peer: tuple[str, bytes]
+    t2: bytes, private: Secret | Agreement, own: tuple[str, bytes], peer: tuple[str, bytes]
 ) -> Secret:
     """K_uv: the same for both members of the pair.
 
     Args:
-        own, peer: (name, public mask key); `private` belongs to `own`.
+        own, peer: (name, public mask key); `private` belongs to `own`. One that is used more than
+            once is better loaded once.
 
     Raises:
         PeerError: the peer's key is of low order.
     """
     (low, low_key), (high, high_key) = sorted([own, peer], key=lambda member: member[0].encode())
     names = (length_prefixed(low), length_prefixed(high))
-    return _agree(t2, private, peer, Label.PAIR_MASK, (*names, low_key, high_key))
-
-
-def _agree(
-    salt: bytes, private: Secret, peer: tuple[str, bytes], label: Label, parts: tuple[bytes, ...]
-) -> Secret:
-    name, key = peer
-    own = X25519PrivateKey.from_private_bytes(memoryview(private))
-    try:
-        agreed = Secret.take(own.exchange(X25519PublicKey.from_public_bytes(key)))
-    except ConfigError:
-        raise  # no memory to lock: not the peer's doing
-    except ValueError as error:
-        raise PeerError(name, "advertised a public key of low order") from error
-    derived = derive(salt, agreed, label, *parts)
-    agreed.wipe()
-    return derived
+    return _loaded(private).derive(t2, peer, Label.PAIR_MASK, (*names, low_key, high_key))
 
 
 # --- shares ---------------------------------------------------------------------
@@ -207,7 +236,12 @@ def share_commitment(label: Label, t1: bytes, dealer: str, receiver: str, share:
 
 
 def channel_key(
-    t1: bytes, private: Secret, own: tuple[str, bytes], peer: tuple[str, bytes], *, sending: bool
+    t1: bytes,
+    private: Secret | Agreement,
+    own: tuple[str, bytes],
+    peer: tuple[str, bytes],
+    *,
+    sending: bool,
 ) -> Secret:
     """Key of the one box from a dealer to a receiver. Each direction has its own, so a
     dealer's box cannot be sent back to it as if the receiver had made it.
@@ -217,7 +251,7 @@ def channel_key(
     """
     dealer, receiver = (own, peer) if sending else (peer, own)
     names = (length_prefixed(dealer[0]), length_prefixed(receiver[0]))
-    return _agree(t1, private, peer, Label.CHANNEL, (*names, dealer[1], receiver[1]))
+    return _loaded(private).derive(t1, peer, Label.CHANNEL, (*names, dealer[1], receiver[1]))
 
 
 def _box_header(t1: bytes, dealer: str, receiver: str) -> bytes:

@@ -15,7 +15,7 @@ from veilsum.secagg.keys import BOX_BYTES, SHARE_BYTES
 from veilsum.secagg.merkle import leaf_hash
 from veilsum.secagg.payload import Message, kind_of, read_envelope, write_envelope
 from veilsum.secagg.result_messages import Link
-from veilsum.secagg.wire import MAX_SITES, Reader, Writer
+from veilsum.secagg.wire import DIGEST_BYTES, MAX_SITES, Reader, Writer
 
 _MAX_PROOF = (MAX_SITES - 1).bit_length()  # nodes from a leaf to the root
 
@@ -62,6 +62,11 @@ class KeyAdvert(Message):
     mask_key: bytes
     channel_key: bytes
     self_commitment: bytes
+
+    @property
+    def public_keys(self) -> tuple[bytes, bytes]:
+        """Both, which may occur only once in a round."""
+        return self.mask_key, self.channel_key
 
     def _write(self, writer: Writer) -> None:
         writer.raw(self.mask_key).raw(self.channel_key).raw(self.self_commitment)
@@ -138,12 +143,13 @@ class SealedShare:
         return DealtShare(self.mask_commitment, self.self_commitment, digest)
 
     def write(self, writer: Writer) -> None:
-        writer.raw(self.mask_commitment).raw(self.self_commitment).raw(self.box)
+        writer.raw(self.mask_commitment + self.self_commitment + self.box)
 
     @classmethod
     def read(cls, reader: Reader) -> SealedShare:
-        mask, own = reader.digest("a mask commitment"), reader.digest("a self commitment")
-        return cls(mask, own, reader.raw(BOX_BYTES, "a box"))
+        at = DIGEST_BYTES
+        data = reader.raw(2 * at + BOX_BYTES, "a dealt share")
+        return cls(data[:at], data[at : 2 * at], data[2 * at :])
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,14 +189,12 @@ class RelayedDeal:
     def write(self, writer: Writer) -> None:
         write_envelope(writer, self.header)
         self.share.write(writer)
-        writer.sequence(self.proof, lambda to, node: to.raw(node))
+        writer.digests(self.proof)
 
     @classmethod
     def read(cls, reader: Reader) -> RelayedDeal:
         header, share = read_envelope(reader), SealedShare.read(reader)
-        return cls(
-            header, share, reader.sequence(_MAX_PROOF, "a proof", lambda at: at.digest("a node"))
-        )
+        return cls(header, share, reader.digests(_MAX_PROOF, "a proof"))
 
 
 @dataclass(frozen=True, slots=True)

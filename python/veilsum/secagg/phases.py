@@ -185,6 +185,7 @@ class CollectingKeys:
     noun: ClassVar[str] = "keys"
     expected: tuple[str, ...]
     adverts: dict[str, KeyAdvert] = field(default_factory=dict)
+    taken: set[bytes] = field(default_factory=set)
     received: dict[str, Envelope] = field(default_factory=dict)
 
 
@@ -211,7 +212,7 @@ class Dealers:
     @property
     def sites(self) -> tuple[str, ...]:
         """U2, sorted by the bytes of the names."""
-        return tuple(sorted(self.deals, key=str.encode))
+        return tuple(site for site in self.members.sites if site in self.deals)
 
 
 @dataclass(frozen=True, slots=True)

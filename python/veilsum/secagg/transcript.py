@@ -9,8 +9,10 @@ or masks that do not cancel, never in a sum.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from functools import cached_property
 
 from veilsum.errors import DecodeError, PeerError
 from veilsum.roster import key_id
@@ -35,14 +37,18 @@ class Members:
     adverts: Mapping[str, KeyAdvert]
     t1: bytes
 
-    @property
+    @cached_property
     def sites(self) -> tuple[str, ...]:
         """Names, sorted by their bytes."""
         return tuple(self.adverts)
 
+    @cached_property
+    def _indices(self) -> dict[str, int]:
+        return {site: index for index, site in enumerate(self.sites, start=1)}
+
     def index(self, site: str) -> int:
         """Where the polynomials of dealers are evaluated for this site: 1, 2, ..."""
-        return self.sites.index(site) + 1
+        return self._indices[site]
 
     def mask_key(self, site: str) -> tuple[str, bytes]:
         """(name, public mask key)."""
@@ -68,16 +74,18 @@ def signers_of(plan: Plan, envelopes: Sequence[Envelope]) -> list[str]:
     return signers
 
 
-def check_advert(advert: KeyAdvert, others: Iterable[KeyAdvert]) -> None:
-    """Raises:
-    PeerError: a public key is not canonical, of low order, or in use already.
+def check_advert(advert: KeyAdvert, taken: AbstractSet[bytes]) -> None:
+    """Args:
+        taken: all public keys of the adverts before it.
+
+    Raises:
+        PeerError: a public key is not canonical, of low order, or in use already.
     """
-    own = (advert.mask_key, advert.channel_key)
+    own = advert.public_keys
     for key in own:
         fault = public_key_fault(key)
         if fault is not None:
             raise PeerError(advert.sender, f"advertised {fault}")
-    taken = {key for other in others for key in (other.mask_key, other.channel_key)}
     if own[0] == own[1] or not taken.isdisjoint(own):
         raise PeerError(advert.sender, "advertised a public key that is in use already")
 
@@ -89,10 +97,12 @@ def open_adverts(plan: Plan, envelopes: Mapping[str, Envelope]) -> Members:
         DecodeError, PeerError: a wrong signature, another round, or a bad key.
     """
     adverts: dict[str, KeyAdvert] = {}
+    taken: set[bytes] = set()
     for site, envelope in envelopes.items():
         key = plan.roster.signing_key(site)
         advert = open_envelope(KeyAdvert, envelope, key, sender=site, context=plan.context)
-        check_advert(advert, adverts.values())
+        check_advert(advert, taken)
+        taken.update(advert.public_keys)
         adverts[site] = advert
     return members_of(plan, adverts, envelopes)
 

@@ -24,7 +24,8 @@ def checked_shares(
         PeerError: naming the responder: other shares than asked for, or wrong ones.
     """
     responder = answer.sender
-    dropouts = [site for site in dealers.sites if site not in survivors]
+    alive = frozenset(survivors)
+    dropouts = [site for site in dealers.sites if site not in alive]
     if answer.t3 != t3:
         raise PeerError(responder, "answered for another survivor set (T3 differs)")
     asked = (tuple(survivors), tuple(dropouts))

@@ -56,6 +56,10 @@ class Writer:
             write(self, item)
         return self
 
+    def digests(self, values: Sequence[bytes]) -> Self:
+        """LE16 count, then 32 bytes each."""
+        return self.integer(len(values), 2).raw(b"".join(values))
+
     def bytes(self) -> bytes:
         """Everything written so far."""
         return b"".join(self._parts)
@@ -116,10 +120,19 @@ class Reader:
         self, limit: int, field: str, read: Callable[[Reader], _Item]
     ) -> tuple[_Item, ...]:
         """At most `limit` items behind an LE16 count."""
+        return tuple(read(self) for _ in range(self._count(limit, field)))
+
+    def digests(self, limit: int, field: str) -> tuple[bytes, ...]:
+        """At most `limit` times 32 bytes behind an LE16 count."""
+        count = self._count(limit, field)
+        data = self.raw(DIGEST_BYTES * count, field)
+        return tuple(data[at : at + DIGEST_BYTES] for at in range(0, len(data), DIGEST_BYTES))
+
+    def _count(self, limit: int, field: str) -> int:
         count = self.integer(2, field)
         if count > limit:
             raise DecodeError(f"{field} has {count} entries, at most {limit} are allowed")
-        return tuple(read(self) for _ in range(count))
+        return count
 
     def expect_end(self, what: str) -> None:
         """Nothing may follow."""
