@@ -30,6 +30,7 @@ COMMANDS = [
     ["run", "watch"],
     ["run", "abort"],
     ["inspect"],
+    ["verify"],
     ["doctor"],
 ]
 

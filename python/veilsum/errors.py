@@ -5,6 +5,7 @@
     ├── DecodeError   (ValueError)  bytes from a peer do not follow the format
     ├── PeerError                   a peer broke the protocol; has .site
     ├── RoundAborted                too few sites are left, or a check of the result failed
+    ├── AuditError                  a sum is not the sum of the updates behind it
     ├── LedgerError                 what a site remembers cannot be kept or believed
     └── DeviceError                 CUDA said no: call, device, size
 
@@ -43,6 +44,10 @@ class PeerError(VeilsumError):
 
 class RoundAborted(VeilsumError):  # noqa: N818  the outcome of a round, not a mistake
     """A round ended without a result."""
+
+
+class AuditError(VeilsumError):
+    """A sum that was signed is not the sum of the updates that it is said to be of."""
 
 
 class DeviceError(VeilsumError):

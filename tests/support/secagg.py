@@ -14,6 +14,7 @@ from support.rosters import key_of, roster_of
 from veilsum import secagg
 from veilsum._native import Secret
 from veilsum.model import ModelLayout
+from veilsum.secagg.audit_record import AuditRecord
 from veilsum.secagg.envelope import Envelope
 from veilsum.secagg.messages import SealedDeal
 from veilsum.secagg.payload import Message, kind_of, read_payload
@@ -116,6 +117,7 @@ class Federation:
         ledgers: Mapping[str, secagg.Ledger] | None = None,
         seed: int = 1,
         previous: secagg.PreviousRound | None = None,
+        record: AuditRecord | None = None,
     ) -> None:
         self.plan = plan
         self.contributions = contributions or make_contributions(plan)
@@ -138,6 +140,7 @@ class Federation:
             signing_key=_CONSORTIUM.coordinator_key,
             audit_seed=bytes(32),
             previous=previous,
+            record=record,
         )
         self.queue: deque[tuple[str, str, Any]] = deque()  # (from, to, message); "" coordinator
         self.sent: list[tuple[str, str, Any]] = []

@@ -88,6 +88,10 @@ class RingSpec:
         first = index * self.chunk_coordinates
         return range(first, min(first + self.chunk_coordinates, stream.elements))
 
+    def chunk_bytes(self, stream: Stream, index: int) -> int:
+        """Bytes of one chunk of an upload, header included."""
+        return _native.chunk_size(stream.codec, len(self.chunk_range(stream, index)))
+
     def chunk_sizes(self, stream: Stream) -> list[int]:
         """Bytes of each chunk of a stream, headers included."""
         last = self.chunk_count(stream) - 1

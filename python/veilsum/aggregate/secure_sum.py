@@ -83,6 +83,11 @@ class SecureSum:
                 else np.zeros(stream.elements, np.uint64)
             )
 
+    @property
+    def spec(self) -> RingSpec:
+        """How its words come about."""
+        return self._spec
+
     def fold(self, *uploads: Sequence[Buffer]) -> None:
         """Adds complete, already checked uploads: all chunks of each in (group, index) order.
 
@@ -143,13 +148,20 @@ class SecureSum:
         Raises:
             DeviceError: the device failed before.
         """
-        self._require_whole()
         for stream in self._spec.streams:
-            words = self._words[stream.group]
             for index in range(self._spec.chunk_count(stream)):
-                place = self._spec.chunk_range(stream, index)
-                packed = _native.pack_ring(words[place.start : place.stop], stream.bits)
-                yield SumChunk(stream.group, place.start, packed)
+                yield self.chunk(stream, index)
+
+    def chunk(self, stream: Stream, index: int) -> SumChunk:
+        """The words of one chunk as they are now.
+
+        Raises:
+            DeviceError: the device failed before.
+        """
+        self._require_whole()
+        place = self._spec.chunk_range(stream, index)
+        words = self._words[stream.group][place.start : place.stop]
+        return SumChunk(stream.group, place.start, _native.pack_ring(words, stream.bits))
 
     def load(self, chunks: Iterable[SumChunk]) -> None:
         """Takes the place of a sum that was made elsewhere: its chunks, in any order.
@@ -171,7 +183,13 @@ class SecureSum:
             words = _native.unpack_ring(chunk.words, len(place), stream.bits)
             self._words[stream.group][place.start : place.stop] = words
 
-    def _check_tiles(self) -> None:
+    def check_tiles(self) -> None:
+        """finish() does it; for those who read the sum's words only.
+
+        Raises:
+            DeviceError: a tile that was summed twice has two sums, or the device failed before.
+        """
+        self._require_whole()
         for group, audit in self._audits.items():
             audit.check(self._words[group], self._backend)
 
@@ -200,7 +218,7 @@ class SecureSum:
         """
         self._require_whole()
         with self._broken_by_the_device():
-            self._check_tiles()
+            self.check_tiles()
         scalars = [int(word) for word in _native.center_ring(self._words[0], WORD_BITS)]
         total_weight = self._total_weight(scalars, contributors)
         metrics = self._metrics(scalars[2:], total_weight)

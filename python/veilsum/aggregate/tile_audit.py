@@ -29,9 +29,9 @@ _HINT = 'run "veilsum doctor" there, and use backend = "cpu" until it is mended'
 _CPU_HINT = 'run "veilsum doctor" there: its processor or its memory is at fault'
 
 
-def chosen_tiles(seed: bytes, group: int, tiles: int) -> list[int]:
-    """AUDITED_TILES different ones in order, all if there are no more."""
-    if tiles <= AUDITED_TILES:
+def chosen_tiles(seed: bytes, group: int, tiles: int, wanted: int = AUDITED_TILES) -> list[int]:
+    """So many different ones in order, all if there are no more."""
+    if tiles <= wanted:
         return list(range(tiles))
     chosen: set[int] = set()
     for number in count():
@@ -43,7 +43,7 @@ def chosen_tiles(seed: bytes, group: int, tiles: int) -> list[int]:
         )
         for word in words.tolist():
             chosen.add(word % tiles)
-            if len(chosen) == AUDITED_TILES:
+            if len(chosen) == wanted:
                 return sorted(chosen)
     raise AssertionError("numbers do not end")
 

@@ -69,6 +69,11 @@ class ChunkReceiver:
         """Number of the chunk expected next, over all groups; chunk_count when complete."""
         return len(self._hashes)
 
+    @property
+    def hashes(self) -> tuple[bytes, ...]:
+        """What the chunks so far are remembered by, in order."""
+        return tuple(self._hashes)
+
     def add(self, chunk: Buffer) -> Buffer:
         """Takes the next chunk, or one that was taken before.
 
@@ -90,7 +95,7 @@ class ChunkReceiver:
             if found != self._hashes[position]:
                 raise PeerError(self._site, f"sent chunk {position} again with other bytes")
             return chunk
-        self._check(chunk, position)
+        self.check(chunk, position)
         self._hashes.append(found)
         return chunk
 
@@ -128,7 +133,12 @@ class ChunkReceiver:
         size = group.last_size if index == group.count - 1 else group.full_size
         return zstd.expanded(chunk, size)
 
-    def _check(self, chunk: Buffer, position: int) -> None:
+    def check(self, chunk: Buffer, position: int) -> None:
+        """The form of the chunk at a position, and all that its header says.
+
+        Raises:
+            DecodeError: it is not as the upload's has to be.
+        """
         group, _ = self._grid[position]
         _native.check_chunk(
             chunk,

@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from veilsum.aggregate.secure_sum import SecureSum
+from veilsum.aggregate.secure_sum import RingMean, SecureSum
+from veilsum.secagg.audit_keys import AuditKeys
+from veilsum.secagg.audit_record import AuditRecord
 from veilsum.secagg.effects import Acknowledged, SecureResult
 from veilsum.secagg.envelope import Envelope
 from veilsum.secagg.messages import (
@@ -110,9 +112,16 @@ def close_votes(plan: Plan, phase: CollectingVotes, lost: Lost, seal: Seal) -> O
 
 
 def close_unmask(
-    plan: Plan, phase: CollectingUnmask, lost: Lost, masked: SecureSum
+    plan: Plan,
+    phase: CollectingUnmask,
+    lost: Lost,
+    masked: SecureSum,
+    record: AuditRecord | None,
 ) -> SecureResult:
     """Takes the masks off the sum, and wipes all that was rebuilt or collected for it.
+
+    Args:
+        record: keeps the seeds of a round that succeeds; None: nobody does.
 
     Raises:
         DeviceError: of the device the sum is on.
@@ -122,18 +131,24 @@ def close_unmask(
     try:
         seeds = rebuilt_seeds(plan, phase.dealers, survivors, phase.received)
         try:
-            masks = masks_to_remove(plan, phase.dealers, survivors, seeds)
+            mean = _unmasked(plan, phase, masked, seeds)
+            if record is not None:
+                record.seeds, seeds = seeds, AuditKeys({}, {})
         finally:
             seeds.wipe()
-        try:
-            masked.add_masks(masks.keys, masks.signs)
-        finally:
-            masks.wipe()
-        mean = masked.finish(len(survivors))
     finally:
         phase.wipe()
     dropped = {site: reason for site, reason in lost.items() if site not in survivors}
     return secure_result(plan.layout, mean, survivors, dropped)
+
+
+def _unmasked(plan: Plan, phase: CollectingUnmask, masked: SecureSum, seeds: AuditKeys) -> RingMean:
+    masks = masks_to_remove(plan, phase.dealers, phase.survivors, seeds)
+    try:
+        masked.add_masks(masks.keys, masks.signs)
+    finally:
+        masks.wipe()
+    return masked.finish(len(phase.survivors))
 
 
 def open_acks(

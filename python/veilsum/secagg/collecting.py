@@ -19,7 +19,7 @@ from veilsum.secagg.phases import (
     CollectingVotes,
 )
 from veilsum.secagg.plan import Plan
-from veilsum.secagg.receiver import stream_headers
+from veilsum.secagg.receiver import open_input
 from veilsum.secagg.result_checks import open_ack
 from veilsum.secagg.transcript import check_advert, check_vote, open_sealed
 from veilsum.secagg.unmask import checked_shares
@@ -62,12 +62,8 @@ def checked_header(
         raise PeerError(site, "sent an update without having dealt shares")
     if site in phase.received:
         raise PeerError(site, "sent a second update in this round")
-    message = _open(InputHeader, plan, site, Envelope.from_bytes(header))
     t2 = phase.dealers.t2
-    if message.t2 != t2:
-        raise PeerError(site, "masked its update for another set of shares (T2 differs)")
-    if message.streams != stream_headers(plan):
-        raise PeerError(site, "sent an update of another shape than the plan's")
+    message = open_input(plan, t2, site, Envelope.from_bytes(header))
     if update_id != keys.update_id(t2, site):
         raise PeerError(site, "sent an update under a number that is not its own")
     return message

@@ -13,6 +13,7 @@ from typing_extensions import Buffer
 from veilsum.aggregate.secure_sum import SecureSum
 from veilsum.errors import ConfigError, DecodeError, DeviceError, PeerError, RoundAborted
 from veilsum.secagg import closing
+from veilsum.secagg.audit_record import AuditRecord
 from veilsum.secagg.collecting import checked_header, collect
 from veilsum.secagg.effects import (
     Aborted,
@@ -57,6 +58,7 @@ class CoordinatorSession:
         signing_key: the coordinator's; its public half is in the roster.
         audit_seed: 32 fresh random bytes, which choose the tiles of the sum that are computed twice
             (SecureSum). A difference aborts the round.
+        record: keeps what others need to check the sum; None where nobody is to check it.
         threads: to sum and unmask with.
         backend: where the sum is, "cpu" or a device such as "cuda:0"; one that fails aborts the
             round.
@@ -73,6 +75,7 @@ class CoordinatorSession:
         *,
         signing_key: Ed25519PrivateKey,
         audit_seed: bytes,
+        record: AuditRecord | None = None,
         threads: int = 1,
         backend: str = "cpu",
         previous: PreviousRound | None = None,
@@ -85,6 +88,7 @@ class CoordinatorSession:
         self._previous = previous
         self._signing_key = signing_key
         self._sum = SecureSum(plan.ring, threads=threads, backend=backend, audit_seed=audit_seed)
+        self._record = record
         self._lost: dict[str, str] = {}
         self._heard: set[tuple[str, bytes]] = set()
         self._phase: CoordinatorPhase = CollectingKeys(plan.cohort)
@@ -172,7 +176,10 @@ class CoordinatorSession:
             self._sum.fold(chunks)
         except DeviceError as error:
             return self.abort(str(error))
-        phase.received[site] = Envelope.from_bytes(header).payload_digest
+        envelope = Envelope.from_bytes(header)
+        phase.received[site] = envelope.payload_digest
+        if self._record is not None:
+            self._record.uploaded(site, envelope, receiver.hashes)
         return self._advance()
 
     def lost(self, site: str, reason: str) -> list[CoordinatorEffect]:
@@ -270,6 +277,8 @@ class CoordinatorSession:
         return [] if awaited else self._close(phase)
 
     def _close(self, phase: CollectingPhase) -> list[CoordinatorEffect]:
+        if self._record is not None:
+            self._record.closed(phase)
         match phase:
             case CollectingKeys():
                 return self._begin(closing.close_keys(self._plan, phase, self._lost, self._seal))
@@ -295,7 +304,7 @@ class CoordinatorSession:
 
     def _close_unmask(self, phase: CollectingUnmask) -> list[CoordinatorEffect]:
         try:
-            result = closing.close_unmask(self._plan, phase, self._lost, self._sum)
+            result = closing.close_unmask(self._plan, phase, self._lost, self._sum, self._record)
         except (DeviceError, RoundAborted) as error:
             return self.abort(str(error))
         unmasked = replace(phase, received={})  # whose shares are wiped

@@ -79,6 +79,11 @@ def check_inclusion(
         raise DecodeError(f"leaf {index} of {count} is not under the root")
 
 
+def proof_length(count: int, index: int) -> int:
+    """Nodes in the proof of leaf number `index` of `count`."""
+    return len(_sides(count, index))
+
+
 def _sides(count: int, index: int) -> list[bool]:
     """For each node of a proof, from the leaf upwards, whether it is to the left."""
     sides: list[bool] = []

@@ -10,7 +10,9 @@ from veilsum.codecs.form import ChunkGroup
 from veilsum.codecs.receiver import ChunkReceiver
 from veilsum.errors import PeerError
 from veilsum.secagg import merkle
+from veilsum.secagg.envelope import Envelope
 from veilsum.secagg.messages import InputHeader, StreamHeader
+from veilsum.secagg.payload import open_envelope
 from veilsum.secagg.plan import Plan
 
 
@@ -26,6 +28,21 @@ def input_header(plan: Plan, site: str, t2: bytes, chunks: Sequence[Buffer]) -> 
     """M5 for these chunks."""
     root = merkle.root_hash([merkle.leaf_hash(chunk) for chunk in chunks])
     return InputHeader(plan.context, site, t2, stream_headers(plan), root)
+
+
+def open_input(plan: Plan, t2: bytes, site: str, envelope: Envelope) -> InputHeader:
+    """Verifies the signed header of a site's upload.
+
+    Raises:
+        DecodeError, PeerError: a wrong signature, another round, other shares or another shape.
+    """
+    key = plan.roster.signing_key(site)
+    header = open_envelope(InputHeader, envelope, key, sender=site, context=plan.context)
+    if header.t2 != t2:
+        raise PeerError(site, "masked its update for another set of shares (T2 differs)")
+    if header.streams != stream_headers(plan):
+        raise PeerError(site, "sent an update of another shape than the plan's")
+    return header
 
 
 class InputReceiver(ChunkReceiver):

@@ -131,7 +131,10 @@ def check_chunk(
     for stream, root in zip(spec.streams, roots, strict=True):
         if stream.group == chunk.stream:
             count = spec.chunk_count(stream)
-            merkle.check_inclusion(root.root, count, index, leaf_hash(chunk), proof)
+            try:
+                merkle.check_inclusion(root.root, count, index, leaf_hash(chunk), proof)
+            except DecodeError as error:
+                raise DecodeError(f"stream {stream.group} of the sum: {error}") from error
             check_place(spec, stream, index, chunk)
             return
     raise DecodeError(f"the sum has no stream {chunk.stream}")
