@@ -63,7 +63,7 @@ py::list deal(py::object secret, py::object threshold, py::object indices,
   return to_list(std::move(shares));
 }
 
-py::list combine(py::object indices, py::object shares) {
+py::list combined_secrets(py::object indices, py::object shares) {
   const auto points = integers<std::uint32_t>("indices", indices);
   std::vector<SecretList> owners;
   std::vector<std::vector<const Secret*>> views;
@@ -337,7 +337,7 @@ void fold_tiles(py::object accumulator, py::object uploads, py::object tiles, py
 void register_masks(py::module_& module) {
   module.def("deal_shares", &deal, py::arg("secret"), py::arg("threshold"), py::arg("indices"),
              py::arg("coefficients"));
-  module.def("combine_shares", &combine, py::arg("indices"), py::arg("shares"));
+  module.def("combine_shares", &combined_secrets, py::arg("indices"), py::arg("shares"));
   module.def("add_masks", &mask, py::arg("accumulator"), py::arg("keys"), py::arg("signs"),
              py::kw_only(), py::arg("generator"), py::arg("stream"), py::arg("first"),
              py::arg("bits"), py::arg("threads"), py::arg("backend") = "cpu");

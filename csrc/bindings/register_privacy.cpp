@@ -29,8 +29,8 @@ std::unique_ptr<PrivateMean> make_private_mean(py::object layout, double clip,
   return std::make_unique<PrivateMean>(instance<Layout>("layout", layout), std::move(settings));
 }
 
-void add_arrays(PrivateMean& mean, const std::string& site, py::object weight, py::object arrays,
-                double gain) {
+void add_private_arrays(PrivateMean& mean, const std::string& site, py::object weight,
+                        py::object arrays, double gain) {
   const TensorArrays tensors(mean.layout(), arrays);
   const Share share(to_weight(weight), gain);
   py::gil_scoped_release release;
@@ -47,13 +47,13 @@ py::tuple to_tuple(const PrivateContribution& taken) {
   return py::make_tuple(py::tuple(py::cast(taken.sites)), taken.denominator, taken.noisy_balance);
 }
 
-py::tuple finish(PrivateMean& mean, py::object key) {
+py::tuple finish_private(PrivateMean& mean, py::object key) {
   ResultArrays result(mean.layout());
   const PrivateContribution taken = take(mean, MeanWriter(mean.layout(), result.places()), key);
   return py::make_tuple(result.arrays(), to_tuple(taken));
 }
 
-py::tuple finish_step(PrivateMean& mean, const BoundServerStep& bound, py::object key) {
+py::tuple finish_private_step(PrivateMean& mean, const BoundServerStep& bound, py::object key) {
   return to_tuple(take(mean, ModelStepper(mean.layout(), bound.step()), key));
 }
 
@@ -84,11 +84,11 @@ void register_privacy(py::module_& module) {
       .def(py::init(&make_private_mean), py::arg("layout"), py::kw_only(), py::arg("clip"),
            py::arg("noise_multiplier"), py::arg("denominator"), py::arg("count_noise"),
            py::arg("threads"), py::arg("spool"))
-      .def("add_arrays", &add_arrays, py::arg("site"), py::arg("weight"), py::arg("arrays"),
+      .def("add_arrays", &add_private_arrays, py::arg("site"), py::arg("weight"), py::arg("arrays"),
            py::kw_only(), py::arg("gain"))
       // Never borrows: arrays that change afterwards could have any norm.
-      .def("borrow_arrays", &add_arrays, py::arg("site"), py::arg("weight"), py::arg("arrays"),
-           py::kw_only(), py::arg("gain"))
+      .def("borrow_arrays", &add_private_arrays, py::arg("site"), py::arg("weight"),
+           py::arg("arrays"), py::kw_only(), py::arg("gain"))
       .def("add_chunks", &add_chunks<PrivateMean>, py::arg("site"), py::arg("weight"),
            py::arg("chunks"), py::kw_only(), py::arg("codec"), py::arg("scale"),
            py::arg("plan_digest"), py::arg("update_id"), py::arg("chunk_coordinates"),
@@ -103,8 +103,8 @@ void register_privacy(py::module_& module) {
       .def_property_readonly(
           "sites", [](const PrivateMean& mean) { return py::tuple(py::cast(mean.sites())); })
       .def_property_readonly("grid", &grid)
-      .def("finish", &finish, py::kw_only(), py::arg("key"))
-      .def("finish_step", &finish_step, py::arg("step"), py::kw_only(), py::arg("key"));
+      .def("finish", &finish_private, py::kw_only(), py::arg("key"))
+      .def("finish_step", &finish_private_step, py::arg("step"), py::kw_only(), py::arg("key"));
   module.def("sample_discrete_gaussian", &discrete_gaussian, py::arg("key"), py::kw_only(),
              py::arg("stream"), py::arg("sigma"), py::arg("count"));
 }
