@@ -6,11 +6,12 @@ import pytest
 
 from support.federation import Fault, Federation, small_model
 from veilsum.control import Deadlines, ProtocolMessage, RoundClosed, RoundOpened, RunSpec, RunStatus
-from veilsum.coordinator.effects import Announce, SaveRound, SendToSite
+from veilsum.coordinator.effects import Announce, SaveReceipt, SaveRound, SendToSite
 from veilsum.coordinator.events import RunAbortRequested, SiteJoined
 from veilsum.secagg.envelope import Envelope
 from veilsum.secagg.messages import RoundOpen, kind_of_message
 from veilsum.secagg.payload import read_payload
+from veilsum.secagg.receipt import check_chain, check_receipt
 from veilsum.secagg.result_checks import open_link
 
 SITES = ("basel", "kyoto", "lyon", "oslo", "quito")  # with one helper, q = 4
@@ -128,10 +129,29 @@ def test_an_operator_who_aborts_meanwhile_ends_the_run_after_the_round() -> None
     assert (status.state, status.reason) == ("aborted", "enough")
     assert [record.completed for record in status.rounds] == [True]
     events = [effect.event for effect in effects if isinstance(effect, Announce)]
-    assert [(event.kind, event.detail) for event in events] == [
+    assert [(event.kind, event.detail) for event in events][-2:] == [
         ("round", "completed"),
         ("run", "aborted: enough"),
     ]
+    (saved,) = [effect for effect in federation.effects if isinstance(effect, SaveReceipt)]
+    assert check_receipt(saved.receipt, federation.roster).last.acks == {}
+
+
+def test_every_masked_round_leaves_a_receipt_and_together_they_are_a_chain() -> None:
+    federation = Federation(SITES, faults={"lyon": Fault(2, "inputs")})
+
+    status = run(federation, spec(rounds=3))
+
+    assert status.state == "completed"
+    saved = [effect for effect in federation.effects if isinstance(effect, SaveReceipt)]
+    chain = check_chain([effect.receipt for effect in saved], federation.roster)
+    assert [effect.round for effect in saved] == [record.round for record in status.rounds]
+    assert [facts.survivors for facts in chain] == [record.sites for record in status.rounds]
+    assert [facts.parts.difference for facts in chain] == [None, 1, 0]
+    for facts, record in zip(chain, status.rounds, strict=True):
+        assert facts.last.result.mean_digest.hex() == record.digest
+        assert facts.last.result.model_hash.hex() == record.model_hash
+        assert facts.last.result.total_weight == record.total_weight
 
 
 def test_a_site_that_joins_meanwhile_waits_for_the_next_round() -> None:

@@ -18,6 +18,7 @@ from support.processes import PHASES, start
 from support.tiny_trainer import TinyTrainer
 from veilsum.control import Deadlines, MaskGenerator, RunSpec, RunStatus, TaskSettings
 from veilsum.model import ModelLayout
+from veilsum.secagg.receipt import ReceiptFacts, check_receipt
 from veilsum.transport.checkpoints import load_model, model_to_bytes
 from veilsum.transport.operator import OperatorClient
 
@@ -61,6 +62,10 @@ class Federation:
         *_, last = self.operator.watch(run.run_id)
         assert last.kind == "run"
         return self.operator.get(run.run_id)
+
+    def receipt_of(self, run: RunStatus) -> ReceiptFacts:
+        file = self.folder / "state" / "receipts" / run.run_id / "round-1.json"
+        return check_receipt(file.read_bytes(), self.consortium.roster)
 
     def model_after(self, run: RunStatus) -> dict[str, np.ndarray]:
         file = self.folder / "state" / "models" / run.run_id / "round-1.safetensors"
@@ -123,6 +128,13 @@ def test_a_site_killed_in_any_phase_costs_the_round_that_site_only(
         assert record.metrics["auc"] == 0.75
         assert_mean_of(federation.model_after(run), counted)
         assert max(record.seconds.values()) < DEADLINES.keys_s / 2
+        receipt = federation.receipt_of(run)
+        assert receipt.survivors == counted
+        # Whoever answered to the end acknowledged, and said what it sent.
+        assert tuple(receipt.last.acks) == SITES[:-1], phase
+        for ack in receipt.last.acks.values():
+            kinds = {one.kind for one in ack.egress.sent}
+            assert {"key-advert", "share-deal", "survivor-vote", "unmask-shares"} <= kinds
     # After all that, everybody is back for a round without a loss.
     federation.start_site(VICTIM)
     specs = [replace(SPEC, mask_generator=generator) for generator in get_args(MaskGenerator)]

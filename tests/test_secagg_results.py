@@ -466,7 +466,7 @@ def test_fewer_than_a_quorum_of_distinct_members_are_not_enough(sites, code, tex
     link = acks_of(fabricated().link, *sites)
     digests = {site: ack.payload_digest for site, ack in zip(sites, link.acks, strict=True)}
     digest = acks_digest(link.result.payload_digest, digests)
-    previous = secagg.PreviousRound(link, digest)
+    previous = secagg.PreviousRound(link, digest, ZERO_HASH, frozenset())
 
     withdrew(site_of().handle(invitation(next_plan(previous), link)), code, text)
     with monkeypatch.context() as variant:
@@ -700,6 +700,8 @@ def test_messages_have_one_encoding(kind):
         ({"checked": 4}, "level 3 at most"),
         ({"egress": EgressSummary(ZERO_HASH, (Sent("b", 1, 1), Sent("a", 1, 1)))}, "not sorted"),
         ({"egress": EgressSummary(ZERO_HASH, (Sent("a", 1, 1), Sent("a", 1, 1)))}, "repeated"),
+        ({"egress": EgressSummary(ZERO_HASH, (Sent("\x1b[2J", 1, 1),))}, "no name"),
+        ({"egress": EgressSummary(ZERO_HASH, (Sent("", 1, 1),))}, "no name"),
     ],
 )
 def test_an_acknowledgement_that_makes_no_sense_does_not_decode(changes, text):

@@ -66,6 +66,17 @@ def assert_same_model(found: dict, expected: dict) -> None:
         assert found[name].tobytes() == values.tobytes()
 
 
+def test_a_receipt_is_kept_as_a_file_of_its_own(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    storage.save_receipt(RoundId("run", 2), b'{"receipt":{}}')
+
+    file = tmp_path / "receipts" / "run" / "round-2.json"
+    assert storage.receipt_file("run", 2) == file
+    assert file.read_bytes() == b'{"receipt":{}}'
+    assert stat.S_IMODE(file.parent.parent.stat().st_mode) == 0o700
+    storage.close()
+
+
 # --- runs, rounds, events -------------------------------------------------------------
 
 

@@ -53,4 +53,4 @@ def round_before(
     }
     link = Link(plan.to_bytes(), envelope, tuple(made.values()))
     digests = {site: ack.payload_digest for site, ack in made.items()}
-    return secagg.PreviousRound(link, acks_digest(digest, digests))
+    return secagg.PreviousRound(link, acks_digest(digest, digests), bytes(32), frozenset())

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from veilsum.cli.inspect_egress import egress_facts
+from veilsum.cli.inspect_receipt import examine_chain, is_receipt, receipt_facts
 from veilsum.cli.output import JsonOption, print_facts, print_json, print_table, size_text
 from veilsum.errors import ConfigError, DecodeError
 
@@ -31,28 +32,37 @@ def inspect(
         str | None,
         typer.Option("--head", help="Of an egress ledger: one that the site told before."),
     ] = None,
+    roster: Annotated[
+        Path | None,
+        typer.Option("--roster", help="Of receipts: the roster to check them with."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say what a file is and what it holds: sizes and ids, never values.
 
-    Knows chunk files, update files, certificates, rosters, egress ledgers and safetensors. What
-    it shows has been checked; a damaged file is an error that says what is wrong.
+    Knows chunk files, update files, certificates, rosters, egress ledgers, receipts of rounds and
+    safetensors. What it shows has been checked; a damaged file is an error that says what is wrong.
 
     Nothing in an egress ledger tells that records are missing at its end. A head that the site
     told before does, where the ledger no longer goes through it.
+
+    A receipt is checked with the roster alone. A folder of receipts, as a coordinator keeps those
+    of a run, is checked as a chain.
 
     \b
     Example:
       veilsum inspect pki/site-lyon/tls.pem
       veilsum inspect model.safetensors
       veilsum inspect egress-lyon.vsx --head 6b1d...
+      veilsum inspect state/receipts/run-1 --roster roster.json
     """
-    facts = examine(file) if head is None else _examine_egress(file, head)
+    facts = _examined(file, head, roster)
     if as_json:
         print_json(facts)
         return
     tensors: list[Facts] = facts.pop("tensors", [])
     sent: list[Facts] = facts.pop("sent", [])
+    rounds: list[Facts] = facts.pop("rounds", [])
     print_facts((name.replace("_", " "), _text(name, value)) for name, value in facts.items())
     if tensors:
         print_table(
@@ -63,10 +73,16 @@ def inspect(
             ),
         )
     if sent:
+        sites = ("site",) if "site" in sent[0] else ()
         print_table(
-            ("kind", "messages", "bytes"),
-            ((row["kind"], row["messages"], size_text(row["bytes"])) for row in sent),
+            (*sites, "kind", "messages", "bytes"),
+            (
+                (*(row[s] for s in sites), row["kind"], row["messages"], size_text(row["bytes"]))
+                for row in sent
+            ),
         )
+    if rounds:
+        print_table(tuple(rounds[0]), (tuple(row.values()) for row in rounds))
 
 
 def examine(file: Path) -> Facts:
@@ -83,6 +99,21 @@ def examine(file: Path) -> Facts:
     raise ConfigError(
         f"{file} is no file that veilsum knows",
         hint=f"known are: {', '.join(kind for kind, _, _ in _KINDS[1:])}",
+    )
+
+
+def _examined(file: Path, head: str | None, roster: Path | None) -> Facts:
+    if file.is_dir():
+        return examine_chain(file, roster)
+    if head is not None:
+        return _examine_egress(file, head)
+    if roster is None:
+        return examine(file)
+    data = _read(file)
+    if not is_receipt(data):
+        raise ConfigError(f"{file} is no receipt; --roster is for those")
+    return {"file": str(file), "kind": "receipt", "bytes": len(data)} | receipt_facts(
+        data, file, roster
     )
 
 
@@ -310,6 +341,7 @@ _KINDS: tuple[tuple[str, Callable[[bytes], bool], Callable[[bytes, Path], Facts]
     ("chunks", lambda data: data[:4] == b"VLC1", _chunks),
     ("update", lambda data: data[:4] == b"VLU1", _update),
     ("certificate", lambda data: data[:27] == b"-----BEGIN CERTIFICATE-----", _certificate),
+    ("receipt", is_receipt, receipt_facts),
     ("roster", lambda data: data[:1] == b"{" and b"veilsum-roster" in data, _roster),
     ("egress ledger", _is_egress, egress_facts),
     ("safetensors", _is_safetensors, _safetensors),

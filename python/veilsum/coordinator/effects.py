@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from numpy.typing import NDArray
@@ -85,6 +85,14 @@ class SaveRound:
 
 
 @dataclass(frozen=True, slots=True)
+class SaveReceipt:
+    """Keep the signed receipt of a finished masked round, a file of its own."""
+
+    round: RoundId
+    receipt: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class SaveRun:
     """Persist a run's state."""
 
@@ -106,6 +114,7 @@ Effect = (
     | CloseUploads
     | AnswerUpload
     | SaveRound
+    | SaveReceipt
     | SaveRun
     | Announce
 )

@@ -228,7 +228,8 @@ class Job:
         if isinstance(phase, Running):
             return self._finish_round(phase, Failed(reason, final=True), now)
         if isinstance(phase, Settling):
-            return [*self._closed(phase, phase.record), *self._end("aborted", reason)]
+            effects = phase.round.deadline(now)  # its receipt is made of what is there
+            return effects + self._closed(phase, phase.record) + self._end("aborted", reason)
         return self._end("aborted", reason)
 
     # --- joining ------------------------------------------------------------------

@@ -7,7 +7,14 @@ from typing import assert_never
 
 from veilsum import secagg
 from veilsum.control import ProtocolMessage, RoundOpened, RunSpec, UpdateHeader
-from veilsum.coordinator.effects import AnswerUpload, CloseUploads, Effect, OpenUploads, SendToSite
+from veilsum.coordinator.effects import (
+    AnswerUpload,
+    CloseUploads,
+    Effect,
+    OpenUploads,
+    SaveReceipt,
+    SendToSite,
+)
 from veilsum.coordinator.events import UpdateArrived
 from veilsum.coordinator.journal import Invitation, Journal, size_bytes
 from veilsum.coordinator.outcome import Failed, Finished, Outcome
@@ -129,9 +136,10 @@ class MaskedRound:
                 self.outcome = Failed(reason)
             case secagg.Completed(result):
                 self.outcome = _finished(result)
-            case secagg.Acknowledged(previous, quorum):
+            case secagg.Acknowledged(previous, receipt, quorum):
                 self.settled, self.previous = True, previous
                 self.unacknowledged = "" if quorum else self._too_few(len(previous.link.acks))
+                return [SaveReceipt(self._invitation.round, receipt)]
             case _:
                 assert_never(step)
         return []

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from veilsum.aggregate.secure_sum import RingMean, SecureSum
 from veilsum.secagg.audit_keys import AuditKeys
@@ -31,6 +34,7 @@ from veilsum.secagg.phases import (
     Summed,
 )
 from veilsum.secagg.plan import Plan
+from veilsum.secagg.receipt import RoundParts, make_receipt, receipt_hash
 from veilsum.secagg.result import secure_result
 from veilsum.secagg.result_messages import Link, PreviousRound, RoundResult, acks_digest
 from veilsum.secagg.sum_tree import SumTree
@@ -96,9 +100,8 @@ def close_inputs(plan: Plan, phase: CollectingInputs, lost: Lost, seal: Seal) ->
     inputs = tuple((site, phase.received[site]) for site in survivors)
     message = seal(SurvivorProposal(plan.context, COORDINATOR, t2, inputs)).to_bytes()
     expected = _present(phase.dealers.sites, lost)
-    voting = CollectingVotes(
-        expected, phase.dealers, survivors, survivors_transcript(t2, phase.received)
-    )
+    t3 = survivors_transcript(t2, phase.received)
+    voting = CollectingVotes(expected, phase.dealers, survivors, t3, dict(inputs))
     return Opening(voting, dict.fromkeys(expected, message))
 
 
@@ -107,7 +110,9 @@ def close_votes(plan: Plan, phase: CollectingVotes, lost: Lost, seal: Seal) -> O
     votes = tuple(phase.received[site] for site in sorted(phase.received, key=str.encode))
     certificate = seal(SurvivorCertificate(plan.context, COORDINATOR, phase.t3, votes))
     expected = _present(phase.dealers.sites, lost)
-    unmasking = CollectingUnmask(expected, phase.dealers, phase.survivors, phase.t3, certificate)
+    unmasking = CollectingUnmask(
+        expected, phase.dealers, phase.survivors, phase.t3, phase.inputs, votes, certificate
+    )
     return Opening(unmasking, dict.fromkeys(expected, certificate.to_bytes()))
 
 
@@ -180,13 +185,37 @@ def open_acks(
     return Opening(acking, dict.fromkeys(expected, result.to_bytes()))
 
 
-def close_acks(plan: Plan, phase: CollectingAcks) -> Acknowledged:
-    """What the next round begins with."""
+def close_acks(
+    plan: Plan, phase: CollectingAcks, previous: PreviousRound | None, key: Ed25519PrivateKey
+) -> Acknowledged:
+    """What the next round begins with, and the round's receipt.
+
+    Args:
+        previous: the round before.
+        key: the coordinator's, which signs the receipt.
+    """
     acks = {site: phase.received[site] for site in sorted(phase.received, key=str.encode)}
-    link = Link(plan.to_bytes(), phase.result, tuple(acks.values()))
     digests = {site: ack.payload_digest for site, ack in acks.items()}
-    previous = PreviousRound(link, acks_digest(phase.result.payload_digest, digests))
-    return Acknowledged(previous, quorum=len(acks) >= plan.vote_quorum)
+    link = Link(plan.to_bytes(), phase.result, tuple(acks.values()))
+    unmasked = phase.summed.unmasked
+    survivors = frozenset(unmasked.survivors)
+    dealers = unmasked.dealers
+    parts = RoundParts(
+        link,
+        adverts={
+            site: hashlib.sha256(advert.to_payload()).digest()
+            for site, advert in dealers.members.adverts.items()
+        },
+        deals={site: dealers.deals[site].header.payload_digest for site in dealers.sites},
+        inputs=unmasked.inputs,
+        votes=unmasked.votes,
+        previous=previous.receipt_hash if previous else b"",
+        difference=len(survivors ^ previous.survivors) if previous else None,
+    )
+    receipt = make_receipt(parts, plan.roster, key)
+    digest = acks_digest(phase.result.payload_digest, digests)
+    finished = PreviousRound(link, digest, receipt_hash(receipt), survivors)
+    return Acknowledged(finished, receipt, quorum=len(acks) >= plan.vote_quorum)
 
 
 def _present(sites: Sequence[str], lost: Lost) -> tuple[str, ...]:

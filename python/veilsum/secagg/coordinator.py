@@ -292,7 +292,7 @@ class CoordinatorSession:
                 return self._close_unmask(phase)
             case CollectingAcks():
                 self._phase = Ended("completed")
-                return [closing.close_acks(self._plan, phase)]
+                return [closing.close_acks(self._plan, phase, self._previous, self._signing_key)]
             case _:
                 assert_never(phase)
 

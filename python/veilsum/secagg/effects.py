@@ -172,10 +172,12 @@ class Acknowledged:
 
     Attributes:
         previous: the round as the next one's invitation brings it.
+        receipt: of the round, a file to keep (receipt.py).
         quorum: whether enough sites acknowledged the result for a next round.
     """
 
     previous: PreviousRound = field(repr=False)
+    receipt: bytes = field(repr=False)
     quorum: bool
 
 

@@ -48,6 +48,11 @@ class Envelope:
         public = key.public_key().public_bytes_raw()
         return cls(payload, key.sign(_signed_bytes(kind, payload)), key_id(public))
 
+    @classmethod
+    def signed_apart(cls, payload: bytes, signature: bytes, public_key: bytes) -> Envelope:
+        """A payload whose signature was kept beside it. Nothing is verified yet."""
+        return cls(payload, signature, key_id(public_key))
+
     def verify(self, kind: str, public_key: bytes) -> None:
         """Checks that the holder of `public_key` signed this as a message of type `kind`.
 

@@ -228,7 +228,7 @@ class CollectingInputs:
 
 @dataclass(frozen=True, slots=True)
 class CollectingVotes:
-    """M7."""
+    """M7. `inputs`: SHA-256 of the payload of each survivor's input header."""
 
     name: ClassVar[str] = "votes"
     noun: ClassVar[str] = "votes"
@@ -236,6 +236,7 @@ class CollectingVotes:
     dealers: Dealers
     survivors: tuple[str, ...]
     t3: bytes
+    inputs: Mapping[str, bytes]
     received: dict[str, Envelope] = field(default_factory=dict)
 
 
@@ -244,6 +245,8 @@ class CollectingUnmask:
     """M9. The only phase in which the coordinator holds secrets: shares it may know.
 
     Attributes:
+        inputs: SHA-256 of the payload of each survivor's input header.
+        votes: M7, sorted by site.
         certificate: as it was sent, M8.
         answers: SHA-256 of the payload of each accepted answer.
     """
@@ -254,6 +257,8 @@ class CollectingUnmask:
     dealers: Dealers
     survivors: tuple[str, ...]
     t3: bytes
+    inputs: Mapping[str, bytes]
+    votes: tuple[Envelope, ...]
     certificate: Envelope
     received: dict[str, HeldShares] = field(default_factory=dict)
     answers: dict[str, bytes] = field(default_factory=dict)

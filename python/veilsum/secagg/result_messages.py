@@ -123,6 +123,8 @@ def _write_sent(writer: Writer, sent: Sent) -> None:
 
 def _read_sent(reader: Reader) -> Sent:
     kind, messages = reader.text(MAX_KIND_BYTES, "a kind"), reader.integer(8, "messages")
+    if not kind or not kind.isprintable():
+        raise DecodeError("a kind of what left a site is no name")
     return Sent(kind, messages, reader.integer(8, "bytes"))
 
 
@@ -175,7 +177,11 @@ class PreviousRound:
 
     Attributes:
         digest: what the next plan calls `previous_result`, 32 bytes.
+        receipt_hash: of the round's receipt, 32 bytes.
+        survivors: whose updates are in its sum.
     """
 
     link: Link
     digest: bytes
+    receipt_hash: bytes
+    survivors: frozenset[str]

@@ -22,6 +22,7 @@ from veilsum.coordinator.effects import (
     Effect,
     OpenUploads,
     PublishModel,
+    SaveReceipt,
     SaveRound,
     SaveRun,
     SendToSite,
@@ -212,6 +213,9 @@ class Runner:
                 self._answer(effect)
             case SaveRound():
                 await self._save_round(effect)
+            case SaveReceipt(round_id, receipt):
+                storage = outside.storage
+                await asyncio.to_thread(storage.save_receipt, round_id, receipt)
             case SaveRun(status):
                 await self._save_run(status)
             case Announce(event):

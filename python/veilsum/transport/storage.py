@@ -6,6 +6,7 @@
     spool/sums/                           accepted updates of open plain rounds
     models/<file>.safetensors             put here by people, to start runs from
     models/<run>/round-<n>.safetensors    the model after round n; 0 is the initial one
+    receipts/<run>/round-<n>.json         what took place in masked round n, signed
     models/<run>/optimizer-<n>.safetensors    what the server's optimizer remembers after it,
                                               of the last round only
 
@@ -25,7 +26,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from veilsum.control import RoundRecord, RunEvent, RunStatus
+from veilsum.control import RoundId, RoundRecord, RunEvent, RunStatus
 from veilsum.errors import ConfigError
 from veilsum.model import ModelLayout
 from veilsum.optimizers.state import OptimizerState
@@ -73,7 +74,8 @@ class Storage:
         self.spool = folder / "spool"
         self.sums = self.spool / "sums"
         self.models = folder / "models"
-        for part in (self.spool, self.models):
+        self.receipts = folder / "receipts"
+        for part in (self.spool, self.models, self.receipts):
             make_private_folder(part)
         self._lock_file = _lock(folder / "lock")
         self._mutex = threading.Lock()
@@ -141,6 +143,15 @@ class Storage:
         """
         save_model(self.model_file(run_id, number), layout, model)
 
+    def save_receipt(self, round_id: RoundId, receipt: bytes) -> None:
+        """Keeps the receipt of a round.
+
+        Raises:
+            ConfigError: it cannot be written.
+        """
+        file = self.receipt_file(round_id.run_id, round_id.number)
+        save_pieces(file, [receipt], what="the receipt")
+
     def append_event(self, event: RunEvent) -> int:
         """Keeps an event; its number is higher than all before it."""
         with self._transaction() as database:
@@ -188,6 +199,10 @@ class Storage:
     def model_file(self, run_id: str, number: int) -> Path:
         """Where the model after a round is kept."""
         return self.models / run_id / f"round-{number}.safetensors"
+
+    def receipt_file(self, run_id: str, number: int) -> Path:
+        """Where the receipt of a masked round is kept."""
+        return self.receipts / run_id / f"round-{number}.json"
 
     def optimizer_file(self, run_id: str, number: int) -> Path:
         """Where the optimizer's state after a round is kept."""
