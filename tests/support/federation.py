@@ -55,6 +55,7 @@ from veilsum.site.trainer import (
     TrainingResult,
     train_and_evaluate,
 )
+from veilsum.transport.audits import Audits
 
 PLAIN_ALLOWED = TaskBounds(plain_rounds=True)
 
@@ -195,10 +196,15 @@ class Federation:
         connect: bool = True,
         backend: str = "cpu",
         site_backend: str = "cpu",
+        audits: bool = False,
     ) -> None:
         self.roster = make_roster(sites)
         self.coordinator = Coordinator(
-            self.roster, signing_key("coordinator"), entropy=counting_bytes(), backend=backend
+            self.roster,
+            signing_key("coordinator"),
+            entropy=counting_bytes(),
+            backend=backend,
+            audits=audits,
         )
         self.clock = 100.0
         self.effects: list[to_do.Effect] = []
@@ -210,6 +216,8 @@ class Federation:
         self.sites = {site: SimulatedSite(self._core(site), ShiftTrainer(site)) for site in sites}
         self._faults = dict(faults or {})
         self._models: dict[RoundId, to_do.PublishModel] = {}
+        self.audits = Audits()
+        self.transcripts: dict[RoundId, bytes] = {}
         self._deadlines: list[tuple[float, int, to_do.SetDeadline]] = []
         self._queue: deque[Callable[[], None]] = deque()
         if connect:
@@ -311,6 +319,11 @@ class Federation:
             case to_do.PublishModel(round_id):
                 self._models[round_id] = effect
                 self._bring_back(round_id)
+            case to_do.PublishAudit(round_id, _, audited):
+                self.transcripts[round_id] = b"".join(map(bytes, audited.sections()))
+                self.audits.put(effect)
+            case to_do.DropAudit(round_id):
+                self.audits.drop(round_id.run_id)
             case to_do.AnswerUpload(round_id, site, accepted, reason):
                 answer: SiteEvent = UploadDone(round_id)
                 if not accepted:

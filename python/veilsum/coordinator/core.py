@@ -42,6 +42,7 @@ class Coordinator:
         threads: for sums and masks.
         spool: a directory for the updates of plain rounds, "" to keep them in memory.
         backend: what sums the updates of rounds: "cpu", or a device such as "cuda:0".
+        audits: whether masked rounds keep what others need to check their sums (PublishAudit).
 
     Raises:
         ConfigError: the key is not the one the roster lists for the coordinator.
@@ -56,6 +57,7 @@ class Coordinator:
         threads: int = 1,
         spool: str = "",
         backend: str = "cpu",
+        audits: bool = False,
     ) -> None:
         if signing_key.public_key().public_bytes_raw() != roster.coordinator_key:
             raise ConfigError(
@@ -63,7 +65,7 @@ class Coordinator:
                 hint="point the coordinator at the key its roster was made with",
             )
         self._roster = roster
-        self._factory = RoundFactory(roster, signing_key, entropy, threads, spool, backend)
+        self._factory = RoundFactory(roster, signing_key, entropy, threads, spool, backend, audits)
         self._present: set[str] = set()
         self._jobs: dict[str, Job] = {}  # in the order they came
 

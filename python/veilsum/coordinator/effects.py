@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from veilsum.control import RoundId, RoundRecord, RunEvent, RunStatus, ToSite
 from veilsum.model import ModelLayout
 from veilsum.optimizers.state import OptimizerState
+from veilsum.secagg.audit_record import AuditedSum
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,28 @@ class PublishModel:
     layout: ModelLayout
     model: Mapping[str, NDArray[Any]]
     model_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PublishAudit:
+    """Let sites check the sum of a round, until DropAudit or the run's next round; and write its
+    transcript before, if the coordinator is to keep them.
+
+    Attributes:
+        sites: who may.
+        audited: holds seeds of masks; whoever drops it wipes it.
+    """
+
+    round: RoundId
+    sites: tuple[str, ...]
+    audited: AuditedSum = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class DropAudit:
+    """Nobody checks the sum of a round any more: forget what proves it."""
+
+    round: RoundId
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +133,8 @@ Effect = (
     SendToSite
     | SetDeadline
     | PublishModel
+    | PublishAudit
+    | DropAudit
     | OpenUploads
     | CloseUploads
     | AnswerUpload

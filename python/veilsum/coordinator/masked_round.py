@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import assert_never
 
+from typing_extensions import Buffer
+
 from veilsum import secagg
 from veilsum.control import ProtocolMessage, RoundOpened, RunSpec, UpdateHeader
 from veilsum.coordinator.effects import (
     AnswerUpload,
     CloseUploads,
+    DropAudit,
     Effect,
     OpenUploads,
+    PublishAudit,
     SaveReceipt,
     SendToSite,
 )
@@ -19,6 +23,7 @@ from veilsum.coordinator.events import UpdateArrived
 from veilsum.coordinator.journal import Invitation, Journal, size_bytes
 from veilsum.coordinator.outcome import Failed, Finished, Outcome
 from veilsum.errors import DecodeError, PeerError
+from veilsum.secagg.audit_record import AuditedSum
 
 _INPUTS = "inputs"
 
@@ -29,6 +34,7 @@ class MaskedRound:
     Args:
         session: not opened yet.
         spec: the run's, with the task of this round.
+        audits: whether the session keeps a record that others can check the sum by.
     """
 
     def __init__(
@@ -37,8 +43,13 @@ class MaskedRound:
         invitation: Invitation,
         journal: Journal,
         spec: RunSpec,
+        *,
+        audits: bool = False,
     ) -> None:
         self._session = session
+        self._audits = audits
+        self._uploads: dict[str, Sequence[Buffer]] = {}  # of the sum, for audits
+        self._audited: AuditedSum | None = None
         self._invitation = invitation
         self._spec = spec
         deadlines = spec.deadlines
@@ -96,6 +107,8 @@ class MaskedRound:
                 AnswerUpload(header.round, site, False, reason),
                 *self._carry_out(folded, now),
             ]
+        if self._audits:
+            self._uploads[site] = arrived.chunks
         answer = AnswerUpload(header.round, site, True, "")
         delivered = self.journal.delivered(site, size_bytes(arrived.chunks), now)
         return [answer, *delivered, *self._carry_out(folded, now)]
@@ -106,11 +119,22 @@ class MaskedRound:
 
     def publish(self, model_hash: bytes, state_hash: bytes, now: float) -> list[Effect]:
         """Sends the signed result to the sites that helped to unmask it."""
-        return self._carry_out(self._session.publish(model_hash, state_hash), now)
+        effects = self._carry_out(self._session.publish(model_hash, state_hash), now)
+        if not self._audits:
+            return effects
+        self._audited = self._session.audited_sum(self._uploads)
+        # Served before anyone hears that there is something to check.
+        return [
+            PublishAudit(self._invitation.round, self._invitation.cohort, self._audited),
+            *effects,
+        ]
 
     def close(self) -> None:
-        """Wipes the session if the round is cut short."""
+        """Wipes the session if the round is cut short, and what others could check it by."""
         self._session.abort("the round was closed")
+        self._uploads.clear()
+        if self._audited is not None:
+            self._audited.wipe()
 
     def _carry_out(self, steps: Sequence[secagg.CoordinatorEffect], now: float) -> list[Effect]:
         # A site may upload as soon as its invitation to do so is out, so uploads are open
@@ -139,7 +163,8 @@ class MaskedRound:
             case secagg.Acknowledged(previous, receipt, quorum):
                 self.settled, self.previous = True, previous
                 self.unacknowledged = "" if quorum else self._too_few(len(previous.link.acks))
-                return [SaveReceipt(self._invitation.round, receipt)]
+                where = self._invitation.round
+                return [SaveReceipt(where, receipt), *([DropAudit(where)] if self._audits else [])]
             case _:
                 assert_never(step)
         return []

@@ -17,6 +17,7 @@ from veilsum.coordinator.policy import task_of_round
 from veilsum.coordinator.round import Round
 from veilsum.model import ModelLayout
 from veilsum.roster import Roster
+from veilsum.secagg.audit_record import AuditRecord
 from veilsum.secagg.result_checks import NO_RESULT
 
 Entropy: TypeAlias = Callable[[int], bytes]
@@ -48,6 +49,7 @@ class RoundFactory:
     Attributes:
         spool: a directory for the updates of plain rounds, "" to keep them in memory.
         backend: what sums them: "cpu", or a device such as "cuda:0".
+        audits: whether masked rounds keep what others need to check their sums.
     """
 
     roster: Roster
@@ -56,6 +58,7 @@ class RoundFactory:
     threads: int
     spool: str
     backend: str = "cpu"
+    audits: bool = False
 
     def make(
         self, spec: RunSpec, invitation: Invitation, start: ModelRef, journal: Journal
@@ -92,9 +95,10 @@ class RoundFactory:
             threads=self.threads,
             backend=self.backend,
             audit_seed=self.entropy(_NONCE_BYTES),
+            record=AuditRecord() if self.audits else None,
             previous=start.previous,
         )
-        return MaskedRound(session, invitation, journal, spec)
+        return MaskedRound(session, invitation, journal, spec, audits=self.audits)
 
     def _plain(
         self, spec: RunSpec, invitation: Invitation, start: ModelRef, journal: Journal

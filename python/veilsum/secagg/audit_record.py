@@ -9,6 +9,7 @@ from typing_extensions import Buffer
 
 from veilsum.aggregate.ring_spec import Stream
 from veilsum.aggregate.secure_sum import SecureSum
+from veilsum.errors import ConfigError
 from veilsum.secagg import audit, merkle
 from veilsum.secagg.audit_keys import AuditKeys
 from veilsum.secagg.certified import SignedRound
@@ -19,6 +20,7 @@ from veilsum.secagg.phases import (
     CollectingShares,
     CollectingVotes,
 )
+from veilsum.secagg.plan import Plan
 from veilsum.secagg.sum_tree import SumTree
 from veilsum.secagg.transcript_file import TranscriptHead, sum_section, upload_section
 
@@ -31,6 +33,7 @@ class AuditRecord:
     Attributes:
         leaves: of each upload's chunks, in (group, index) order.
         seeds: None before the sum is unmasked.
+        result: envelope of the RoundResult, None before it is published.
     """
 
     adverts: dict[str, Envelope] = field(default_factory=dict, repr=False)
@@ -39,6 +42,7 @@ class AuditRecord:
     votes: dict[str, Envelope] = field(default_factory=dict, repr=False)
     leaves: dict[str, Sequence[bytes]] = field(default_factory=dict, repr=False)
     seeds: AuditKeys | None = field(default=None, repr=False)
+    result: Envelope | None = field(default=None, repr=False)
 
     def closed(self, phase: CollectingPhase) -> None:
         """Keeps what a phase has collected."""
@@ -60,6 +64,15 @@ class AuditRecord:
     def signed(self) -> SignedRound:
         """The messages, sorted by site."""
         return SignedRound(*map(_sorted, (self.adverts, self.deals, self.inputs, self.votes)))
+
+    def audited_sum(
+        self, plan: Plan, total: SecureSum, uploads: Mapping[str, Sequence[Buffer]]
+    ) -> AuditedSum:
+        """See CoordinatorSession.audited_sum."""
+        if self.seeds is None or self.result is None:
+            raise ConfigError("there is no published sum that could be checked")
+        head = TranscriptHead(plan, self.signed, self.seeds, self.result)
+        return AuditedSum(head, total, self.leaves, uploads)
 
     def wipe(self) -> None:
         """Overwrites the seeds."""
@@ -96,6 +109,10 @@ class AuditedSum:
         self._sum_proofs = {
             stream: merkle.root_and_proofs(leaves)[1] for stream, leaves in tree.leaves.items()
         }
+
+    def wipe(self) -> None:
+        """Overwrites the seeds; no sections are made any more."""
+        self._head.seeds.wipe()
 
     def sections(self, chunks: Sequence[tuple[Stream, int]] | None = None) -> Iterator[Buffer]:
         """The bytes of a transcript, or of its part with these chunks. Not to be kept on a disk

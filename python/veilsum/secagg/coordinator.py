@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import assert_never
 
@@ -13,7 +13,7 @@ from typing_extensions import Buffer
 from veilsum.aggregate.secure_sum import SecureSum
 from veilsum.errors import ConfigError, DecodeError, DeviceError, PeerError, RoundAborted
 from veilsum.secagg import closing
-from veilsum.secagg.audit_record import AuditRecord
+from veilsum.secagg.audit_record import AuditedSum, AuditRecord
 from veilsum.secagg.collecting import checked_header, collect
 from veilsum.secagg.effects import (
     Aborted,
@@ -231,9 +231,23 @@ class CoordinatorSession:
         if not isinstance(phase, Summed):
             raise ConfigError(f"there is no result to publish in phase {phase.name!r}")
         after = closing.AfterStep(model_hash, state_hash)
-        return self._begin(
-            closing.open_acks(self._plan, phase, self._lost, self._sum, after, self._seal)
-        )
+        opening = closing.open_acks(self._plan, phase, self._lost, self._sum, after, self._seal)
+        if self._record is not None and isinstance(opening.phase, CollectingAcks):
+            self._record.result = opening.phase.result
+        return self._begin(opening)
+
+    def audited_sum(self, uploads: Mapping[str, Sequence[Buffer]]) -> AuditedSum:
+        """The published sum with all that proves it; holds seeds (audit_keys.py).
+
+        Args:
+            uploads: all chunks of every upload that is in the sum, in (group, index) order.
+
+        Raises:
+            ConfigError: nothing was published, or no record was kept.
+        """
+        if self._record is None:
+            raise ConfigError("the round keeps no record that others could check its sum by")
+        return self._record.audited_sum(self._plan, self._sum, uploads)
 
     def _checked_header(
         self, site: str, header: bytes, update_id: int

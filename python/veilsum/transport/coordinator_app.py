@@ -6,6 +6,7 @@ import asyncio
 import secrets
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 import grpc
 import grpc.aio
@@ -94,8 +95,11 @@ async def serve_coordinator(
             threads=settings.threads or available_threads(),
             spool=str(storage.sums),
             backend=require_backend(settings.backend),
+            audits=settings.audits or settings.transcripts is not None,
         )
-        await _App(core, roster, storage, log).serve(settings, tls, stop, ready)
+        await _App(core, roster, storage, settings.transcripts, log).serve(
+            settings, tls, stop, ready
+        )
     finally:
         storage.close()
 
@@ -116,11 +120,25 @@ def _tls(settings: CoordinatorSettings, roster: Roster) -> TlsIdentity | None:
 class _App:
     """The parts of a running coordinator."""
 
-    def __init__(self, core: Coordinator, roster: Roster, storage: Storage, log: Log) -> None:
+    def __init__(
+        self,
+        core: Coordinator,
+        roster: Roster,
+        storage: Storage,
+        transcripts: Path | None,
+        log: Log,
+    ) -> None:
         self._roster = roster
         self._log = log
         self._storage = storage
-        self._outside = Outside(storage, Models(), Links(), Watchers(storage), Metrics())
+        self._outside = Outside(
+            storage,
+            Models(),
+            Links(),
+            Watchers(storage),
+            Metrics(),
+            transcripts=transcripts,
+        )
         self._runner = Runner(core, self._outside, log)
 
     async def serve(

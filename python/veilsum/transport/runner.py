@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, TypeVar, assert_never
 
 from veilsum.control import RoundId, RoundOpened, RunEvent, RunStatus, UpdateHeader
@@ -19,8 +20,10 @@ from veilsum.coordinator.effects import (
     Announce,
     AnswerUpload,
     CloseUploads,
+    DropAudit,
     Effect,
     OpenUploads,
+    PublishAudit,
     PublishModel,
     SaveReceipt,
     SaveRound,
@@ -40,6 +43,7 @@ from veilsum.coordinator.events import (
 )
 from veilsum.coordinator.round import Receiver
 from veilsum.errors import VeilsumError
+from veilsum.transport.audits import Audits, write_transcript
 from veilsum.transport.links import Links
 from veilsum.transport.logs import Log
 from veilsum.transport.metrics import Metrics
@@ -62,6 +66,8 @@ class Outside:
     links: Links
     watchers: Watchers
     metrics: Metrics
+    audits: Audits = field(default_factory=Audits)
+    transcripts: Path | None = None  # the folder they go to
 
 
 class Runner:
@@ -162,6 +168,7 @@ class Runner:
                 await self._bury(run_id)
             self.uploads.close_run(run_id, INTERNAL)
             self._outside.models.drop(run_id)
+            self._outside.audits.drop(run_id)
 
     async def _bury(self, run_id: str) -> None:
         """Ends a run that the core cannot end, for those who watch it and for storage."""
@@ -205,6 +212,10 @@ class Runner:
                 self._set_deadline(effect)
             case PublishModel():
                 await self._publish(effect)
+            case PublishAudit():
+                await self._publish_audit(effect)
+            case DropAudit(round_id):
+                outside.audits.drop(round_id.run_id)
             case OpenUploads(round_id, sites):
                 self.uploads.open(round_id, sites)
             case CloseUploads(round_id, reason):
@@ -242,6 +253,14 @@ class Runner:
         self._outside.models.put(served)
         size = sum(map(len, served.pieces))
         self._log.info("round opened", **_ids(effect.round), model_bytes=size)
+
+    async def _publish_audit(self, effect: PublishAudit) -> None:
+        folder = self._outside.transcripts
+        if folder is not None:
+            file = await asyncio.to_thread(write_transcript, folder, effect)
+            size = file.stat().st_size
+            self._log.info("transcript written", **_ids(effect.round), file=str(file), bytes=size)
+        self._outside.audits.put(effect)
 
     def _answer(self, effect: AnswerUpload) -> None:
         refusal = None if effect.accepted else effect.reason
@@ -285,6 +304,7 @@ class Runner:
         await asyncio.to_thread(self._outside.storage.save_run, kept)
         if status.state in ("completed", "aborted"):
             self._outside.models.drop(status.run_id)
+            self._outside.audits.drop(status.run_id)
         self._log.info("run", run=status.run_id, state=status.state, reason=status.reason)
 
 

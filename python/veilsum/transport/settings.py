@@ -71,6 +71,11 @@ class CoordinatorSettings:
         threads: worker threads of the native core; 0 means as many as
             devices.available_threads() says.
         backend: what sums the updates of rounds: "cpu", or a device such as "cuda:0".
+        audits: keep the masked updates of a round, and the seeds its masks came off with, in memory
+            until its sites have acknowledged the result, so that they can check the sum.
+        transcripts: folder for a file per masked round that anyone can check the sum by, made if
+            missing; None: there are none. Each holds all updates, masked, and seeds that unmask
+            their sum, which are on no disk otherwise.
     """
 
     state_dir: Path
@@ -87,6 +92,8 @@ class CoordinatorSettings:
     backend: str = "cpu"
     log: LogSettings = field(default_factory=LogSettings)
     previous_roster: Path | None = None
+    audits: bool = False
+    transcripts: Path | None = None
 
     def __post_init__(self) -> None:
         host, _ = split_address(self.listen, "listen", lowest_port=0)

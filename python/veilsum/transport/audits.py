@@ -1,0 +1,90 @@
+"""What sites fetch to check a sum, and transcripts, which are kept where that was asked for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from veilsum.aggregate.ring_spec import Stream
+from veilsum.control import RoundId
+from veilsum.coordinator.effects import PublishAudit
+from veilsum.errors import ConfigError
+from veilsum.pki.files import make_private_folder
+from veilsum.secagg.audit_record import AuditedSum
+from veilsum.transport.durable import sync_folder
+
+PIECE_BYTES = 1 << 20
+
+
+class Audits:
+    """The sum of each run's last round, for as long as its acknowledgements are awaited."""
+
+    def __init__(self) -> None:
+        self._published: dict[str, PublishAudit] = {}
+
+    def put(self, published: PublishAudit) -> None:
+        """Serves a sum from now on, instead of the run's last one."""
+        self.drop(published.round.run_id)
+        self._published[published.round.run_id] = published
+
+    def drop(self, run_id: str) -> None:
+        """Forgets a run's sum and wipes its seeds. Answers that are under way break off."""
+        published = self._published.pop(run_id, None)
+        if published is not None:
+            published.audited.wipe()
+
+    def get(self, round_id: RoundId, site: str) -> AuditedSum:
+        """The sum of a round, for a site.
+
+        Raises:
+            ConfigError: it is not served, not any more, or not to this site.
+        """
+        published = self._published.get(round_id.run_id)
+        if published is None or published.round != round_id or site not in published.sites:
+            raise ConfigError(
+                f"round {round_id.number} of run {round_id.run_id!r} has no sum that this site "
+                "could check"
+            )
+        return published.audited
+
+
+def pieces(audited: AuditedSum, chunks: Sequence[tuple[Stream, int]]) -> Iterator[bytes]:
+    """The bytes of a part of a transcript, about a megabyte at a time."""
+    group, size = [], 0
+    for section in audited.sections(chunks):
+        for begin in range(0, memoryview(section).nbytes, PIECE_BYTES):
+            part = memoryview(section)[begin : begin + PIECE_BYTES]
+            group.append(part)
+            size += part.nbytes
+            if size >= PIECE_BYTES:
+                yield b"".join(group)
+                group, size = [], 0
+    if group:
+        yield b"".join(group)
+
+
+def write_transcript(folder: Path, published: PublishAudit) -> Path:
+    """Writes the transcript of a round, which is there as a whole or not at all.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    where = published.round
+    run = folder / where.run_id
+    file = run / f"round-{where.number}-{where.attempt}.vst"
+    try:
+        make_private_folder(folder)
+        make_private_folder(run)
+        unfinished = file.with_suffix(".part")
+        unfinished.unlink(missing_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(os.open(unfinished, flags, 0o600), "wb") as stream:
+            stream.writelines(published.audited.sections())
+            stream.flush()
+            os.fsync(stream.fileno())
+        unfinished.replace(file)
+        sync_folder(run)
+    except OSError as error:
+        raise ConfigError(f"cannot write {file}: {error.strerror}") from error
+    return file
