@@ -89,6 +89,17 @@ def test_people_read_the_digest_and_whose_roster_it_was(audited, transcript, cap
     assert "roster given    no" in shown
 
 
+def test_inspect_says_what_a_transcript_is_of_and_that_its_sum_was_not_checked(transcript, capsys):
+    assert main.exit_code(["inspect", str(transcript), "--json"]) == 0
+
+    said = json.loads(capsys.readouterr().out)
+    assert (said["kind"], said["chunks"], said["sum_checked"]) == ("transcript", 5, False)
+    assert said["dropped"] == ["basel"]
+    damaged = transcript.with_name("damaged.vst")
+    damaged.write_bytes(transcript.read_bytes()[:-1])
+    assert main.exit_code(["inspect", str(damaged)]) == 1
+
+
 def test_the_first_wrong_chunk_is_named_and_the_exit_code_is_1(tmp_path, roster, capsys):
     def tamper(total):
         total._words[1][4096] += total._words[1].dtype.type(1)

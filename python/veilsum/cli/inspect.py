@@ -40,8 +40,9 @@ def inspect(
 ) -> None:
     """Say what a file is and what it holds: sizes and ids, never values.
 
-    Knows chunk files, update files, certificates, rosters, egress ledgers, receipts of rounds and
-    safetensors. What it shows has been checked; a damaged file is an error that says what is wrong.
+    Knows chunk files, update files, certificates, rosters, egress ledgers, receipts and transcripts
+    of rounds, and safetensors. What it shows has been checked; a damaged file is an error that says
+    what is wrong. Whether the sum of a transcript is right is for veilsum verify to say.
 
     Nothing in an egress ledger tells that records are missing at its end. A head that the site
     told before does, where the ledger no longer goes through it.
@@ -313,6 +314,18 @@ def _check_chunk(chunk: memoryview, header: _Header) -> None:
     )
 
 
+def _transcript(data: bytes, _file: Path) -> Facts:
+    from veilsum.cli.verify import transcript_facts
+    from veilsum.secagg.transcript_file import Transcript
+
+    transcript = Transcript(data)
+    return {
+        **transcript_facts(transcript),
+        "chunks": len(transcript.chunks),
+        "sum_checked": False,  # `veilsum verify` does
+    }
+
+
 def _safetensors(_data: bytes, file: Path) -> Facts:
     from safetensors import SafetensorError, safe_open
 
@@ -343,6 +356,7 @@ _KINDS: tuple[tuple[str, Callable[[bytes], bool], Callable[[bytes, Path], Facts]
     ("certificate", lambda data: data[:27] == b"-----BEGIN CERTIFICATE-----", _certificate),
     ("receipt", is_receipt, receipt_facts),
     ("roster", lambda data: data[:1] == b"{" and b"veilsum-roster" in data, _roster),
+    ("transcript", lambda data: data[:4] == b"VST1", _transcript),
     ("egress ledger", _is_egress, egress_facts),
     ("safetensors", _is_safetensors, _safetensors),
 )

@@ -93,11 +93,18 @@ def _mapped(file: Path) -> mmap.mmap:
 
 
 def _facts(file: Path, transcript: Transcript, result: SecureResult) -> dict[str, Any]:
-    plan, certified = transcript.plan, transcript.certified
     return {
         "file": str(file),
         "digest": result.digest,
         "total_weight": result.total_weight,
+        **transcript_facts(transcript),
+    }
+
+
+def transcript_facts(transcript: Transcript) -> dict[str, Any]:
+    """What a transcript is of; its messages are signed, its sum need not be right."""
+    plan, certified = transcript.plan, transcript.certified
+    return {
         "consortium": plan.roster.consortium,
         "roster": plan.roster.hash.hex(),
         "epoch": plan.roster.epoch,
