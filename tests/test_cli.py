@@ -24,7 +24,6 @@ COMMANDS = [
     ["pki", "roster"],
     ["pki", "sign-roster"],
     ["pki", "check-roster"],
-    ["pki", "check-evidence"],
     ["run", "submit"],
     ["run", "list"],
     ["run", "show"],

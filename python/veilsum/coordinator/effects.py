@@ -116,14 +116,6 @@ class SaveReceipt:
 
 
 @dataclass(frozen=True, slots=True)
-class SaveEvidence:
-    """Keep what shows that someone broke the protocol in this attempt, for people to look at."""
-
-    round: RoundId
-    evidence: bytes = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
 class SaveRun:
     """Persist a run's state."""
 
@@ -148,7 +140,6 @@ Effect = (
     | AnswerUpload
     | SaveRound
     | SaveReceipt
-    | SaveEvidence
     | SaveRun
     | Announce
 )

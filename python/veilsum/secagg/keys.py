@@ -1,9 +1,8 @@
 """Hashes and keys of the protocol: which label, which salt, which inputs.
 
 Suite VS-1: X25519, Ed25519, AES-256-GCM, HKDF-SHA256, SHA-256, all from the
-`cryptography` package. Nothing here draws randomness. Keys are written straight into
-`Secret`s; the output of an X25519 exchange, which that package returns as bytes, is moved into
-one at once.
+`cryptography` package. Nothing here draws randomness. What that package returns as bytes and must
+stay secret is moved into a `Secret` at once, and its memory overwritten.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.hmac import HMAC
 from typing_extensions import Buffer
 
 from veilsum._native import Secret
@@ -106,12 +105,22 @@ def transcript(label: Label, previous: bytes, digests: Mapping[str, bytes]) -> b
 
 
 def derive(salt: bytes, key: Buffer, label: Label, *parts: bytes) -> Secret:
-    """HKDF-SHA256 (RFC 5869) of 32 bytes, written straight into a Secret."""
-    derived = Secret.zeros(SECRET_BYTES)
-    HKDF(SHA256(), SECRET_BYTES, salt, _info(label, parts)).derive_into(
-        memoryview(key), memoryview(derived)
-    )
+    """HKDF-SHA256 (RFC 5869) of 32 bytes, which is one block: extract, then expand once.
+
+    `cryptography` has HKDF, but makes a bytes object of its result on the way, also where it is
+    to write into memory of ours, and leaves that behind.
+    """
+    extracted = _hmac(salt, key)
+    derived = _hmac(extracted, _info(label, parts), b"\x01")
+    extracted.wipe()
     return derived
+
+
+def _hmac(key: Buffer, *parts: Buffer) -> Secret:
+    state = HMAC(memoryview(key), SHA256())
+    for part in parts:
+        state.update(memoryview(part))
+    return Secret.take(state.finalize())
 
 
 def public_key(private: Secret) -> bytes:
