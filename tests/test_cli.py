@@ -24,6 +24,7 @@ COMMANDS = [
     ["pki", "roster"],
     ["pki", "sign-roster"],
     ["pki", "check-roster"],
+    ["pki", "check-evidence"],
     ["run", "submit"],
     ["run", "list"],
     ["run", "show"],

@@ -267,18 +267,21 @@ def declined(effects: list[SiteEffect]) -> list[str]:
     return [message.code for message in messages if isinstance(message, Decline)]
 
 
-def test_a_round_whose_update_is_out_is_not_opened_again_without_some_site():
+def test_an_update_that_is_out_is_not_in_another_attempt_without_some_site():
     """The sum with and the sum without a site differ by its update, to the last bit: even the
-    rounding of a second attempt is that of the first."""
+    rounding of a second attempt is that of the first. This trainer repeats itself."""
     core = core_of_the_victim()
     first = Attempt(core, 0, NAMES[:5])
     first.invite()
     first.until_the_upload()
     core.handle(Disconnected())
 
-    effects = Attempt(core, 1).invite()
+    second = Attempt(core, 1)
+    assert FetchModel(second.round) in second.invite()
+    second.until_nothing_is_under_way()
 
-    assert declined(effects) == ["replay"]
+    assert declined(second.effects) == ["spent"]
+    assert not [effect for effect in second.effects if isinstance(effect, Upload)]
     assert core.phase == "idle"
 
 

@@ -20,6 +20,7 @@ from veilsum.control import RoundId, RoundRecord, RunEvent, RunSpec, RunStatus
 from veilsum.errors import ConfigError, DecodeError
 from veilsum.model import NUMPY_DTYPES, ModelLayout
 from veilsum.optimizers import FedAdam
+from veilsum.transport import evidence_files
 from veilsum.transport.checkpoints import (
     load_model,
     load_optimizer_state,
@@ -147,6 +148,25 @@ def test_the_state_directory_is_private(tmp_path: Path) -> None:
     for folder in (tmp_path / "state", storage.spool, storage.sums, storage.models):
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     storage.close()
+
+
+def test_evidence_is_kept_in_private_files_of_its_own(tmp_path: Path) -> None:
+    storage = Storage(tmp_path / "state")
+    files = [storage.save_evidence(RoundId("run", 2, 1), data) for data in (b"one", b"two")]
+    storage.close()
+
+    assert files == [tmp_path / "state/evidence/run" / f"2-1-{n}.vse" for n in (1, 2)]
+    assert [file.read_bytes() for file in files] == [b"one", b"two"]
+    assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
+
+
+def test_evidence_does_not_fill_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evidence_files, "_MOST", 2)
+    for _ in range(2):
+        evidence_files.save_evidence(tmp_path / "kept", "a", b"x")
+
+    with pytest.raises(ConfigError, match="holds 2 files of evidence"):
+        evidence_files.save_evidence(tmp_path / "kept", "a", b"x")
 
 
 def test_two_coordinators_cannot_use_one_directory(tmp_path: Path) -> None:

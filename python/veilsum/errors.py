@@ -40,6 +40,7 @@ class PeerError(VeilsumError):
     def __init__(self, site: str, message: str, *, hint: str | None = None) -> None:
         super().__init__(f"site {site!r} {message}", hint=hint)
         self.site = site
+        self.what = message
 
 
 class RoundAborted(VeilsumError):  # noqa: N818  the outcome of a round, not a mistake

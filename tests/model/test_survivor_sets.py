@@ -229,8 +229,10 @@ class Walk:
         self.state = following
 
     def _expect_refusal(self, at: int, effects: list[secagg.SiteEffect]) -> None:
-        assert [type(effect) for effect in effects] == [secagg.Withdraw]
-        self.seen.add(effects[0].code)
+        *shown, refusal = effects
+        assert isinstance(refusal, secagg.Withdraw)
+        assert all(isinstance(effect, secagg.Blamed) for effect in shown)
+        self.seen.add(refusal.code)
         self.deaf.add(at)
 
 

@@ -77,8 +77,9 @@ def test_keys_that_nobody_signed_open_everything_the_site_deals(monkeypatch):
 def test_one_swapped_key_makes_the_site_leave(swapped):
     man = ManInTheMiddle(swapped)
 
-    (effect,) = man.attack()
+    shown, effect = man.attack()
 
+    assert (shown.accused, shown.fault) == ("", secagg.Fault.BAD_RELAY)
     assert (effect.code, effect.reason) == (
         "malformed",
         "the signature of a key-advert message is wrong",
@@ -89,7 +90,7 @@ def test_one_swapped_key_makes_the_site_leave(swapped):
 def test_every_site_leaves_so_there_is_no_round(site):
     man = ManInTheMiddle([SITES[0] if site != SITES[0] else SITES[1]], victim=site)
 
-    (effect,) = man.attack()
+    _, effect = man.attack()
 
     assert effect.code == "malformed"
     assert man.victim.phase == "withdrawn"

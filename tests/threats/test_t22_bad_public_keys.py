@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
+from support.faults import accused
 from support.secagg import NAMES, Federation, forge, make_plan, read
 from veilsum import secagg
 from veilsum._native import Secret
@@ -76,7 +77,9 @@ def test_a_bad_key_costs_its_sender_the_round_and_makes_sites_leave(test):
     for field in ("mask_key", "channel_key"):
         federation = advertised(**{field: key})
         assert reason in federation.excluded[KYOTO]
-    (effect,) = shown(key)
+        assert accused(federation) == {(KYOTO, "BAD_KEY")}
+    blamed, effect = shown(key)
+    assert (blamed.accused, blamed.fault.name) == ("", "BAD_RELAY")  # it should have looked
     assert isinstance(effect, secagg.Withdraw)
     assert (effect.code, reason in effect.reason) == ("keys", True)
 
@@ -90,6 +93,7 @@ def test_no_key_is_taken_twice_in_a_round(field):
     federation.deliver(KYOTO, "", forge(KeyAdvert, advert, **{field: other}))
 
     assert federation.excluded == {KYOTO: "advertised a public key that is in use already"}
+    assert accused(federation) == {(KYOTO, "BAD_KEY")}  # both keys are its own
 
 
 # --- an exchange that gives zero ------------------------------------------------------------------

@@ -326,6 +326,12 @@ def _transcript(data: bytes, _file: Path) -> Facts:
     }
 
 
+def _evidence(data: bytes, _file: Path) -> Facts:
+    from veilsum.cli.evidence import stated_facts
+
+    return {**stated_facts(data), "verified": "no: veilsum pki check-evidence"}
+
+
 def _safetensors(_data: bytes, file: Path) -> Facts:
     from safetensors import SafetensorError, safe_open
 
@@ -353,6 +359,7 @@ _KINDS: tuple[tuple[str, Callable[[bytes], bool], Callable[[bytes, Path], Facts]
     ("private key", lambda data: b"PRIVATE KEY-----" in data[:200], _private_key),
     ("chunks", lambda data: data[:4] == b"VLC1", _chunks),
     ("update", lambda data: data[:4] == b"VLU1", _update),
+    ("evidence", lambda data: data[:4] == b"VSE1", _evidence),
     ("certificate", lambda data: data[:27] == b"-----BEGIN CERTIFICATE-----", _certificate),
     ("receipt", is_receipt, receipt_facts),
     ("roster", lambda data: data[:1] == b"{" and b"veilsum-roster" in data, _roster),

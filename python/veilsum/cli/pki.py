@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from veilsum.cli.exits import FAILED
 from veilsum.cli.output import JsonOption, print_facts, print_json
 from veilsum.pki.identity import ROLES, Role
 
@@ -191,6 +192,29 @@ def check_roster(
     for config in pin or ():
         pin_roster(config, made)
     _show(_roster_facts(file, signed, before), as_json)
+
+
+@app.command("check-evidence")
+def check_evidence(
+    file: Annotated[Path, typer.Argument(help="A file of evidence (.vse).")],
+    roster_file: Annotated[Path, typer.Option("--roster", help="The roster of the round.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Check what evidence shows: that a member broke the protocol, with nothing but the roster.
+
+    The signatures in it are the accused's own. Exit code 1 if it shows nothing.
+
+    \b
+    Example:
+      veilsum pki check-evidence state/evidence/run-1/1-0-1.vse --roster roster.json
+    """
+    from veilsum.cli.evidence import evidence_facts
+    from veilsum.pki.roster_file import read_signed
+
+    shown, facts = evidence_facts(file, read_signed(roster_file).roster)
+    _show(facts, as_json)
+    if not shown:
+        raise typer.Exit(FAILED)
 
 
 def _previous_roster(file: Path | None) -> Roster | None:

@@ -116,6 +116,14 @@ class SaveReceipt:
 
 
 @dataclass(frozen=True, slots=True)
+class SaveEvidence:
+    """Keep what shows that someone broke the protocol in this attempt, for people to look at."""
+
+    round: RoundId
+    evidence: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class SaveRun:
     """Persist a run's state."""
 
@@ -140,6 +148,7 @@ Effect = (
     | AnswerUpload
     | SaveRound
     | SaveReceipt
+    | SaveEvidence
     | SaveRun
     | Announce
 )

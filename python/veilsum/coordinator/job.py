@@ -304,6 +304,7 @@ class Job:
                 outcome = Failed(str(error), final=True)
         record = phase.round.journal.record(outcome, model.ref.model_hash.hex(), now)
         self._records.append(record)
+        self._retries.leave_out(phase.round.journal.left_out)
         effects = self._kept(record, model)
         if isinstance(outcome, Failed):
             return effects + self._closed(phase, record) + self._failed(record, outcome, model)
@@ -323,6 +324,7 @@ class Job:
         ]
 
     def _settled(self, phase: Settling, now: float) -> list[Effect]:
+        self._retries.leave_out(phase.round.journal.left_out)
         effects = self._closed(phase, phase.record)
         number = phase.record.round.number
         if number == self._spec.rounds:

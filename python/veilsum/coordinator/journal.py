@@ -37,6 +37,7 @@ class Journal:
         phase: name of the current phase, "" before the first.
         dropped: site -> why the round went on without it.
         refusals: site -> the signed refusal with which it left.
+        left_out: site -> why no further attempt or round should have it.
     """
 
     def __init__(self, invitation: Invitation, *, joined_s: float) -> None:
@@ -49,6 +50,7 @@ class Journal:
         self.phase = ""
         self.dropped: dict[str, str] = {}
         self.refusals: dict[str, bytes] = {}
+        self.left_out: dict[str, str] = {}
 
     @property
     def waiting(self) -> tuple[str, ...]:
@@ -95,6 +97,13 @@ class Journal:
             SendToSite(site, SiteDropped(self._invitation.round, reason)),
             self._announce("site", site, f"dropped: {reason}"),
         ]
+
+    def leave_out(self, site: str, reason: str) -> list[Effect]:
+        """No further attempt or round should have the site; the first reason counts."""
+        if site in self.left_out:
+            return []
+        self.left_out[site] = reason
+        return [self._announce("site", site, f"left out from now on: {reason}")]
 
     def progress(self, site: str, fraction: float) -> list[Effect]:
         """A site's training came so far."""

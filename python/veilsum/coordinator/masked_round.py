@@ -16,6 +16,7 @@ from veilsum.coordinator.effects import (
     Effect,
     OpenUploads,
     PublishAudit,
+    SaveEvidence,
     SaveReceipt,
     SendToSite,
 )
@@ -156,6 +157,10 @@ class MaskedRound:
                 return self.journal.drop(site, reason)
             case secagg.Refused(site, _, refusal):
                 self.journal.refusals[site] = refusal
+            case secagg.Blamed(_, _, evidence):
+                return [SaveEvidence(self._invitation.round, evidence)]
+            case secagg.LeaveOut(site, reason):
+                return self.journal.leave_out(site, reason)
             case secagg.Aborted(reason):
                 self.outcome = Failed(reason)
             case secagg.Completed(result):

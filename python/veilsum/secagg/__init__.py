@@ -8,10 +8,12 @@ from veilsum.secagg.coordinator import CoordinatorSession
 from veilsum.secagg.effects import (
     Aborted,
     Acknowledged,
+    Blamed,
     Completed,
     CoordinatorEffect,
     Done,
     Excluded,
+    LeaveOut,
     NeedUpdate,
     PhaseBegan,
     Refused,
@@ -25,6 +27,7 @@ from veilsum.secagg.effects import (
     Withdraw,
 )
 from veilsum.secagg.egress_summary import Egress, no_egress
+from veilsum.secagg.evidence import FAULT_TEXTS, Dispute, Evidence, Fault, Guilty, Invalid, Verdict
 from veilsum.secagg.keys import Entropy
 from veilsum.secagg.ledger import Ledger
 from veilsum.secagg.plan import Plan
@@ -41,20 +44,29 @@ from veilsum.secagg.rehearsal import (
 from veilsum.secagg.result_messages import PreviousRound
 from veilsum.secagg.site import SiteSession
 from veilsum.secagg.upload import Contribution
+from veilsum.secagg.verdict import check_evidence
 
 __all__ = [
+    "FAULT_TEXTS",
     "Aborted",
     "Acknowledged",
+    "Blamed",
     "Completed",
     "Consortium",
     "Contribution",
     "CoordinatorEffect",
     "CoordinatorSession",
+    "Dispute",
     "Done",
     "Egress",
     "Entropy",
+    "Evidence",
     "Excluded",
+    "Fault",
+    "Guilty",
     "InputReceiver",
+    "Invalid",
+    "LeaveOut",
     "Ledger",
     "LocalPolicy",
     "NeedUpdate",
@@ -71,8 +83,10 @@ __all__ = [
     "SiteSession",
     "Stage",
     "UploadInput",
+    "Verdict",
     "Warn",
     "Withdraw",
+    "check_evidence",
     "make_consortium",
     "no_egress",
     "open_refusal",

@@ -10,10 +10,11 @@ from typing import TypeAlias
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from veilsum.aggregate.secure_sum import RingMean, SecureSum
-from veilsum.secagg.audit_keys import AuditKeys
+from veilsum.secagg.audit_keys import AuditKeys, removal
 from veilsum.secagg.audit_record import AuditRecord
 from veilsum.secagg.effects import Acknowledged, SecureResult
 from veilsum.secagg.envelope import Envelope
+from veilsum.secagg.evidence import Evidence
 from veilsum.secagg.messages import (
     KeyRoster,
     RelayedDeal,
@@ -39,7 +40,7 @@ from veilsum.secagg.result import secure_result
 from veilsum.secagg.result_messages import Link, PreviousRound, RoundResult, acks_digest
 from veilsum.secagg.sum_tree import SumTree
 from veilsum.secagg.transcript import members_of, shares_transcript, survivors_transcript
-from veilsum.secagg.unmask import masks_to_remove, rebuilt_seeds
+from veilsum.secagg.unmask import rebuilt_seeds
 
 Seal: TypeAlias = Callable[[Message], Envelope]
 """Signs a message of the coordinator."""
@@ -122,19 +123,24 @@ def close_unmask(
     lost: Lost,
     masked: SecureSum,
     record: AuditRecord | None,
-) -> SecureResult:
+) -> tuple[SecureResult, tuple[Evidence, ...]]:
     """Takes the masks off the sum, and wipes all that was rebuilt or collected for it.
 
     Args:
         record: keeps the seeds of a round that succeeds; None: nobody does.
 
+    Returns:
+        The result, and what shows dealers to be at fault whose bad shares were not needed.
+
     Raises:
         DeviceError: of the device the sum is on.
-        RoundAborted: a dealer's shares are no sharing, or the sum is out of its range.
+        WrongSecrets: a dealer's shares do not give what it advertised.
+        RoundAborted: the sum is out of its range.
     """
     survivors = phase.survivors
     try:
-        seeds = rebuilt_seeds(plan, phase.dealers, survivors, phase.received)
+        rebuilt = rebuilt_seeds(plan, phase)
+        seeds = rebuilt.seeds
         try:
             mean = _unmasked(plan, phase, masked, seeds)
             if record is not None:
@@ -144,11 +150,11 @@ def close_unmask(
     finally:
         phase.wipe()
     dropped = {site: reason for site, reason in lost.items() if site not in survivors}
-    return secure_result(plan.layout, mean, survivors, dropped)
+    return secure_result(plan.layout, mean, survivors, dropped), rebuilt.evidence
 
 
 def _unmasked(plan: Plan, phase: CollectingUnmask, masked: SecureSum, seeds: AuditKeys) -> RingMean:
-    masks = masks_to_remove(plan, phase.dealers, phase.survivors, seeds)
+    masks = removal(plan, phase.dealers, phase.survivors, seeds)
     try:
         masked.add_masks(masks.keys, masks.signs)
     finally:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TypeVar, assert_never
 
 from veilsum.errors import PeerError
-from veilsum.secagg import keys
+from veilsum.secagg import blame, keys
+from veilsum.secagg.blame import ProvenFault
 from veilsum.secagg.envelope import Envelope
 from veilsum.secagg.messages import InputHeader, KeyAdvert, SealedDeal, UnmaskShares
 from veilsum.secagg.payload import Message, open_envelope
@@ -71,7 +72,11 @@ def checked_header(
 
 def _collect_keys(plan: Plan, phase: CollectingKeys, site: str, envelope: Envelope) -> None:
     advert = _open(KeyAdvert, plan, site, envelope)
-    check_advert(advert, phase.taken)
+    try:
+        check_advert(advert, phase.taken)
+    except PeerError as error:
+        evidence = blame.bad_key(plan, site, envelope)
+        raise ProvenFault(site, error.what, evidence) from error
     phase.taken.update(advert.public_keys)
     phase.received[site], phase.adverts[site] = envelope, advert
 
@@ -88,7 +93,7 @@ def _collect_vote(plan: Plan, phase: CollectingVotes, site: str, envelope: Envel
 
 def _collect_unmask(plan: Plan, phase: CollectingUnmask, site: str, envelope: Envelope) -> None:
     answer = _open(UnmaskShares, plan, site, envelope)
-    held = checked_shares(phase.dealers, phase.survivors, phase.t3, answer)
+    held = checked_shares(plan, phase, answer, envelope)
     phase.received[site], phase.answers[site] = held, envelope.payload_digest
 
 

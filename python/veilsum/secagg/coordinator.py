@@ -13,7 +13,9 @@ from typing_extensions import Buffer
 from veilsum.aggregate.secure_sum import SecureSum
 from veilsum.errors import ConfigError, DecodeError, DeviceError, PeerError, RoundAborted
 from veilsum.secagg import closing
+from veilsum.secagg.accusing import Accuser
 from veilsum.secagg.audit_record import AuditedSum, AuditRecord
+from veilsum.secagg.blame import ProvenFault
 from veilsum.secagg.collecting import checked_header, collect
 from veilsum.secagg.effects import (
     Aborted,
@@ -44,6 +46,7 @@ from veilsum.secagg.receiver import InputReceiver
 from veilsum.secagg.refusals import TEXTS, Refuse, open_refusal
 from veilsum.secagg.result_checks import NO_RESULT
 from veilsum.secagg.result_messages import PreviousRound
+from veilsum.secagg.unmask import WrongSecrets
 
 
 class CoordinatorSession:
@@ -91,6 +94,8 @@ class CoordinatorSession:
         self._record = record
         self._lost: dict[str, str] = {}
         self._heard: set[tuple[str, bytes]] = set()
+        self._accuser = Accuser(plan)
+        self._found: list[CoordinatorEffect] = []  # about uploads, which have no effects to return
         self._phase: CoordinatorPhase = CollectingKeys(plan.cohort)
 
     @property
@@ -133,9 +138,17 @@ class CoordinatorSession:
                 raise PeerError(site, f"sent two different messages in the {phase.name} phase")
             collect(self._plan, phase, site, message)
             self._heard.add(heard)
+            self._accuser.took(site, message)
         except (DecodeError, PeerError) as error:
-            return self.lost(site, _without_name(site, error))
+            return self._refuse(site, message, error)
         return self._advance()
+
+    def _refuse(
+        self, site: str, message: bytes, error: DecodeError | PeerError
+    ) -> list[CoordinatorEffect]:
+        proven = [error.evidence] if isinstance(error, ProvenFault) else []
+        papers = [*proven, *self._accuser.contradiction(site, message)]
+        return [*self._accuser.accuse(papers), *self.lost(site, _without_name(site, error))]
 
     def _on_refusal(self, site: str, message: bytes) -> list[CoordinatorEffect]:
         plan = self._plan
@@ -144,7 +157,8 @@ class CoordinatorSession:
         return [Refused(site, code, message), *self.lost(site, why)]
 
     def input_receiver(self, site: str, header: bytes, update_id: int) -> InputReceiver:
-        """Opens an upload; nothing changes until accept_input.
+        """Opens an upload; nothing enters the sum until accept_input. The first header that a site
+        has signed is the only one it may upload under.
 
         Raises:
             PeerError: the site may not upload (now, or again).
@@ -213,7 +227,7 @@ class CoordinatorSession:
         if isinstance(self._phase, CollectingUnmask):
             self._phase.wipe()
         self._phase = Ended("aborted")
-        return [Aborted(reason)]
+        return [*self._take_found(), Aborted(reason)]
 
     def publish(self, model_hash: bytes, state_hash: bytes) -> list[CoordinatorEffect]:
         """Tells the sites what became of the round, after Completed; Acknowledged will follow.
@@ -255,9 +269,15 @@ class CoordinatorSession:
         phase = self._phase
         if site in self._lost:
             raise PeerError(site, f"is out of the round: it {self._lost[site]}")
+        contradiction = self._accuser.contradiction(site, header)
+        if contradiction:
+            self._found += self._accuser.accuse(contradiction)
+            raise PeerError(site, "signed two different headers in this round")
         if not isinstance(phase, CollectingInputs):
             raise PeerError(site, f"sent an update in the {phase.name} phase")
-        return phase, checked_header(self._plan, phase, site, header, update_id)
+        checked = checked_header(self._plan, phase, site, header, update_id)
+        self._accuser.took(site, header)
+        return phase, checked
 
     # --- from phase to phase ------------------------------------------------------
 
@@ -279,6 +299,13 @@ class CoordinatorSession:
 
     def _advance(self) -> list[CoordinatorEffect]:
         """Closes the phase once nobody is awaited any more, or it cannot succeed."""
+        return [*self._take_found(), *self._advanced()]
+
+    def _take_found(self) -> list[CoordinatorEffect]:
+        found, self._found = self._found, []
+        return found
+
+    def _advanced(self) -> list[CoordinatorEffect]:
         phase = self._phase
         if isinstance(phase, Summed | Ended):
             return []
@@ -318,12 +345,15 @@ class CoordinatorSession:
 
     def _close_unmask(self, phase: CollectingUnmask) -> list[CoordinatorEffect]:
         try:
-            result = closing.close_unmask(self._plan, phase, self._lost, self._sum, self._record)
+            result, evidence = closing.close_unmask(
+                self._plan, phase, self._lost, self._sum, self._record
+            )
         except (DeviceError, RoundAborted) as error:
-            return self.abort(str(error))
+            evidence = error.evidence if isinstance(error, WrongSecrets) else ()
+            return [*self._accuser.accuse(evidence), *self.abort(str(error))]
         unmasked = replace(phase, received={})  # whose shares are wiped
         self._phase = Summed(unmasked, result.total_weight, bytes.fromhex(result.digest))
-        return [Completed(result)]
+        return [*self._accuser.accuse(evidence), Completed(result)]
 
     def _seal(self, message: Message) -> Envelope:
         return Envelope.sign(message.kind, message.to_payload(), self._signing_key)

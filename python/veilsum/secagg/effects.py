@@ -8,8 +8,26 @@ from typing import Any, TypeAlias
 
 from numpy.typing import NDArray
 
+from veilsum.secagg.evidence import Fault
 from veilsum.secagg.refusals import RefusalCode
 from veilsum.secagg.result_messages import PreviousRound, RoundResult
+
+# --- both -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Blamed:
+    """Someone broke the protocol, and anyone with the roster can see it (check_evidence). To be
+    kept.
+
+    Attributes:
+        accused: a site, or "" for the coordinator.
+    """
+
+    accused: str
+    fault: Fault
+    evidence: bytes = field(repr=False)
+
 
 # --- site ---------------------------------------------------------------------
 
@@ -90,7 +108,9 @@ class ResultReady:
     survivors: tuple[str, ...]
 
 
-SiteEffect: TypeAlias = Send | NeedUpdate | UploadInput | Withdraw | Warn | Done | ResultReady
+SiteEffect: TypeAlias = (
+    Send | NeedUpdate | UploadInput | Withdraw | Warn | Done | ResultReady | Blamed
+)
 
 # --- coordinator ----------------------------------------------------------------
 
@@ -128,6 +148,14 @@ class Refused:
     site: str
     code: RefusalCode
     refusal: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class LeaveOut:
+    """Another attempt, or another round of the run, should not have this site."""
+
+    site: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,5 +210,13 @@ class Acknowledged:
 
 
 CoordinatorEffect: TypeAlias = (
-    SendTo | PhaseBegan | Excluded | Refused | Aborted | Completed | Acknowledged
+    SendTo
+    | PhaseBegan
+    | Excluded
+    | Refused
+    | Blamed
+    | LeaveOut
+    | Aborted
+    | Completed
+    | Acknowledged
 )

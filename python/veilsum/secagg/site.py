@@ -13,7 +13,9 @@ from veilsum.aggregate.tile_audit import SEED_BYTES
 from veilsum.errors import ConfigError, DecodeError, LedgerError, PeerError
 from veilsum.roster import Roster
 from veilsum.secagg import dealing, keys
+from veilsum.secagg.blame import against_coordinator
 from veilsum.secagg.effects import (
+    Blamed,
     Done,
     NeedUpdate,
     ResultReady,
@@ -146,7 +148,8 @@ class SiteSession:
         """Takes one message of the coordinator.
 
         A repeat of an earlier message gets the identical answer again. Anything that breaks
-        the protocol ends the session: the only effect then is Withdraw.
+        the protocol ends the session: the last effect then is Withdraw, before it what shows
+        others that the coordinator did so, if there is such evidence.
         """
         if self.phase in ("withdrawn", "closed"):
             return []
@@ -154,9 +157,14 @@ class SiteSession:
             envelope = Envelope.from_bytes(message)
             return self._receive(kind_of(envelope.payload), envelope)
         except Refusal as refusal:
-            return self._withdraw(refusal)
+            return [*self._shown(message), *self._withdraw(refusal)]
         except DecodeError as error:
-            return self._withdraw(Refusal("malformed", str(error)))
+            return [*self._shown(message), *self._withdraw(Refusal("malformed", str(error)))]
+
+    def _shown(self, message: bytes) -> list[SiteEffect]:
+        earlier = {kind: answer.message for kind, answer in self._answers.items()}
+        papers = against_coordinator(self._plan, earlier, message)
+        return [Blamed(one.accused, one.fault, one.to_bytes()) for one in papers]
 
     def contribute(
         self,
@@ -235,7 +243,7 @@ class SiteSession:
         except Refusal as refusal:
             return self._withdraw(refusal)
         send = Send(self._signer.seal(message).to_bytes())
-        self._answers[RoundResult.kind] = Answer(phase.result_digest, (send,))
+        self._answers[RoundResult.kind] = Answer(self._answers[RoundResult.kind].message, (send,))
         self._phase = Ended("done")
         return [send]
 
@@ -290,14 +298,14 @@ class SiteSession:
     def _receive(self, kind: str, envelope: Envelope) -> list[SiteEffect]:
         answer = self._answers.get(kind)
         if answer is not None:
-            if answer.payload_digest != envelope.payload_digest:
+            if answer.message.payload_digest != envelope.payload_digest:
                 if self._plan is not None:
                     check_is_of_this_attempt(self._roster, self._plan, kind, envelope)
                 raise Refusal("equivocation", f"a second, different {kind} message came")
             return list(answer.sends)
         effects = self._advance(kind, envelope)
         sends = tuple(effect for effect in effects if isinstance(effect, Send))
-        self._answers[kind] = Answer(envelope.payload_digest, sends)
+        self._answers[kind] = Answer(envelope, sends)
         return effects
 
     def _advance(self, kind: str, envelope: Envelope) -> list[SiteEffect]:

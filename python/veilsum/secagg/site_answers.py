@@ -37,7 +37,7 @@ _ANSWERED: Mapping[str, type[Message]] = {
 class Answer:
     """What a message of the coordinator was answered with, to answer a repeat alike."""
 
-    payload_digest: bytes
+    message: Envelope
     sends: tuple[Send, ...]
 
 

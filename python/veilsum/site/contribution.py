@@ -29,7 +29,7 @@ from veilsum.control import (
 from veilsum.errors import ConfigError
 from veilsum.model import ModelLayout
 from veilsum.secagg.result_messages import SIGNATURE_ONLY
-from veilsum.site.effects import Note, SendToCoordinator, SiteEffect, Upload
+from veilsum.site.effects import KeepEvidence, Note, SendToCoordinator, SiteEffect, Upload
 
 
 @dataclass(frozen=True)
@@ -290,6 +290,9 @@ class MaskedContribution:
                 return [SendToCoordinator(decline), Note(note)]
             case secagg.Warn(text):
                 return [Note(f"warning: {text}")]
+            case secagg.Blamed(accused, fault, evidence):
+                who = f"site {accused!r}" if accused else "the coordinator"
+                return [KeepEvidence(evidence), Note(f"warning: {who} {secagg.FAULT_TEXTS[fault]}")]
             case secagg.Done():
                 return [Note("sent the unmask shares")]
             case secagg.ResultReady():

@@ -55,10 +55,17 @@ class Upload:
 
 
 @dataclass(frozen=True, slots=True)
+class KeepEvidence:
+    """Keep what shows that the coordinator broke the protocol, for people to look at."""
+
+    evidence: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Note:
     """A line for this site's own log. It stays on the site."""
 
     text: str
 
 
-SiteEffect = SendToCoordinator | FetchModel | Train | StopTraining | Upload | Note
+SiteEffect = SendToCoordinator | FetchModel | Train | StopTraining | Upload | KeepEvidence | Note

@@ -25,6 +25,7 @@ from veilsum.coordinator.effects import (
     OpenUploads,
     PublishAudit,
     PublishModel,
+    SaveEvidence,
     SaveReceipt,
     SaveRound,
     SaveRun,
@@ -227,6 +228,8 @@ class Runner:
             case SaveReceipt(round_id, receipt):
                 storage = outside.storage
                 await asyncio.to_thread(storage.save_receipt, round_id, receipt)
+            case SaveEvidence():
+                await self._save_evidence(effect)
             case SaveRun(status):
                 await self._save_run(status)
             case Announce(event):
@@ -298,6 +301,12 @@ class Runner:
             seconds=seconds,
             digest=record.digest,
         )
+
+    async def _save_evidence(self, effect: SaveEvidence) -> None:
+        file = await asyncio.to_thread(
+            self._outside.storage.save_evidence, effect.round, effect.evidence
+        )
+        self._log.warning("evidence", **_ids(effect.round), file=str(file))
 
     async def _save_run(self, status: RunStatus) -> None:
         kept = replace(status, rounds=())

@@ -21,6 +21,7 @@ from veilsum.secagg.ledger import Ledger
 from veilsum.selftest import require_working
 from veilsum.site.effects import (
     FetchModel,
+    KeepEvidence,
     Note,
     SendToCoordinator,
     SiteEffect,
@@ -42,6 +43,7 @@ from veilsum.site.trainer import Trainer
 from veilsum.transport.backoff import Backoff
 from veilsum.transport.client import Connection, Endpoint, Refused, Replaced, Unreachable
 from veilsum.transport.egress_file import EgressFile, open_egress
+from veilsum.transport.evidence_files import save_evidence
 from veilsum.transport.ledger_file import open_ledger
 from veilsum.transport.logs import Log, start_logging
 from veilsum.transport.outgoing import Outgoing
@@ -298,10 +300,22 @@ class _SiteApp:
                 self._training.stop(round_id)
             case Upload():
                 self._start(self._upload(effect, connection))
+            case KeepEvidence(evidence):
+                await asyncio.to_thread(self._keep, evidence)
             case Note(text):
                 self._log.info("note", text=text)
             case _:
                 assert_never(effect)
+
+    def _keep(self, evidence: bytes) -> None:
+        """Beside the ledger. That it cannot be kept is no reason to do anything else."""
+        folder = self._settings.ledger
+        try:
+            if folder is not None:
+                file = save_evidence(folder / "evidence", "coordinator", evidence)
+                self._log.warning("evidence", file=str(file))
+        except ConfigError as error:
+            self._log.warning("evidence could not be kept", reason=str(error))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

@@ -9,6 +9,7 @@
     receipts/<run>/round-<n>.json         what took place in masked round n, signed
     models/<run>/optimizer-<n>.safetensors    what the server's optimizer remembers after it,
                                               of the last round only
+    evidence/<run>/<round>-<attempt>-<n>.vse  who broke the protocol
 
 A finished round is on disk before anyone is told of it.
 """
@@ -32,6 +33,7 @@ from veilsum.model import ModelLayout
 from veilsum.optimizers.state import OptimizerState
 from veilsum.pki.files import make_private_folder
 from veilsum.transport.checkpoints import Arrays, save_model, save_pieces
+from veilsum.transport.evidence_files import save_evidence
 from veilsum.transport.wire_runs import (
     event_from_bytes,
     event_to_bytes,
@@ -75,7 +77,8 @@ class Storage:
         self.sums = self.spool / "sums"
         self.models = folder / "models"
         self.receipts = folder / "receipts"
-        for part in (self.spool, self.models, self.receipts):
+        self.evidence = folder / "evidence"
+        for part in (self.spool, self.models, self.receipts, self.evidence):
             make_private_folder(part)
         self._lock_file = _lock(folder / "lock")
         self._mutex = threading.Lock()
@@ -142,6 +145,16 @@ class Storage:
             ConfigError: the model cannot be written.
         """
         save_model(self.model_file(run_id, number), layout, model)
+
+    def save_evidence(self, round_id: RoundId, evidence: bytes) -> Path:
+        """Keeps evidence of an attempt, in a file of its own.
+
+        Raises:
+            ConfigError: it cannot be written.
+        """
+        return save_evidence(
+            self.evidence / round_id.run_id, f"{round_id.number}-{round_id.attempt}", evidence
+        )
 
     def save_receipt(self, round_id: RoundId, receipt: bytes) -> None:
         """Keeps the receipt of a round.
