@@ -15,7 +15,6 @@ import scipy.stats
 from reference import secagg as reference
 from veilsum import _native
 from veilsum._native import Secret
-from veilsum.errors import ConfigError
 from veilsum.secagg.thresholds import check_thresholds, share_threshold, vote_quorum
 
 PLAIN = bytes(range(200, 232))
@@ -28,16 +27,15 @@ def cohorts() -> Iterator[tuple[int, int, int]]:
             for profile in ("strict", "available"):
                 quorum = vote_quorum(sites, colluders)
                 threshold = share_threshold(profile, sites, colluders)
-                try:
-                    check_thresholds(
-                        sites=sites,
-                        min_sites=3,
-                        colluders=colluders,
-                        quorum=quorum,
-                        threshold=threshold,
-                    )
-                except ConfigError:
+                if quorum > sites or max(quorum, 3) - colluders < 2:
                     continue
+                check_thresholds(
+                    sites=sites,
+                    min_sites=3,
+                    colluders=colluders,
+                    quorum=quorum,
+                    threshold=threshold,
+                )
                 yield sites, colluders, threshold
 
 

@@ -136,17 +136,21 @@ def test_masks_are_put_on_in_few_places_and_each_is_known():
 # --- attempts -----------------------------------------------------------------------------------
 
 
-class SamePads:
-    """The variant: keys of masks do not depend on the attempt."""
+def same_seeds(patch: pytest.MonkeyPatch) -> None:
+    """Half of the variant: seeds follow from the generator alone, and it repeats itself."""
+    for name in ("mask_seed", "self_seed", "mask_private_key"):
+        _without_salt(patch, name)
 
-    def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        pair, own = keys.pair_mask_key, keys.self_mask_key
-        patch.setattr(keys, "pair_mask_key", lambda t2, *rest: pair(bytes(32), *rest))
-        patch.setattr(keys, "self_mask_key", lambda t2, *rest: own(bytes(32), *rest))
-        seed = keys.mask_seed, keys.self_seed, keys.mask_private_key
-        patch.setattr(keys, "mask_seed", lambda context, *rest: seed[0](bytes(32), *rest))
-        patch.setattr(keys, "self_seed", lambda context, *rest: seed[1](bytes(32), *rest))
-        patch.setattr(keys, "mask_private_key", lambda context, *rest: seed[2](bytes(32), *rest))
+
+def same_salt(patch: pytest.MonkeyPatch) -> None:
+    """The other half: keys of masks do not hold T2."""
+    for name in ("pair_mask_key", "self_mask_key"):
+        _without_salt(patch, name)
+
+
+def _without_salt(patch: pytest.MonkeyPatch, name: str) -> None:
+    function = getattr(keys, name)
+    patch.setattr(keys, name, lambda salt, *rest: function(bytes(32), *rest))
 
 
 def two_attempts() -> tuple[secagg.Plan, NDArray, NDArray]:
@@ -169,14 +173,19 @@ def two_attempts() -> tuple[secagg.Plan, NDArray, NDArray]:
 
 
 def test_pads_that_are_used_in_two_attempts_show_the_difference_of_two_updates(monkeypatch):
-    SamePads(monkeypatch)
+    same_seeds(monkeypatch)
+    same_salt(monkeypatch)
 
     _, shown, difference = two_attempts()
 
     assert np.abs(shown.astype(np.int64) - difference).max() <= 1
 
 
-def test_attempts_have_their_own_pads():
+@pytest.mark.parametrize("removed", [None, same_seeds, same_salt])
+def test_attempts_have_their_own_pads_by_either_defence(removed, monkeypatch):
+    if removed is not None:
+        removed(monkeypatch)
+
     plan, shown, _ = two_attempts()
 
     assert not failing(shown, plan.ring_bits)

@@ -78,6 +78,8 @@ KINDS = [
 ]
 HOSTILE = {
     "a length of 4 GiB": HUGE * 8,
+    "32 MiB, a payload's limit": struct.pack("<I", 2**25) * 8,
+    "16 MiB, a layout's limit": struct.pack("<I", 2**24) * 8,
     "65,535 entries": b"\xff\xff" * 40,
     "65,535 entries of nothing": b"\xff\xff" + bytes(500),
     "bytes of ones": b"\xff" * 2000,
