@@ -95,6 +95,7 @@ def test_every_vector_of_an_update_has_a_stream_of_its_own():
 MASKED_AT = {
     ("aggregate/secure_sum.py", "add_masks"),  # what is left in the sum: every stream, once
     ("aggregate/tile_audit.py", "add_mask_tiles"),  # the same again, of some tiles
+    ("secagg/audit.py", "add_masks"),  # what is left in a chunk of the sum, again
     ("secagg/upload.py", "encode_ring_chunks"),  # stream 1
     ("secagg/upload.py", "encode_ring_tiles"),  # the same again, of some tiles
     ("secagg/upload.py", "ring_word_chunks"),  # streams 0 and 2
