@@ -49,7 +49,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "optimizers",
         "_native",
     },
-    "secagg": _CORE | {"codecs", "aggregate"},
+    "secagg": _CORE | {"codecs", "aggregate", "optimizers"},
     "plain": {"errors", "control", "model", "codecs", "_native"},
     "difference": {"errors", "model", "arrays", "aggregate"},
     "coordinator": _SUMS,

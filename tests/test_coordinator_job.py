@@ -123,7 +123,7 @@ def test_a_round_opens_as_soon_as_the_whole_cohort_is_there() -> None:
     assert bench.opened == [
         SaveRun(waiting),
         SaveRun(status),
-        PublishModel(ROUND, LAYOUT, MODEL, bench.plan.model_hash),
+        PublishModel(ROUND, LAYOUT, MODEL, bench.plan.model_hash, bytes(32)),
         *(
             SendToSite(site, RoundOpened(ROUND, "task", TaskSettings(), b"", bench.plan))
             for site in COHORT

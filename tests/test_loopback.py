@@ -17,7 +17,8 @@ from support.consortium import Consortium, make_consortium
 from support.processes import PHASES, start
 from support.tiny_trainer import TinyTrainer
 from veilsum.control import Deadlines, MaskGenerator, RunSpec, RunStatus, TaskSettings
-from veilsum.model import ModelLayout
+from veilsum.model import ModelLayout, result_digest
+from veilsum.secagg import LocalPolicy
 from veilsum.secagg.receipt import ReceiptFacts, check_receipt
 from veilsum.transport.checkpoints import load_model, model_to_bytes
 from veilsum.transport.operator import OperatorClient
@@ -28,9 +29,10 @@ MODEL = {
     "w": np.linspace(-1, 1, 700, dtype=np.float32).reshape(7, 100),
     "steps": np.array([4, 6], np.int64),
 }
+LAYOUT = ModelLayout.from_arrays(MODEL)
 # Far longer than anything here takes: a round must go on because a connection broke, and
 # the test would notice if it waited for a deadline instead.
-DEADLINES = Deadlines(*[50.0] * 6, cooldown_s=0.1)
+DEADLINES = Deadlines(*[50.0] * 7, cooldown_s=0.1)
 SPEC = RunSpec(
     task_id="tiny", min_sites=4, weight_cap=10, metrics=("auc", "loss"), deadlines=DEADLINES
 )
@@ -50,15 +52,16 @@ class Federation:
     ever_started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def start_site(self, site: str, *phase: str) -> None:
-        settings = self.consortium.site_settings(site, self.port)
+        # One model for many tasks, whose names no policy lists.
+        policy = LocalPolicy(start_models=frozenset({result_digest(LAYOUT, MODEL)}))
+        settings = self.consortium.site_settings(site, self.port, policy=policy)
         number = str(SITES.index(site))
         self.sites[site] = start("site", settings, self.folder, number, *phase)
         self.ever_started.append(self.sites[site])
 
     def run(self, spec: RunSpec = SPEC) -> RunStatus:
         """Submits a run and waits for its end."""
-        layout = ModelLayout.from_arrays(MODEL)
-        run = self.operator.submit(spec, model_to_bytes(layout, MODEL))
+        run = self.operator.submit(spec, model_to_bytes(LAYOUT, MODEL))
         *_, last = self.operator.watch(run.run_id)
         assert last.kind == "run"
         return self.operator.get(run.run_id)
@@ -121,7 +124,7 @@ def test_a_site_killed_in_any_phase_costs_the_round_that_site_only(
         (record,) = run.rounds
         assert (run.state, record.completed) == ("completed", True), (phase, run.reason)
         # Its update counts once it was handed in; dying later changes nothing in the sum.
-        counted = SITES if phase in ("votes", "unmask") else SITES[:-1]
+        counted = SITES if phase in ("votes", "unmask", "acks") else SITES[:-1]
         assert record.sites == counted, phase
         assert set(record.dropped) == set(SITES) - set(counted), phase
         assert record.total_weight == 10 * len(counted)

@@ -47,6 +47,9 @@ def test_the_services_and_their_calls_are_the_published_ones() -> None:
     assert [call.name for call in federation.methods] == [
         "Join",
         "FetchModel",
+        "FetchSum",
+        "FetchState",
+        "FetchLinks",
         "PushUpdate",
         "PushStatus",
     ]

@@ -132,7 +132,7 @@ def test_a_round_that_is_published_ends_with_everybody_s_acknowledgement():
     assert last.acknowledged
     assert last.digest == done.previous.digest
     assert last.plan == federation.plan
-    assert {ack.checked for ack in last.acks.values()} == {0}
+    assert {ack.checked for ack in last.acks.values()} == {1}
     assert {session.phase for session in federation.sites.values()} == {"done"}
     assert federation.coordinator.phase == "completed"
 
@@ -470,7 +470,7 @@ def test_fewer_than_a_quorum_of_distinct_members_are_not_enough(sites, code, tex
 
     withdrew(site_of().handle(invitation(next_plan(previous), link)), code, text)
     with monkeypatch.context() as variant:
-        variant.setattr("veilsum.secagg.site.check_last_round", lambda *_: None)
+        variant.setattr("veilsum.secagg.origin.check_last_round", lambda *_: None)
         assert takes_part(site_of().handle(invitation(next_plan(previous), link)))
 
 

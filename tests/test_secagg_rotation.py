@@ -474,12 +474,11 @@ def test_a_plain_run_has_no_rotation() -> None:
         RunSpec("diagnosis", masked=False, hadamard=4096)
 
 
-NO_STEP_RULE = bytes(4 + 32)  # what follows the rotation in a manifest that states none
-
-
 def _with_code(plan: secagg.Plan, code: int) -> bytes:
     """The plan's manifest, with another number for the rotation."""
-    return plan.to_bytes()[: -1 - len(NO_STEP_RULE)] + bytes([code]) + NO_STEP_RULE
+    behind = 4 + len(plan.step_rule) + 32
+    manifest = plan.to_bytes()
+    return manifest[: -1 - behind] + bytes([code]) + manifest[-behind:]
 
 
 @pytest.mark.parametrize(("block", "code"), [(0, 0), (1024, 1), (4096, 2)])

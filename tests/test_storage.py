@@ -223,12 +223,12 @@ def test_a_start_with_many_past_rounds_is_quick(tmp_path: Path) -> None:
     storage.close()
 
 
-def test_the_optimizers_state_is_kept_of_the_last_round_only(tmp_path: Path) -> None:
+def test_the_optimizers_state_is_kept_of_the_last_two_rounds(tmp_path: Path) -> None:
     storage = Storage(tmp_path / "state")
     optimizer = FedAdam().start(LAYOUT)
     mean = {**MODEL, "h": np.zeros(3, np.uint16)}
     model = {**MODEL, "h": np.zeros(3, np.uint16)}
-    for number in (1, 2):
+    for number in (1, 2, 3):
         optimizer.step(model, mean)
         storage.save_round(record(number), LAYOUT, model, optimizer.state())
     storage.close()
@@ -236,8 +236,9 @@ def test_the_optimizers_state_is_kept_of_the_last_round_only(tmp_path: Path) -> 
 
     files = sorted(file.name for file in (storage.models / "run-1").iterdir())
 
-    assert files == ["optimizer-2.safetensors", "round-1.safetensors", "round-2.safetensors"]
-    state = load_optimizer_state(storage.optimizer_file("run-1", 2))
+    kept = [f"optimizer-{number}.safetensors" for number in (2, 3)]
+    assert files == [*kept, *(f"round-{number}.safetensors" for number in (1, 2, 3))]
+    state = load_optimizer_state(storage.optimizer_file("run-1", 3))
     assert state.to_bytes() == optimizer.to_bytes()
     assert stat.S_IMODE(storage.optimizer_file("run-1", 2).parent.stat().st_mode) == 0o700
     storage.close()

@@ -131,6 +131,8 @@ def test_requests_and_receipts_come_back_whole() -> None:
     )
     assert wire_data.decode_receipt(wire_data.encode_receipt(5, True)) == (5, True)
     assert wire_data.decode_model_request(wire_data.encode_model_request(ROUND)) == ROUND
+    assert wire_data.decode_fetch_request(wire_data.encode_fetch_request(ROUND)) == ROUND
+    assert wire_data.decode_data_piece(wire_data.encode_data_piece([b"ab", b"c"])) == b"abc"
     header = wire_data.encode_model_header(b"layout", 2**40, b"h" * 32)
     assert wire_data.decode_model_header(header) == (b"layout", 2**40, b"h" * 32)
     assert wire_data.decode_model_data(wire_data.encode_model_data([b"ab", b"", b"c"])) == b"abc"
@@ -221,6 +223,8 @@ def test_any_bytes_decode_or_are_refused(data: bytes) -> None:
         wire_data.decode_status_request,
         wire_data.decode_receipt,
         wire_data.decode_model_request,
+        wire_data.decode_fetch_request,
+        wire_data.decode_data_piece,
         wire_data.decode_model_header,
         wire_data.decode_model_data,
         wire_runs.decode_submission,

@@ -32,6 +32,7 @@ from veilsum.coordinator.events import (
 )
 from veilsum.errors import DecodeError, PeerError
 from veilsum.model import ModelLayout
+from veilsum.optimizers.state import OptimizerState
 from veilsum.roster import Roster, RosterEntry
 from veilsum.secagg import Ledger, LocalPolicy
 from veilsum.site import effects as site_to_do
@@ -39,8 +40,11 @@ from veilsum.site.bounds import TaskBounds
 from veilsum.site.events import (
     CoordinatorSent,
     Disconnected,
+    LinksFetched,
     ModelFetched,
     SiteEvent,
+    SumFetched,
+    SumFetchFailed,
     TrainingDone,
     TrainingFailed,
     TrainingProgressed,
@@ -218,6 +222,9 @@ class Federation:
         self._models: dict[RoundId, to_do.PublishModel] = {}
         self.audits = Audits()
         self.transcripts: dict[RoundId, bytes] = {}
+        self._sums: dict[RoundId, tuple[bytes, ...]] = {}
+        self._states: dict[bytes, bytes] = {}  # by hash, as files
+        self._links: dict[tuple[bytes, bytes], to_do.SaveLink] = {}
         self._deadlines: list[tuple[float, int, to_do.SetDeadline]] = []
         self._queue: deque[Callable[[], None]] = deque()
         if connect:
@@ -324,6 +331,13 @@ class Federation:
                 self.audits.put(effect)
             case to_do.DropAudit(round_id):
                 self.audits.drop(round_id.run_id)
+            case to_do.PublishSum(round_id, words):
+                self._sums[round_id] = words
+            case to_do.SaveRound(optimizer_state=OptimizerState() as state):
+                data = state.to_bytes()
+                self._states[hashlib.sha256(data).digest()] = data
+            case to_do.SaveLink(_, after, _):
+                self._links[after] = effect
             case to_do.AnswerUpload(round_id, site, accepted, reason):
                 answer: SiteEvent = UploadDone(round_id)
                 if not accepted:
@@ -369,12 +383,41 @@ class Federation:
             case site_to_do.FetchModel(round_id):
                 model = self._models[round_id]
                 self._tell_site(site, ModelFetched(round_id, model.layout, model.model))
+            case site_to_do.FetchSum():
+                self._fetch_sum(site, effect)
+            case site_to_do.FetchLinks(round_id):
+                self._tell_site(site, LinksFetched(round_id, self.links_to(round_id)))
             case site_to_do.Train(round_id, arrays, task):
                 self._train(site, round_id, arrays, task)
             case site_to_do.Upload():
                 self._upload(site, effect)
             case site_to_do.StopTraining():
                 pass
+
+    def _fetch_sum(self, site: str, effect: site_to_do.FetchSum) -> None:
+        try:
+            for piece in self.sum_for(site, effect.round):
+                effect.receiver.add(piece)
+        except DecodeError as error:
+            self._tell_site(site, SumFetchFailed(effect.round, str(error)))
+            return
+        state = self._states[self._models[effect.round].state_hash] if effect.state else None
+        self._tell_site(site, SumFetched(effect.round, state))
+
+    def sum_for(self, site: str, round_id: RoundId) -> tuple[bytes, ...]:
+        """What the coordinator hands this site of a round's sum."""
+        del site
+        return self._sums[round_id]
+
+    def links_to(self, round_id: RoundId) -> tuple[bytes, ...]:
+        """The results that led to a round's model, the last one first."""
+        model = self._models[round_id]
+        after, found = (model.model_hash, model.state_hash), list[bytes]()
+        while after in self._links:
+            link = self._links[after]
+            found.append(link.link)
+            after = link.before
+        return tuple(found)
 
     def _train(self, site: str, round_id: RoundId, arrays: Arrays, task: TaskSettings) -> None:
         def report(fraction: float) -> None:

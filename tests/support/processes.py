@@ -37,8 +37,9 @@ PHASE_OF_KIND = {
     "share-deal": "shares",
     "survivor-vote": "votes",
     "unmask-shares": "unmask",
+    "result-ack": "acks",
 }
-PHASES = ("keys", "shares", "inputs", "votes", "unmask")
+PHASES = ("keys", "shares", "inputs", "votes", "unmask", "acks")
 
 
 def start(role: str, settings: Any, folder: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -68,12 +69,12 @@ def start(role: str, settings: Any, folder: Path, *arguments: str) -> subprocess
         )
 
 
-def _phase_of(message: bytes) -> str:
+def _phase_of(message: bytes) -> str | None:
     try:
         envelope = Envelope.from_bytes(message)
     except DecodeError:  # boxes follow the envelope, in this one kind
         envelope = SealedDeal.from_bytes(message).header
-    return PHASE_OF_KIND[kind_of(envelope.payload)]
+    return PHASE_OF_KIND.get(kind_of(envelope.payload))
 
 
 class DyingConnection(Connection):
@@ -97,7 +98,7 @@ class DyingConnection(Connection):
             self._reached("inputs")
         return await super().push_update(header, chunks, first_chunk=first_chunk)
 
-    def _reached(self, phase: str) -> None:
+    def _reached(self, phase: str | None) -> None:
         if phase == self._last_phase:
             os.kill(os.getpid(), signal.SIGKILL)
 

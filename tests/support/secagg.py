@@ -14,10 +14,12 @@ from support.rosters import key_of, roster_of
 from veilsum import secagg
 from veilsum._native import Secret
 from veilsum.model import ModelLayout
+from veilsum.optimizers import FedAvg, step_rule_bytes
 from veilsum.secagg.audit_record import AuditRecord
 from veilsum.secagg.envelope import Envelope
 from veilsum.secagg.messages import SealedDeal
 from veilsum.secagg.payload import Message, kind_of, read_payload
+from veilsum.secagg.result_messages import MODEL_RECOMPUTED
 from veilsum.secagg.thresholds import share_threshold, smallest_ring, vote_quorum
 
 NAMES = ("basel", "kyoto", "lyon", "oslo", "quito", "riga", "sydney", "turin")
@@ -72,6 +74,7 @@ def make_plan(sites: int = 4, *, layout: ModelLayout | None = None, **changes: A
         "clip": 1.0,
         "weight_cap": 100,
         "metrics": ("loss",),
+        "step_rule": step_rule_bytes(FedAvg()),
     }
     return secagg.Plan(**{**fields, **changes})
 
@@ -165,7 +168,7 @@ class Federation:
                 case secagg.NeedUpdate():
                     self.from_site(site, self.contribute(site))
                 case secagg.ResultReady():
-                    self.from_site(site, self.sites[site].checked_result(0))
+                    self.from_site(site, self.sites[site].checked_result(MODEL_RECOMPUTED))
                 case secagg.Withdraw(_, reason):
                     self.from_coordinator(self.coordinator.lost(site, f"withdrew: {reason}"))
 

@@ -138,7 +138,14 @@ def test_a_plan_that_does_not_protect_is_refused_whatever_the_policy(
 def test_every_limit_of_the_policy_is_in_the_matrix() -> None:
     """A new limit must come with its row above."""
     # About what the site remembers, not the plan; and about the suite, which no plan chooses.
-    elsewhere = {"cohort_difference", "spent", "missed_rounds", "suites"}
+    elsewhere = {
+        "cohort_difference",
+        "spent",
+        "missed_rounds",
+        "suites",
+        "provenance",
+        "start_models",
+    }
     assert set(LocalPolicy.__dataclass_fields__) - elsewhere == set(LIMITS)
     assert len(OUTSIDE) == len(LIMITS)
 

@@ -33,12 +33,30 @@ class SetDeadline:
 
 @dataclass(frozen=True, slots=True)
 class PublishModel:
-    """Serve this model under (run, round): the one sites train from in that round."""
+    """Serve this model under (run, round): the one sites train from in that round; and the links
+    (SaveLink) that lead to it.
+
+    Attributes:
+        state_hash: of what the server's optimizer remembers (optimizers.applying), 32 bytes.
+    """
 
     round: RoundId
     layout: ModelLayout
     model: Mapping[str, NDArray[Any]]
     model_hash: bytes
+    state_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PublishSum:
+    """Serve the integer sum of an open masked round to the sites that were invited to it.
+
+    Attributes:
+        words: of its chunks, in order.
+    """
+
+    round: RoundId
+    words: tuple[bytes, ...] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +142,21 @@ class SaveEvidence:
 
 
 @dataclass(frozen=True, slots=True)
+class SaveLink:
+    """Persist a result and who acknowledged it: a site that was not there can tell from it that
+    the one model comes from the other.
+
+    Attributes:
+        before, after: model hash and hash of the optimizer's state, 32 bytes each.
+        link: as secagg.read_links takes it.
+    """
+
+    before: tuple[bytes, bytes]
+    after: tuple[bytes, bytes]
+    link: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class SaveRun:
     """Persist a run's state."""
 
@@ -143,12 +176,14 @@ Effect = (
     | PublishModel
     | PublishAudit
     | DropAudit
+    | PublishSum
     | OpenUploads
     | CloseUploads
     | AnswerUpload
     | SaveRound
     | SaveReceipt
     | SaveEvidence
+    | SaveLink
     | SaveRun
     | Announce
 )

@@ -265,7 +265,9 @@ class Job:
         running = Running(phase.model, invitation, opened)
         self._phase = running
         ref = phase.model.ref
-        publish = PublishModel(phase.round, ref.layout, phase.model.arrays, ref.model_hash)
+        publish = PublishModel(
+            phase.round, ref.layout, phase.model.arrays, ref.model_hash, ref.state_hash
+        )
         return [publish, *self._in_round(running, lambda at: at.begin(now), now)]
 
     # --- rounds -------------------------------------------------------------------

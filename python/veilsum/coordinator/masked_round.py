@@ -16,7 +16,9 @@ from veilsum.coordinator.effects import (
     Effect,
     OpenUploads,
     PublishAudit,
+    PublishSum,
     SaveEvidence,
+    SaveLink,
     SaveReceipt,
     SendToSite,
 )
@@ -68,6 +70,7 @@ class MaskedRound:
         self.settled = False
         self.previous: secagg.PreviousRound | None = None
         self.unacknowledged = ""
+        self._led_to = b"", b""  # hashes of model and optimizer state
 
     def begin(self, now: float) -> list[Effect]:
         """Sends every invited site the signed plan."""
@@ -120,6 +123,7 @@ class MaskedRound:
 
     def publish(self, model_hash: bytes, state_hash: bytes, now: float) -> list[Effect]:
         """Sends the signed result to the sites that helped to unmask it."""
+        self._led_to = model_hash, state_hash
         effects = self._carry_out(self._session.publish(model_hash, state_hash), now)
         if not self._audits:
             return effects
@@ -165,11 +169,12 @@ class MaskedRound:
                 self.outcome = Failed(reason)
             case secagg.Completed(result):
                 self.outcome = _finished(result)
+                words = tuple(chunk.words for chunk in self._session.sum_chunks())
+                return [PublishSum(self._invitation.round, words)]
             case secagg.Acknowledged(previous, receipt, quorum):
                 self.settled, self.previous = True, previous
                 self.unacknowledged = "" if quorum else self._too_few(len(previous.link.acks))
-                where = self._invitation.round
-                return [SaveReceipt(where, receipt), *([DropAudit(where)] if self._audits else [])]
+                return self._kept(previous, receipt, quorum)
             case _:
                 assert_never(step)
         return []
@@ -181,6 +186,14 @@ class MaskedRound:
             reason = "the round no longer takes updates"
             effects = [CloseUploads(self._invitation.round, reason), *effects]
         return effects
+
+    def _kept(self, previous: secagg.PreviousRound, receipt: bytes, quorum: bool) -> list[Effect]:
+        where, plan = self._invitation.round, self._session.plan
+        effects: list[Effect] = [SaveReceipt(where, receipt)]
+        if quorum:
+            before = plan.model_hash, plan.state_hash
+            effects.append(SaveLink(before, self._led_to, secagg.link_bytes(previous.link)))
+        return [*effects, DropAudit(where)] if self._audits else effects
 
     def _too_few(self, acks: int) -> str:
         needed = self._session.plan.vote_quorum

@@ -30,6 +30,7 @@ from veilsum.secagg.egress_summary import Egress, no_egress
 from veilsum.secagg.evidence import FAULT_TEXTS, Dispute, Evidence, Fault, Guilty, Invalid, Verdict
 from veilsum.secagg.keys import Entropy
 from veilsum.secagg.ledger import Ledger
+from veilsum.secagg.origin import MOST_LINKS, link_bytes, wants_links
 from veilsum.secagg.plan import Plan
 from veilsum.secagg.policy import LocalPolicy
 from veilsum.secagg.receiver import InputReceiver
@@ -48,6 +49,7 @@ from veilsum.secagg.verdict import check_evidence
 
 __all__ = [
     "FAULT_TEXTS",
+    "MOST_LINKS",
     "Aborted",
     "Acknowledged",
     "Blamed",
@@ -87,9 +89,11 @@ __all__ = [
     "Warn",
     "Withdraw",
     "check_evidence",
+    "link_bytes",
     "make_consortium",
     "no_egress",
     "open_refusal",
     "plain_ring_sum",
     "run_in_process",
+    "wants_links",
 ]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import assert_never
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from typing_extensions import Buffer
 
+from veilsum.aggregate.ring_spec import SumChunk
 from veilsum.aggregate.secure_sum import SecureSum
 from veilsum.errors import ConfigError, DecodeError, DeviceError, PeerError, RoundAborted
 from veilsum.secagg import closing
@@ -119,6 +120,16 @@ class CoordinatorSession:
                 CollectingKeys(self._plan.cohort), dict.fromkeys(self._plan.cohort, opened)
             )
         )
+
+    def sum_chunks(self) -> Iterator[SumChunk]:
+        """The words of the unmasked sum, in order: what the result's roots are over.
+
+        Raises:
+            ConfigError: the round has no result yet, or none any more.
+        """
+        if not isinstance(self._phase, Summed | CollectingAcks):
+            raise ConfigError(f"there is no sum in phase {self.phase!r}")
+        return self._sum.chunks()
 
     def handle(self, site: str, message: bytes) -> list[CoordinatorEffect]:
         """Takes a message of a site, whose identity the transport vouches for.

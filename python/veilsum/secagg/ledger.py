@@ -29,6 +29,7 @@ from veilsum.secagg.ledger_records import (
     Attempt,
     Contributed,
     LedgerRecord,
+    ModelKnown,
     Opened,
     Overtaken,
     RosterAgreed,
@@ -85,6 +86,7 @@ class LedgerState:
         self._acks: dict[tuple[str, str], AckSent] = {}  # by task and run, the last one
         self._models: dict[str, bytes] = {}  # task -> model after the last of them
         self._overtaken = False
+        self._known: dict[str, set[ModelKnown]] = {}  # by task
         self._rosters: dict[str, RosterAgreed] = {}  # by consortium, the last one
 
     def check(self, record: LedgerRecord) -> None:
@@ -119,7 +121,7 @@ class LedgerState:
                 last = self._rosters.get(record.consortium)
                 if last is not None and epoch <= last.epoch and record != last:
                     raise Refusal("epoch", f"this site served with epoch {last.epoch} already")
-            case Overtaken() | Adopted():
+            case Overtaken() | Adopted() | ModelKnown():
                 return
             case _:
                 assert_never(record)
@@ -161,6 +163,8 @@ class LedgerState:
                 self._models[attempt.task_id] = model_hash
             case Overtaken():
                 self._overtaken = True
+            case ModelKnown(task_id):
+                self._known.setdefault(task_id, set()).add(record)
             case RosterAgreed(consortium):
                 self._rosters[consortium] = record
             case Adopted():
@@ -176,6 +180,14 @@ class LedgerState:
         """
         if tag in self._sent.get(task_id, ()):
             raise _spent()
+
+    def knows_model(self, model: ModelKnown) -> bool:
+        """Whether the site may train from it as it is (origin.py)."""
+        return model in self._known.get(model.task_id, ())
+
+    def knows_task(self, task_id: str | None) -> bool:
+        """Whether any model of a task is known; of any task at all, without a name."""
+        return bool(self._known if task_id is None else self._known.get(task_id))
 
     def has_agreed(self, record: RosterAgreed) -> bool:
         """Whether that roster is the last one of its consortium."""
@@ -296,6 +308,14 @@ class Ledger:
     def check(self, record: LedgerRecord) -> None:
         """As of LedgerState; nothing is written."""
         self._state.check(record)
+
+    def knows_model(self, model: ModelKnown) -> bool:
+        """As of LedgerState."""
+        return self._state.knows_model(model)
+
+    def knows_task(self, task_id: str | None) -> bool:
+        """As of LedgerState."""
+        return self._state.knows_task(task_id)
 
     def last_ack(self, task_id: str, run_id: str) -> AckSent | None:
         """As of LedgerState."""

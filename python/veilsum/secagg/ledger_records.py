@@ -135,11 +135,26 @@ class RosterAgreed:
     roster_hash: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class ModelKnown:
+    """Written before a site trains from a model that it had not known: how that is decided is in
+    origin.py.
+
+    Attributes:
+        model_hash: 32 bytes.
+        state_hash: of what the server's optimizer remembers beside it, 32 bytes.
+    """
+
+    task_id: str
+    model_hash: bytes
+    state_hash: bytes
+
+
 LedgerRecord: TypeAlias = (
-    Opened | Contributed | VoteCast | AckSent | Overtaken | RosterAgreed | Adopted
+    Opened | Contributed | VoteCast | AckSent | Overtaken | RosterAgreed | Adopted | ModelKnown
 )
 
-_OPENED, _CONTRIBUTED, _VOTED, _ACKED, _OVERTAKEN, _ROSTER, _ADOPTED = range(1, 8)
+_OPENED, _CONTRIBUTED, _VOTED, _ACKED, _OVERTAKEN, _ROSTER, _ADOPTED, _MODEL = range(1, 9)
 
 
 def encode_record(record: LedgerRecord) -> bytes:
@@ -159,6 +174,8 @@ def encode_record(record: LedgerRecord) -> bytes:
         case RosterAgreed(consortium, epoch, roster_hash):
             writer = Writer().integer(_ROSTER, 1).text(consortium).integer(epoch, 4)
             return writer.raw(roster_hash).bytes()
+        case ModelKnown(task_id, model_hash, state_hash):
+            return Writer().integer(_MODEL, 1).text(task_id).raw(model_hash).raw(state_hash).bytes()
         case Adopted(home):
             return Writer().integer(_ADOPTED, 1).raw(home).bytes()
 
@@ -182,6 +199,9 @@ def decode_record(body: bytes) -> LedgerRecord:
 def _read(reader: Reader, kind: int) -> LedgerRecord:
     if kind == _ADOPTED:
         return Adopted(reader.digest("home"))
+    if kind == _MODEL:
+        task_id = reader.text(MAX_NAME_BYTES, "task")
+        return ModelKnown(task_id, reader.digest("model hash"), reader.digest("state hash"))
     if kind == _ROSTER:
         consortium = reader.text(MAX_NAME_BYTES, "consortium")
         return RosterAgreed(consortium, reader.integer(4, "epoch"), reader.digest("roster hash"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
@@ -16,6 +17,9 @@ from veilsum.secagg.thresholds import usual_colluders
 CohortDifference: TypeAlias = Literal["warn", "refuse"]
 Spent: TypeAlias = Literal["vote", "input"]
 MissedRounds: TypeAlias = Literal["acks", "refuse"]
+Provenance: TypeAlias = Literal["recompute", "off"]
+
+_HASH = re.compile("[0-9a-f]{64}")
 
 
 class Refusal(Exception):  # noqa: N818  not an error: the site's right
@@ -54,6 +58,12 @@ class LocalPolicy:
             has voted in the attempt that it was in; "input", once it has left.
         missed_rounds: whether the site goes on after a round whose result it did not acknowledge
             itself: "acks", if a quorum of that round's sites did; "refuse", never in that run.
+        provenance: what the site asks of the model it is to train from: "recompute", that it was
+            made by the steps that plans state from sums that sites voted for, back to a start
+            that this site accepts (origin.py); "off", nothing.
+        start_models: hashes of models, and of optimizer states, that a task may start from, 64
+            hexadecimal digits each. None: the first model of the first task, and of every task
+            in `task_ids`, is trusted, once.
         suites: suites the site accepts. A list and not "any": a suite that a later version
             brings is not accepted by a site that nobody asked.
 
@@ -72,12 +82,18 @@ class LocalPolicy:
     cohort_difference: CohortDifference = "warn"
     spent: Spent = "vote"
     missed_rounds: MissedRounds = "acks"
+    provenance: Provenance = "recompute"
+    start_models: frozenset[str] | None = None
     suites: frozenset[str] = frozenset({"VS-1"})
 
     def __post_init__(self) -> None:
         _check_one_of("cohort_difference", self.cohort_difference, get_args(CohortDifference))
         _check_one_of("spent", self.spent, get_args(Spent))
         _check_one_of("missed_rounds", self.missed_rounds, get_args(MissedRounds))
+        _check_one_of("provenance", self.provenance, get_args(Provenance))
+        for pin in self.start_models or ():
+            if not _HASH.fullmatch(pin):
+                raise ConfigError(f"start_models must be 64 hexadecimal digits each, got {pin!r}")
         if self.max_attempts < 1:
             raise ConfigError(f"max_attempts must be at least 1, got {self.max_attempts}")
         _check_named("mask_generators", self.mask_generators, get_args(MaskGenerator))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -28,7 +28,7 @@ from veilsum.secagg.effects import (
 from veilsum.secagg.egress_summary import Egress, no_egress
 from veilsum.secagg.envelope import Envelope
 from veilsum.secagg.guard import cohort_warning
-from veilsum.secagg.ledger import Ledger, attempt_of, overtaken
+from veilsum.secagg.ledger import Ledger, attempt_of
 from veilsum.secagg.ledger_records import AckSent, Contributed, LedgerRecord, Opened, VoteCast
 from veilsum.secagg.messages import (
     KeyRoster,
@@ -39,6 +39,7 @@ from veilsum.secagg.messages import (
     SurvivorProposal,
     SurvivorVote,
 )
+from veilsum.secagg.origin import check_chain
 from veilsum.secagg.payload import Message, kind_of
 from veilsum.secagg.phases import (
     Advertised,
@@ -56,7 +57,7 @@ from veilsum.secagg.plan import Plan
 from veilsum.secagg.policy import LocalPolicy, Refusal
 from veilsum.secagg.receiver import input_header
 from veilsum.secagg.refusals import Refuse, code_of
-from veilsum.secagg.result_checks import check_last_round, check_result
+from veilsum.secagg.result_checks import check_result
 from veilsum.secagg.result_messages import ResultAck, RoundResult
 from veilsum.secagg.site_answers import Answer, Signer, check_is_of_this_attempt, open_message
 from veilsum.secagg.site_checks import (
@@ -86,8 +87,8 @@ class SiteSession:
         backend: what encodes and masks floating-point tensors, "cpu" or a device such as
             "cuda:0". The upload is the same; some tiles are computed on the CPU as well.
         egress: what left the site until now, for its acknowledgement of the result.
-        chained: whether a later round must bring the one before it. Not where rounds are held
-            one by one within a process, which has no coordinator to mistrust.
+        chained: whether rounds must follow from others; within one process nobody is mistrusted.
+        links: results that led to the model, the last one first (origin.py).
 
     Raises:
         ConfigError: the key is not the one the roster lists for this site.
@@ -105,6 +106,7 @@ class SiteSession:
         backend: str = "cpu",
         egress: Egress = no_egress,
         chained: bool = True,
+        links: Sequence[bytes] = (),
     ) -> None:
         self._site = site
         self._signer = Signer.of_roster(roster, site, signing_key)
@@ -116,6 +118,7 @@ class SiteSession:
         self._egress = egress
         self._chained = chained
         self._sent_before = egress()
+        self._links = links
         self._verified: bytes | None = None  # the context of a verified invitation
         self._refusal: bytes | None = None
         self._plan: Plan | None = None
@@ -264,10 +267,8 @@ class SiteSession:
         return None if self._backend == "cpu" else bytes(self._entropy(SEED_BYTES))
 
     def close(self) -> None:
-        """Wipes every secret and forgets its answers; to be called when the round has closed.
-
-        The session takes no more messages. Idempotent.
-        """
+        """Wipes every secret and forgets its answers, when the round has closed: the session takes
+        no more messages. Idempotent."""
         self._phase.wipe()
         self._phase = Ended("closed")
         self._answers.clear()
@@ -336,10 +337,8 @@ class SiteSession:
         opened = Opened(attempt_of(plan), plan.hash)
         self._ledger.check(opened)
         if self._chained:
-            stale = check_last_round(self._policy, plan, link, self._site, self._ledger)
-            if stale is not None:
-                self._remember(stale)
-                raise overtaken()
+            where = self._policy, plan, link, self._links
+            check_chain(*where, self._site, self._ledger, self._remember)
         self._remember(opened)
         secrets = dealing.make_secrets(plan.context, self._site, self._entropy)
         advert = self._signer.seal(dealing.own_advert(plan.context, self._site, secrets))

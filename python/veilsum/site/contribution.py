@@ -28,7 +28,6 @@ from veilsum.control import (
 )
 from veilsum.errors import ConfigError
 from veilsum.model import ModelLayout
-from veilsum.secagg.result_messages import SIGNATURE_ONLY
 from veilsum.site.effects import KeepEvidence, Note, SendToCoordinator, SiteEffect, Upload
 
 
@@ -51,11 +50,17 @@ class LocalUpdate:
 
 @dataclass(frozen=True, slots=True)
 class ModelTerms:
-    """What a plan says about the model to train from, and which metrics it asks for."""
+    """What a plan says about the model to train from, and which metrics it asks for.
+
+    Attributes:
+        state_hash: of what the server's optimizer remembers beside the model; None in a plain
+            round, which does not say.
+    """
 
     layout: bytes
     model_hash: bytes
     metrics: tuple[str, ...]
+    state_hash: bytes | None = None
 
 
 class Contribution(Protocol):
@@ -64,10 +69,16 @@ class Contribution(Protocol):
     Attributes:
         ready: whether contribute() may be called.
         over: whether the site has left the round by itself.
+        result: of a masked round, while it awaits acknowledge() or reject().
+        plan: of a masked round.
     """
 
     ready: bool
     over: bool
+    result: secagg.ResultReady | None
+
+    @property
+    def plan(self) -> secagg.Plan | None: ...
 
     @property
     def terms(self) -> ModelTerms: ...
@@ -82,6 +93,12 @@ class Contribution(Protocol):
             ConfigError: it does not fit the plan; nothing was encoded.
             DeviceError: the device that encodes failed; nothing left the site.
         """
+
+    def acknowledge(self, level: int) -> list[SiteEffect]:
+        """The result is what it should be, as far as `level` says (secagg.result_messages)."""
+
+    def reject(self, reason: str) -> list[SiteEffect]:
+        """The result is wrong; `reason` goes to the coordinator."""
 
     def undo(self) -> None:
         """Takes back what contribute() has left at the site, for an update that did not count."""
@@ -119,6 +136,11 @@ class PlainContribution:
         self._threads = threads
         self.ready = True
         self.over = False
+        self.result: secagg.ResultReady | None = None
+
+    @property
+    def plan(self) -> None:
+        """Of a masked round."""
 
     @property
     def terms(self) -> ModelTerms:
@@ -151,6 +173,16 @@ class PlainContribution:
             self._round, self._update_id, len(chunks), update.weight, metrics, b""
         )
         return [Upload(header, tuple(chunks))]
+
+    def acknowledge(self, level: int) -> list[SiteEffect]:
+        """There is no result in a plain round."""
+        del level
+        return []
+
+    def reject(self, reason: str) -> list[SiteEffect]:
+        """There is no result in a plain round."""
+        del reason
+        return []
 
     def undo(self) -> None:
         """Gives the residual back what it was before this round."""
@@ -217,6 +249,7 @@ class MaskedContribution:
         self._threads = threads
         self.ready = False
         self.over = False
+        self.result: secagg.ResultReady | None = None
 
     def open(self, opened: RoundOpened) -> list[SiteEffect]:
         """Takes the signed plan, and checks that what came around it is what it says.
@@ -226,11 +259,15 @@ class MaskedContribution:
         """
         effects = self._carry_out(self._session.handle(opened.open_message))
         if not self.over:
-            _check_signed(opened, self._plan)
+            _check_signed(opened, self._opened_plan())
         return effects
 
     @property
-    def _plan(self) -> secagg.Plan:
+    def plan(self) -> secagg.Plan | None:
+        """The signed plan; None before it was checked."""
+        return self._session.plan
+
+    def _opened_plan(self) -> secagg.Plan:
         plan = self._session.plan
         if plan is None:
             raise ConfigError("the round was not opened")
@@ -239,8 +276,9 @@ class MaskedContribution:
     @property
     def terms(self) -> ModelTerms:
         """Of the signed plan."""
-        plan = self._plan
-        return ModelTerms(plan.layout.to_bytes(), plan.model_hash, plan.metrics)
+        plan = self._opened_plan()
+        layout = plan.layout.to_bytes()
+        return ModelTerms(layout, plan.model_hash, plan.metrics, plan.state_hash)
 
     def message(self, payload: bytes) -> list[SiteEffect]:
         """Takes a protocol message of the coordinator."""
@@ -257,6 +295,16 @@ class MaskedContribution:
         )
         self.ready = False
         return self._carry_out(effects)
+
+    def acknowledge(self, level: int) -> list[SiteEffect]:
+        """Signs it."""
+        self.result = None
+        return self._carry_out(self._session.checked_result(level))
+
+    def reject(self, reason: str) -> list[SiteEffect]:
+        """Signs a refusal, and is out of the round."""
+        self.result = None
+        return self._carry_out(self._session.reject_result(reason))
 
     def undo(self) -> None:
         """There is nothing to take back."""
@@ -296,7 +344,8 @@ class MaskedContribution:
             case secagg.Done():
                 return [Note("sent the unmask shares")]
             case secagg.ResultReady():
-                return self._carry_out(self._session.checked_result(SIGNATURE_ONLY))
+                self.result = effect
+                return []
             case _:
                 assert_never(effect)
 

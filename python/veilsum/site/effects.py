@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from typing_extensions import Buffer
 
 from veilsum.control import RoundId, TaskSettings, ToCoordinator, UpdateHeader
+from veilsum.site.following import SumReceiver
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,25 @@ class SendToCoordinator:
 @dataclass(frozen=True, slots=True)
 class FetchModel:
     """Get the model of this round; answer with ModelFetched or ModelFetchFailed."""
+
+    round: RoundId
+
+
+@dataclass(frozen=True, slots=True)
+class FetchSum:
+    """Give the sum of this round to `receiver`, whose `add` takes consecutive bytes, and with
+    `state` get the bytes of the state of the server's optimizer; answer with SumFetched or
+    SumFetchFailed. Once the latter was answered the receiver is of no use."""
+
+    round: RoundId
+    receiver: SumReceiver = field(repr=False)
+    state: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FetchLinks:
+    """Get the results that led to this round's model; answer with LinksFetched, which holds none
+    if they cannot be had."""
 
     round: RoundId
 
@@ -68,4 +88,14 @@ class Note:
     text: str
 
 
-SiteEffect = SendToCoordinator | FetchModel | Train | StopTraining | Upload | KeepEvidence | Note
+SiteEffect = (
+    SendToCoordinator
+    | FetchModel
+    | FetchSum
+    | FetchLinks
+    | Train
+    | StopTraining
+    | Upload
+    | KeepEvidence
+    | Note
+)

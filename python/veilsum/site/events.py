@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from numpy.typing import NDArray
@@ -35,6 +35,31 @@ class ModelFetchFailed:
 
     round: RoundId
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SumFetched:
+    """All of a round's sum is with its receiver. `state`: the bytes of the state of the server's
+    optimizer, if they were asked for. Nothing is verified yet."""
+
+    round: RoundId
+    state: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SumFetchFailed:
+    """The coordinator did not hand out the sum of a round, or not what it should be."""
+
+    round: RoundId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LinksFetched:
+    """The results that led to a round's model, the last one first. Nothing is verified yet."""
+
+    round: RoundId
+    links: tuple[bytes, ...] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +111,9 @@ SiteEvent = (
     CoordinatorSent
     | ModelFetched
     | ModelFetchFailed
+    | SumFetched
+    | SumFetchFailed
+    | LinksFetched
     | TrainingProgressed
     | TrainingDone
     | TrainingFailed

@@ -70,8 +70,21 @@ class Participation:
             return "task_bounds", str(error)
         return None
 
-    def take_part(self, opened: RoundOpened) -> tuple[Contribution, list[SiteEffect]]:
+    def wants_links(self, opened: RoundOpened) -> bool:
+        """Whether more of the results that led to the round's model than come with the invitation
+        could show where it comes from."""
+        if opened.plain is not None or self._ledger is None:
+            return False
+        envelope = opened.open_message
+        return secagg.wants_links(self._policy, self._roster, envelope, self._ledger)
+
+    def take_part(
+        self, opened: RoundOpened, links: tuple[bytes, ...] = ()
+    ) -> tuple[Contribution, list[SiteEffect]]:
         """This site's part in a round, and what follows from the invitation.
+
+        Args:
+            links: results that led to the round's model, the last one first.
 
         Raises:
             ConfigError, DecodeError: the plan cannot work, or is not the one that was signed.
@@ -96,6 +109,7 @@ class Participation:
             ledger=self._ledger,
             backend=self._backend,
             egress=self._egress,
+            links=links,
         )
         masked = MaskedContribution(session, opened.round, threads=self._threads)
         try:

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from numpy.typing import NDArray
 
-from veilsum.control import RoundId, TaskSettings
+from veilsum.control import RoundId, RoundOpened, TaskSettings
 from veilsum.model import ModelLayout
 from veilsum.site.contribution import Contribution, LocalUpdate, ModelTerms
 
@@ -25,6 +25,14 @@ class Part:
 @dataclass(frozen=True, slots=True)
 class Idle:
     """No round."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """The site does not know where the round's model comes from; the results that led to it are
+    on their way."""
+
+    opened: RoundOpened
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,4 +66,4 @@ class Delivering:
     part: Part
 
 
-SitePhase: TypeAlias = Idle | Fetching | Training | Holding | Delivering
+SitePhase: TypeAlias = Idle | Asking | Fetching | Training | Holding | Delivering

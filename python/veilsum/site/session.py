@@ -10,10 +10,11 @@ an update says about this site's data stays here, as a Note.
 
 from __future__ import annotations
 
-import math
-from typing import assert_never
+from collections.abc import Mapping
+from typing import Any, assert_never
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from numpy.typing import NDArray
 
 from veilsum import secagg
 from veilsum._native import Secret
@@ -29,13 +30,13 @@ from veilsum.control import (
     ToSite,
     Welcome,
 )
-from veilsum.difference import check_fits, model_difference
 from veilsum.errors import ConfigError, DecodeError, DeviceError
-from veilsum.model import result_digest
+from veilsum.model import ModelLayout
 from veilsum.roster import Roster
+from veilsum.secagg.result_messages import MODEL_RECOMPUTED
 from veilsum.site.bounds import TaskBounds
-from veilsum.site.contribution import LocalUpdate, ModelTerms
 from veilsum.site.effects import (
+    FetchLinks,
     FetchModel,
     Note,
     SendToCoordinator,
@@ -46,19 +47,32 @@ from veilsum.site.effects import (
 from veilsum.site.events import (
     CoordinatorSent,
     Disconnected,
+    LinksFetched,
     ModelFetched,
     ModelFetchFailed,
     SiteEvent,
+    SumFetched,
+    SumFetchFailed,
     TrainingDone,
     TrainingFailed,
     TrainingProgressed,
     UploadDone,
     UploadRefused,
 )
+from veilsum.site.local_update import local_update
 from veilsum.site.participation import Participation
-from veilsum.site.phases import Delivering, Fetching, Holding, Idle, Part, SitePhase, Training
+from veilsum.site.phases import (
+    Asking,
+    Delivering,
+    Fetching,
+    Holding,
+    Idle,
+    Part,
+    SitePhase,
+    Training,
+)
+from veilsum.site.provenance import ModelKeeper, check_model
 from veilsum.site.rounding import SECRET_BYTES, rounding_secret
-from veilsum.site.trainer import merged_metrics
 from veilsum.site.unsent import Unsent
 
 _SEE_LOG = "this site's log says why"
@@ -123,11 +137,12 @@ class SiteCore:
             egress=egress,
         )
         self._unsent = Unsent()
+        self._keeper = ModelKeeper(policy.provenance, threads=threads)
         self._phase: SitePhase = Idle()
 
     @property
     def phase(self) -> str:
-        """One of idle, fetching, training, holding, delivering."""
+        """One of idle, asking, fetching, training, holding, delivering."""
         return type(self._phase).__name__.lower()
 
     def handle(self, event: SiteEvent) -> list[SiteEffect]:
@@ -142,6 +157,12 @@ class SiteCore:
                 return self._on_message(message)
             case ModelFetched():
                 return self._on_model(event)
+            case LinksFetched():
+                return self._on_links(event)
+            case SumFetched():
+                return self._on_sum(event)
+            case SumFetchFailed(round_id, reason):
+                return self._on_no_sum(round_id, reason)
             case ModelFetchFailed(round_id, reason):
                 return self._give_up(round_id, "model", "the model could not be fetched", reason)
             case TrainingProgressed(round_id, fraction):
@@ -210,21 +231,37 @@ class SiteCore:
         refusal = self._participation.refusal(opened)
         if refusal is not None:
             return left + _declined(opened.round, *refusal)
+        if self._participation.wants_links(opened):
+            self._phase = Asking(opened)
+            return [*left, FetchLinks(opened.round)]
+        return left + self._take_part(opened, ())
+
+    def _on_links(self, event: LinksFetched) -> list[SiteEffect]:
+        phase = self._phase
+        if not isinstance(phase, Asking) or phase.opened.round != event.round:
+            return []
+        self._phase = Idle()
+        return self._take_part(phase.opened, event.links)
+
+    def _take_part(self, opened: RoundOpened, links: tuple[bytes, ...]) -> list[SiteEffect]:
         try:
-            contribution, effects = self._participation.take_part(opened)
+            contribution, effects = self._participation.take_part(opened, links)
         except (ConfigError, DecodeError) as error:
-            return left + _declined(opened.round, "plan", str(error))
+            return _declined(opened.round, "plan", str(error))
         if contribution.over:
-            return left + effects
+            return effects
         self._participation.entered(opened.round)
         task = self._participation.task_of(opened)
         part = Part(opened.round, task, contribution, contribution.terms)
         unsent = self._unsent.take(part.round, part.task, part.terms)
         if unsent is not None:
             self._phase = Holding(part, unsent)
-            return [*left, *effects, Note("this attempt gets the update of the one before")]
+            return [*effects, Note("this attempt gets the update of the one before")]
+        held = self._keeper.model_of(part.terms)
+        if held is not None:
+            return [*effects, *self._train(part, held.layout, held.arrays)]
         self._phase = Fetching(part)
-        return [*left, *effects, FetchModel(opened.round)]
+        return [*effects, FetchModel(opened.round)]
 
     def _take_back(self, round_id: RoundId) -> None:
         """The update of a round did not count: what it sent of the residual was not sent."""
@@ -239,7 +276,11 @@ class SiteCore:
         effects = part.contribution.message(payload)
         if part.contribution.over:
             return effects + self._leave("withdrew")
-        return effects + self._contribute_if_ready()
+        effects += self._contribute_if_ready()
+        # Contributing may have ended the part.
+        return (
+            effects + self._settled(part, self._keeper.on_result(part)) if self._part() else effects
+        )
 
     # --- model, training, update ----------------------------------------------------
 
@@ -248,12 +289,18 @@ class SiteCore:
         if not isinstance(phase, Fetching) or phase.part.round != event.round:
             return []
         try:
-            _check_model(event, phase.part.terms)
+            check_model(event, phase.part.terms)
         except ConfigError as error:
             return self._give_up(event.round, "model", str(error), "")
-        received = dict(event.arrays)
-        self._phase = Training(phase.part, event.layout, received)
-        return [Train(event.round, received, phase.part.task)]
+        self._keeper.fetched(phase.part.terms, event.layout, event.arrays)
+        return self._train(phase.part, event.layout, event.arrays)
+
+    def _train(
+        self, part: Part, layout: ModelLayout, arrays: Mapping[str, NDArray[Any]]
+    ) -> list[SiteEffect]:
+        received = dict(arrays)
+        self._phase = Training(part, layout, received)
+        return [Train(part.round, received, part.task)]
 
     def _on_progress(self, round_id: RoundId, fraction: float) -> list[SiteEffect]:
         phase = self._phase
@@ -266,30 +313,12 @@ class SiteCore:
         if not isinstance(phase, Training) or phase.part.round != event.round:
             return []
         try:
-            update, notes = self._local_update(phase, event)
+            rounding = rounding_secret(self._rounding_seed, event.round, self._site)
+            update, notes = local_update(phase, event, rounding)
         except ConfigError as error:
             return self._give_up(event.round, "update", "the update cannot be used", str(error))
         self._phase = Holding(phase.part, update)
         return notes + self._contribute_if_ready()
-
-    def _local_update(
-        self, phase: Training, event: TrainingDone
-    ) -> tuple[LocalUpdate, list[SiteEffect]]:
-        metrics = merged_metrics(event.result, event.evaluation)
-        asked = {name: metrics[name] for name in phase.part.terms.metrics if name in metrics}
-        finite = {name: value for name, value in asked.items() if math.isfinite(value)}
-        notes: list[SiteEffect] = [
-            Note(f"metric {name!r} is {value} and is not sent")
-            for name, value in asked.items()
-            if name not in finite
-        ]
-        update = LocalUpdate(
-            model_difference(phase.layout, event.result.arrays, phase.received),
-            event.result.weight,
-            finite,
-            rounding_secret(self._rounding_seed, event.round, self._site),
-        )
-        return update, notes
 
     def _contribute_if_ready(self) -> list[SiteEffect]:
         phase = self._phase
@@ -312,17 +341,41 @@ class SiteCore:
         self._phase = Delivering(phase.part)
         return effects
 
+    # --- the result -----------------------------------------------------------------
+
+    def _on_sum(self, event: SumFetched) -> list[SiteEffect]:
+        part = self._part()
+        if part is None or part.round != event.round:
+            return []
+        instead = self._keeper.on_sum(part, event)
+        effects = self._checked(part, MODEL_RECOMPUTED) if instead is None else instead
+        return self._settled(part, effects)
+
+    def _on_no_sum(self, round_id: RoundId, reason: str) -> list[SiteEffect]:
+        part = self._part()
+        if part is None or part.round != round_id:
+            return []
+        return self._settled(part, self._keeper.not_checked(part, reason))
+
+    def _checked(self, part: Part, level: int) -> list[SiteEffect]:
+        """The result is what it should be, as far as `level` says."""
+        return part.contribution.acknowledge(level)
+
+    def _settled(self, part: Part, effects: list[SiteEffect]) -> list[SiteEffect]:
+        return effects + self._leave("withdrew") if part.contribution.over else effects
+
     # --- leaving a round ------------------------------------------------------------
 
     def _part(self) -> Part | None:
-        return None if isinstance(self._phase, Idle) else self._phase.part
+        return None if isinstance(self._phase, Idle | Asking) else self._phase.part
 
     def _leave(self, why: str) -> list[SiteEffect]:
         """Ends this site's part in whatever round is current, and wipes what it held."""
         phase = self._phase
-        if isinstance(phase, Idle):
-            return []
         self._phase = Idle()
+        if isinstance(phase, Idle | Asking):
+            return []
+        self._keeper.left()
         phase.part.contribution.close()
         if isinstance(phase, Holding):
             self._unsent.keep(phase.part.round, phase.part.task, phase.part.terms, phase.update)
@@ -354,16 +407,3 @@ def _declined(round_id: RoundId, code: str, reason: str) -> list[SiteEffect]:
         SendToCoordinator(Decline(round_id, code, reason)),
         Note(f"declined ({code}): {reason}"),
     ]
-
-
-def _check_model(fetched: ModelFetched, terms: ModelTerms) -> None:
-    """The coordinator may hand out any bytes; only the planned model is trained from.
-
-    Raises:
-        ConfigError: what came is another model.
-    """
-    if fetched.layout.to_bytes() != terms.layout:
-        raise ConfigError("the model handed out has another layout than the plan")
-    check_fits(fetched.layout, fetched.arrays, "the model handed out")
-    if bytes.fromhex(result_digest(fetched.layout, fetched.arrays)) != terms.model_hash:
-        raise ConfigError("the model handed out is not the one of the plan (hash differs)")

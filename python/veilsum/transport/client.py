@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import math
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -12,7 +11,6 @@ from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
-import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Buffer
 
@@ -28,13 +26,14 @@ from veilsum.control import (
     Welcome,
 )
 from veilsum.errors import DecodeError, LedgerError, VeilsumError
-from veilsum.model import NUMPY_DTYPES, ModelLayout
+from veilsum.model import ModelLayout
 from veilsum.pki.identity import Identity
 from veilsum.roster import Roster
 from veilsum.secagg.messages import kind_of_message
 from veilsum.transport import wire_data
 from veilsum.transport.callers import INSECURE_IDENTITY
 from veilsum.transport.process import KEEPALIVE_OPTIONS
+from veilsum.transport.received_model import receive_model
 from veilsum.transport.server import FEDERATION
 from veilsum.transport.settings import MESSAGE_LIMIT, RELAY_LIMIT
 from veilsum.transport.tls import TlsIdentity
@@ -222,7 +221,59 @@ class Connection:
         self._endpoint.leaves("model-request", request)
         call = fetch(request, metadata=self._endpoint.metadata)
         try:
-            return await _receive_model(call, max_bytes)
+            return await receive_model(call, max_bytes)
+        except grpc.aio.AioRpcError as error:
+            raise _translated(error) from error
+        finally:
+            call.cancel()
+
+    async def fetch_sum(self, round_id: RoundId, take: Callable[[bytes], None]) -> None:
+        """Hands the bytes of a round's sum to `take`, piece by piece, off the event loop.
+
+        Raises:
+            Unreachable, Refused: it cannot be had now, or at all.
+            DecodeError: as `take`, or not the format.
+        """
+        async for data in self._data("FetchSum", "sum-request", round_id):
+            await asyncio.to_thread(take, data)
+
+    async def fetch_state(self, round_id: RoundId, *, max_bytes: int) -> bytes:
+        """The state of the server's optimizer that a round began with: the bytes of its file.
+
+        Raises:
+            Unreachable, Refused: it cannot be had now, or at all.
+            DecodeError: it is larger than `max_bytes`, or not the format.
+        """
+        parts, size = [], 0
+        async for data in self._data("FetchState", "state-request", round_id):
+            size += len(data)
+            if size > max_bytes:
+                raise DecodeError(f"the optimizer's state has more than {max_bytes} bytes")
+            parts.append(data)
+        return b"".join(parts)
+
+    async def fetch_links(self, round_id: RoundId, *, most: int) -> tuple[bytes, ...]:
+        """The results that led to a round's model, the last one first, at most so many.
+
+        Raises:
+            Unreachable, Refused: they cannot be had now, or at all.
+            DecodeError: not the format.
+        """
+        links: list[bytes] = []
+        async for data in self._data("FetchLinks", "links-request", round_id):
+            links.append(data)
+            if len(links) == most:
+                break
+        return tuple(links)
+
+    async def _data(self, method: str, kind: str, round_id: RoundId) -> AsyncIterator[bytes]:
+        fetch = self._channel.unary_stream(f"/{FEDERATION}/{method}")
+        request = wire_data.encode_fetch_request(round_id)
+        self._endpoint.leaves(kind, request)
+        call = fetch(request, metadata=self._endpoint.metadata)
+        try:
+            async for piece in call:
+                yield wire_data.decode_data_piece(piece)
         except grpc.aio.AioRpcError as error:
             raise _translated(error) from error
         finally:
@@ -324,55 +375,6 @@ def _grouped(chunks: Sequence[Buffer]) -> Iterator[list[Buffer]]:
         size += length
     if group:
         yield group
-
-
-async def _receive_model(call: Any, max_bytes: int) -> tuple[ModelLayout, dict[str, NDArray[Any]]]:
-    pieces = aiter(call)
-    first = await anext(pieces, None)
-    if first is None:
-        raise DecodeError("the model's stream is empty")
-    layout_bytes, size, model_hash = wire_data.decode_model_header(first)
-    layout = ModelLayout.from_bytes(layout_bytes)
-    expected = sum(_tensor_bytes(dtype, shape) for _, dtype, shape in layout.native.tensors)
-    if size != expected:
-        raise DecodeError(f"the model announces {size} bytes, its layout has {expected}")
-    if size > max_bytes:
-        raise DecodeError(f"the model has {size} bytes, this site accepts {max_bytes}")
-    data = np.empty(size, np.uint8)
-    state = hashlib.sha256(layout.digest)
-    begin = 0
-    async for piece in pieces:
-        part = np.frombuffer(wire_data.decode_model_data(piece), np.uint8)
-        if begin + part.size > size:
-            raise DecodeError(f"the model has more than the announced {size} bytes")
-        data[begin : begin + part.size] = part
-        state.update(part.data)
-        begin += part.size
-    if begin != size:
-        raise DecodeError(f"the model ended after {begin} of {size} bytes")
-    if state.digest() != model_hash:
-        raise DecodeError("the model is not the one that its hash names")
-    return layout, _split(layout, data)
-
-
-def _tensor_bytes(dtype: str, shape: tuple[int, ...]) -> int:
-    return math.prod(shape) * NUMPY_DTYPES[dtype].itemsize
-
-
-def _split(layout: ModelLayout, data: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
-    """Views of the data, copied only where a tensor does not begin on its own alignment."""
-    arrays = {}
-    begin = 0
-    for name, dtype, shape in layout.native.tensors:
-        end = begin + _tensor_bytes(dtype, shape)
-        array: NDArray[Any] = np.frombuffer(data[begin:end], NUMPY_DTYPES[dtype]).reshape(shape)
-        if not array.flags.aligned:
-            array = array.copy()
-        # Read-only: the update is the difference from this very model.
-        array.flags.writeable = False
-        arrays[name] = array
-        begin = end
-    return arrays
 
 
 def _translated(error: grpc.aio.AioRpcError) -> VeilsumError:

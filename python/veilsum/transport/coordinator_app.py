@@ -178,7 +178,9 @@ class _App:
         outside = self._outside
         gate = Gate(self._roster.consortium, frozenset(self._roster.sites), insecure)
         desk = Desk(gate, self._runner, outside.metrics, self._log)
-        federation = FederationService(desk, self._roster, outside.links, outside.models)
+        federation = FederationService(
+            desk, self._roster, outside.links, outside.models, self._storage
+        )
         operator = OperatorService(desk, self._storage, outside.watchers)
         server.add_generic_rpc_handlers((federation.handlers(), operator.handlers()))
         health = health_aio.HealthServicer()

@@ -61,6 +61,8 @@ class OperatorService:
         await asyncio.to_thread(self._storage.save_model, run_id, 0, layout, model)
         spec = submission.spec
         state = await asyncio.to_thread(self._optimizer_state, spec.server_optimizer.state_file)
+        if state is not None:
+            await asyncio.to_thread(self._storage.save_optimizer, run_id, 0, state)
         await self._desk.runner.submit(RunSubmitted(run_id, spec, layout, model, state))
         self._desk.log.info("run submitted", run=run_id, operator=operator)
         return wire_runs.run_to_bytes(await self._run(run_id))

@@ -25,7 +25,9 @@ from veilsum.coordinator.effects import (
     OpenUploads,
     PublishAudit,
     PublishModel,
+    PublishSum,
     SaveEvidence,
+    SaveLink,
     SaveReceipt,
     SaveRound,
     SaveRun,
@@ -48,7 +50,7 @@ from veilsum.transport.audits import Audits, write_transcript
 from veilsum.transport.links import Links
 from veilsum.transport.logs import Log
 from veilsum.transport.metrics import Metrics
-from veilsum.transport.models import Models, serialise
+from veilsum.transport.models import Models, serialise, sum_pieces
 from veilsum.transport.storage import Storage
 from veilsum.transport.uploads import Uploads
 from veilsum.transport.watchers import Watchers
@@ -217,6 +219,9 @@ class Runner:
                 await self._publish_audit(effect)
             case DropAudit(round_id):
                 outside.audits.drop(round_id.run_id)
+            case PublishSum(round_id, words):
+                pieces = await asyncio.to_thread(sum_pieces, words)
+                outside.models.put_sum(round_id, pieces)
             case OpenUploads(round_id, sites):
                 self.uploads.open(round_id, sites)
             case CloseUploads(round_id, reason):
@@ -230,6 +235,8 @@ class Runner:
                 await asyncio.to_thread(storage.save_receipt, round_id, receipt)
             case SaveEvidence():
                 await self._save_evidence(effect)
+            case SaveLink(before, after, link):
+                await asyncio.to_thread(outside.storage.save_link, before, after, link)
             case SaveRun(status):
                 await self._save_run(status)
             case Announce(event):
@@ -251,9 +258,15 @@ class Runner:
     async def _publish(self, effect: PublishModel) -> None:
         self._started[effect.round] = time.monotonic()
         served = await asyncio.to_thread(
-            serialise, effect.round, effect.layout, effect.model, effect.model_hash
+            serialise,
+            effect.round,
+            effect.layout,
+            effect.model,
+            effect.model_hash,
+            effect.state_hash,
         )
-        self._outside.models.put(served)
+        state = self._outside.storage.optimizer_file(effect.round.run_id, effect.round.number - 1)
+        self._outside.models.put(served, state if state.exists() else None)
         size = sum(map(len, served.pieces))
         self._log.info("round opened", **_ids(effect.round), model_bytes=size)
 

@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 import grpc
 import grpc.aio
 
-from veilsum.control import Hello, Progress, ToCoordinator, Welcome
+from veilsum import secagg
+from veilsum.control import Hello, Progress, RoundId, ToCoordinator, Welcome
 from veilsum.coordinator.events import SiteJoined, SiteLeft, SiteSent
 from veilsum.errors import ConfigError, DecodeError, PeerError, VeilsumError
 from veilsum.roster import Roster
@@ -24,8 +25,9 @@ from veilsum.transport.callers import CallRefused, Gate
 from veilsum.transport.links import REPLACED, Link, Links
 from veilsum.transport.logs import Log
 from veilsum.transport.metrics import Metrics
-from veilsum.transport.models import Models
+from veilsum.transport.models import Models, file_pieces
 from veilsum.transport.runner import Runner
+from veilsum.transport.storage import Storage
 from veilsum.transport.uploads import IncomingUpload, Superseded
 from veilsum.transport.watchers import TooSlow
 from veilsum.transport.wire import decode_to_coordinator
@@ -115,11 +117,21 @@ def streaming(
     return handler
 
 
+def _found(get: Callable[[RoundId, str], _T], round_id: RoundId, site: str) -> _T:
+    try:
+        return get(round_id, site)
+    except ConfigError as error:
+        raise CallRefused(grpc.StatusCode.NOT_FOUND, str(error)) from error
+
+
 class FederationService:
     """What sites call."""
 
-    def __init__(self, desk: Desk, roster: Roster, links: Links, models: Models) -> None:
+    def __init__(
+        self, desk: Desk, roster: Roster, links: Links, models: Models, storage: Storage
+    ) -> None:
         self._desk = desk
+        self._storage = storage
         self._roster = roster
         self._links = links
         self._models = models
@@ -128,7 +140,15 @@ class FederationService:
         """For grpc.aio.Server.add_generic_rpc_handlers. Messages are bytes both ways."""
         methods = {
             "Join": grpc.stream_stream_rpc_method_handler(streaming(self._desk, self._join)),
-            "FetchModel": grpc.unary_stream_rpc_method_handler(streaming(self._desk, self._fetch)),
+            **{
+                name: grpc.unary_stream_rpc_method_handler(streaming(self._desk, call))
+                for name, call in (
+                    ("FetchModel", self._fetch),
+                    ("FetchSum", self._fetch_sum),
+                    ("FetchState", self._fetch_state),
+                    ("FetchLinks", self._fetch_links),
+                )
+            },
             "PushUpdate": grpc.stream_unary_rpc_method_handler(unary(self._desk, self._push)),
             "PushStatus": grpc.unary_unary_rpc_method_handler(unary(self._desk, self._status)),
         }
@@ -220,11 +240,32 @@ class FederationService:
     async def _fetch(self, request: bytes, context: Any) -> AsyncGenerator[bytes, None]:
         site = self._site(context)
         round_id = wire_data.decode_model_request(request)
-        try:
-            model = self._models.get(round_id, site)
-        except ConfigError as error:
-            raise CallRefused(grpc.StatusCode.NOT_FOUND, str(error)) from error
+        model = _found(self._models.get, round_id, site)
         for piece in model.pieces:
+            yield piece
+            self._desk.metrics.sent(len(piece))
+
+    async def _fetch_sum(self, request: bytes, context: Any) -> AsyncGenerator[bytes, None]:
+        site = self._site(context)
+        round_id = wire_data.decode_fetch_request(request)
+        for piece in _found(self._models.get_sum, round_id, site):
+            yield piece
+            self._desk.metrics.sent(len(piece))
+
+    async def _fetch_links(self, request: bytes, context: Any) -> AsyncGenerator[bytes, None]:
+        site = self._site(context)
+        model = _found(self._models.get, wire_data.decode_fetch_request(request), site)
+        links = self._storage.links_to(model.start, most=secagg.MOST_LINKS)
+        while (link := await asyncio.to_thread(next, links, None)) is not None:
+            piece = wire_data.encode_data_piece([link])
+            yield piece
+            self._desk.metrics.sent(len(piece))
+
+    async def _fetch_state(self, request: bytes, context: Any) -> AsyncGenerator[bytes, None]:
+        site = self._site(context)
+        round_id = wire_data.decode_fetch_request(request)
+        pieces = file_pieces(_found(self._models.get_state_file, round_id, site))
+        while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
             yield piece
             self._desk.metrics.sent(len(piece))
 

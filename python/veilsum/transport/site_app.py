@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, assert_never
@@ -20,7 +20,9 @@ from veilsum.roster import Roster
 from veilsum.secagg.ledger import Ledger
 from veilsum.selftest import require_working
 from veilsum.site.effects import (
+    FetchLinks,
     FetchModel,
+    FetchSum,
     KeepEvidence,
     Note,
     SendToCoordinator,
@@ -32,8 +34,6 @@ from veilsum.site.effects import (
 from veilsum.site.events import (
     CoordinatorSent,
     Disconnected,
-    ModelFetched,
-    ModelFetchFailed,
     SiteEvent,
     UploadDone,
     UploadRefused,
@@ -44,6 +44,7 @@ from veilsum.transport.backoff import Backoff
 from veilsum.transport.client import Connection, Endpoint, Refused, Replaced, Unreachable
 from veilsum.transport.egress_file import EgressFile, open_egress
 from veilsum.transport.evidence_files import save_evidence
+from veilsum.transport.fetching import Fetching
 from veilsum.transport.ledger_file import open_ledger
 from veilsum.transport.logs import Log, start_logging
 from veilsum.transport.outgoing import Outgoing
@@ -54,7 +55,6 @@ from veilsum.transport.training import TrainingThread, load_trainer
 
 Connect: TypeAlias = Callable[[Endpoint], Connection]
 
-_FETCH_TRIES = 4
 _STEADY_SECONDS = 5.0
 _SEED_BYTES = 32
 
@@ -199,6 +199,7 @@ class _SiteApp:
         self._core = core
         self._settings = settings
         self._outgoing = outgoing
+        self._fetching = Fetching(settings.max_model_bytes, log)
         self._log = log
         self._events: asyncio.Queue[SiteEvent] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
@@ -293,7 +294,11 @@ class _SiteApp:
             case SendToCoordinator(message):
                 await connection.send(message)
             case FetchModel():
-                self._start(self._fetch(effect, connection))
+                self._start(self._answer(self._fetching.model(effect, connection)))
+            case FetchSum():
+                self._start(self._answer(self._fetching.sum(effect, connection)))
+            case FetchLinks():
+                self._start(self._answer(self._fetching.links(effect, connection)))
             case Train():
                 self._training.start(effect)
             case StopTraining(round_id):
@@ -330,27 +335,8 @@ class _SiteApp:
         if error is not None and not self._failed.done():
             self._failed.set_exception(error)
 
-    async def _fetch(self, effect: FetchModel, connection: Connection) -> None:
-        backoff = Backoff()
-        reason = ""
-        for _ in range(_FETCH_TRIES):
-            try:
-                layout, arrays = await connection.fetch_model(
-                    effect.round, max_bytes=self._settings.max_model_bytes
-                )
-            except Unreachable as error:
-                reason = str(error)
-                await asyncio.sleep(backoff.delay())
-            except LedgerError:
-                raise
-            except VeilsumError as error:
-                reason = str(error)
-                break
-            else:
-                self._events.put_nowait(ModelFetched(effect.round, layout, arrays))
-                return
-        self._log.warning("model not fetched", run=effect.round.run_id, reason=reason)
-        self._events.put_nowait(ModelFetchFailed(effect.round, reason))
+    async def _answer(self, fetched: Awaitable[SiteEvent]) -> None:
+        self._events.put_nowait(await fetched)
 
     async def _upload(self, effect: Upload, connection: Connection) -> None:
         header = effect.header

@@ -8,8 +8,11 @@
     models/<run>/round-<n>.safetensors    the model after round n; 0 is the initial one
     receipts/<run>/round-<n>.json         what took place in masked round n, signed
     models/<run>/optimizer-<n>.safetensors    what the server's optimizer remembers after it,
-                                              of the last round only
+                                              of the last two rounds: sites may still have
+                                              to make the later one's step from the earlier
     evidence/<run>/<round>-<attempt>-<n>.vse  who broke the protocol
+    links/<model>-<state>.link            the result that led to that model and optimizer state, and
+                                          its acknowledgements, behind the hashes of those before
 
 A finished round is on disk before anyone is told of it.
 """
@@ -43,6 +46,7 @@ from veilsum.transport.wire_runs import (
     run_to_bytes,
 )
 
+HASH_BYTES = 32
 _FORMAT = 1
 _SCHEMA = """
 CREATE TABLE runs (
@@ -78,7 +82,8 @@ class Storage:
         self.models = folder / "models"
         self.receipts = folder / "receipts"
         self.evidence = folder / "evidence"
-        for part in (self.spool, self.models, self.receipts, self.evidence):
+        self._links = folder / "links"
+        for part in (self.spool, self.models, self.receipts, self.evidence, self._links):
             make_private_folder(part)
         self._lock_file = _lock(folder / "lock")
         self._mutex = threading.Lock()
@@ -112,8 +117,8 @@ class Storage:
         model: Arrays | None,
         optimizer_state: OptimizerState | None = None,
     ) -> None:
-        """Keeps a finished round, before it the model after it and the optimizer's state, whose
-        predecessor is then forgotten.
+        """Keeps a finished round, before it the model after it and the optimizer's state; the
+        last but one before is then forgotten.
 
         Raises:
             ConfigError: model or state cannot be written.
@@ -122,8 +127,7 @@ class Storage:
         if model is not None:
             self.save_model(run_id, number, layout, model)
         if optimizer_state is not None:
-            file = self.optimizer_file(run_id, number)
-            save_pieces(file, optimizer_state.pieces(), what="the optimizer's state")
+            self.save_optimizer(run_id, number, optimizer_state)
         with self._transaction() as database:
             database.execute(
                 "INSERT OR REPLACE INTO rounds VALUES (?, ?, ?, ?, ?)",
@@ -136,7 +140,7 @@ class Storage:
                 ),
             )
         if optimizer_state is not None:
-            self.optimizer_file(run_id, number - 1).unlink(missing_ok=True)
+            self.optimizer_file(run_id, number - 2).unlink(missing_ok=True)
 
     def save_model(self, run_id: str, number: int, layout: ModelLayout, model: Arrays) -> None:
         """Keeps the model after a round; number 0 is the initial one.
@@ -164,6 +168,25 @@ class Storage:
         """
         file = self.receipt_file(round_id.run_id, round_id.number)
         save_pieces(file, [receipt], what="the receipt")
+
+    def save_optimizer(self, run_id: str, number: int, state: OptimizerState) -> None:
+        """Keeps the optimizer's state after a round; number 0 is what a run goes on from.
+
+        Raises:
+            ConfigError: the state cannot be written.
+        """
+        file = self.optimizer_file(run_id, number)
+        save_pieces(file, state.pieces(), what="the optimizer's state")
+
+    def save_link(
+        self, before: tuple[bytes, bytes], after: tuple[bytes, bytes], link: bytes
+    ) -> None:
+        """Keeps what leads from a model and optimizer state to another; see links_to.
+
+        Raises:
+            ConfigError: it cannot be written.
+        """
+        save_pieces(self._link_file(after), [b"".join(before), link], what="a result's link")
 
     def append_event(self, event: RunEvent) -> int:
         """Keeps an event; its number is higher than all before it."""
@@ -220,6 +243,19 @@ class Storage:
     def optimizer_file(self, run_id: str, number: int) -> Path:
         """Where the optimizer's state after a round is kept."""
         return self.models / run_id / f"optimizer-{number}.safetensors"
+
+    def links_to(self, after: tuple[bytes, bytes], *, most: int) -> Iterator[bytes]:
+        """What leads to a model and optimizer state, the last step first, at most so many."""
+        for _ in range(most):
+            file = self._link_file(after)
+            if not file.is_file():
+                return
+            data = file.read_bytes()
+            after = data[:HASH_BYTES], data[HASH_BYTES : 2 * HASH_BYTES]
+            yield data[2 * HASH_BYTES :]
+
+    def _link_file(self, after: tuple[bytes, bytes]) -> Path:
+        return self._links / f"{'-'.join(part.hex() for part in after)}.link"
 
     def submitted_file(self, name: str) -> Path:
         """A file that people put into the models folder.

@@ -168,6 +168,40 @@ def decode_receipt(data: bytes) -> tuple[int, bool]:
     return count(message.next_chunk, "next_chunk", largest=MAX_CHUNKS), message.committed
 
 
+# --- what belongs to a round ---------------------------------------------------------
+
+
+def encode_fetch_request(round_id: RoundId) -> bytes:
+    """See decode_fetch_request."""
+    return dump(pb.FetchRequest(round=encode_round_id(round_id)))
+
+
+def decode_fetch_request(data: bytes) -> RoundId:
+    """Of which round something is asked for.
+
+    Raises:
+        DecodeError: a field is missing or out of bounds.
+    """
+    return decode_round_id(parse(pb.FetchRequest, data).round)
+
+
+def encode_data_piece(parts: Sequence[Buffer]) -> bytes:
+    """A piece of what was asked for: these bytes, one after the other."""
+    return dump(pb.DataPiece(data=b"".join(parts)))
+
+
+def decode_data_piece(piece: bytes) -> bytes:
+    """Inverse of encode_data_piece.
+
+    Raises:
+        DecodeError: not a piece, or an empty one.
+    """
+    data = parse(pb.DataPiece, piece).data
+    if not data:
+        raise DecodeError("a piece of data is empty")
+    return data
+
+
 # --- models -------------------------------------------------------------------------
 
 

@@ -192,6 +192,18 @@ class ModelHeader(_message.Message):
     model_hash: bytes
     def __init__(self, layout: _Optional[bytes] = ..., size_bytes: _Optional[int] = ..., model_hash: _Optional[bytes] = ...) -> None: ...
 
+class FetchRequest(_message.Message):
+    __slots__ = ("round",)
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    round: RoundId
+    def __init__(self, round: _Optional[_Union[RoundId, _Mapping]] = ...) -> None: ...
+
+class DataPiece(_message.Message):
+    __slots__ = ("data",)
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    def __init__(self, data: _Optional[bytes] = ...) -> None: ...
+
 class UpdateFrame(_message.Message):
     __slots__ = ("header", "chunks")
     HEADER_FIELD_NUMBER: _ClassVar[int]

@@ -45,6 +45,21 @@ class FederationStub(object):
                 request_serializer=veilsum_dot_proto_dot_v1_dot_federation__pb2.FetchModelRequest.SerializeToString,
                 response_deserializer=veilsum_dot_proto_dot_v1_dot_federation__pb2.ModelPiece.FromString,
                 _registered_method=True)
+        self.FetchSum = channel.unary_stream(
+                '/veilsum.v1.Federation/FetchSum',
+                request_serializer=veilsum_dot_proto_dot_v1_dot_federation__pb2.FetchRequest.SerializeToString,
+                response_deserializer=veilsum_dot_proto_dot_v1_dot_federation__pb2.DataPiece.FromString,
+                _registered_method=True)
+        self.FetchState = channel.unary_stream(
+                '/veilsum.v1.Federation/FetchState',
+                request_serializer=veilsum_dot_proto_dot_v1_dot_federation__pb2.FetchRequest.SerializeToString,
+                response_deserializer=veilsum_dot_proto_dot_v1_dot_federation__pb2.DataPiece.FromString,
+                _registered_method=True)
+        self.FetchLinks = channel.unary_stream(
+                '/veilsum.v1.Federation/FetchLinks',
+                request_serializer=veilsum_dot_proto_dot_v1_dot_federation__pb2.FetchRequest.SerializeToString,
+                response_deserializer=veilsum_dot_proto_dot_v1_dot_federation__pb2.DataPiece.FromString,
+                _registered_method=True)
         self.PushUpdate = channel.stream_unary(
                 '/veilsum.v1.Federation/PushUpdate',
                 request_serializer=veilsum_dot_proto_dot_v1_dot_federation__pb2.UpdateFrame.SerializeToString,
@@ -71,6 +86,29 @@ class FederationServicer(object):
 
     def FetchModel(self, request, context):
         """The model of a round the caller was invited to: one header, then pieces in order.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FetchSum(self, request, context):
+        """The sum of a round the caller was invited to, as soon as there is one: the words of its
+        chunks, one after the other. What they are follows from the plan.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FetchState(self, request, context):
+        """What the server's optimizer remembered when a round began, as a file's bytes; none if the
+        plan says that it was nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FetchLinks(self, request, context):
+        """The acknowledged results that led to a round's model, the last one first; one in each piece.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -104,6 +142,21 @@ def add_FederationServicer_to_server(servicer, server):
                     servicer.FetchModel,
                     request_deserializer=veilsum_dot_proto_dot_v1_dot_federation__pb2.FetchModelRequest.FromString,
                     response_serializer=veilsum_dot_proto_dot_v1_dot_federation__pb2.ModelPiece.SerializeToString,
+            ),
+            'FetchSum': grpc.unary_stream_rpc_method_handler(
+                    servicer.FetchSum,
+                    request_deserializer=veilsum_dot_proto_dot_v1_dot_federation__pb2.FetchRequest.FromString,
+                    response_serializer=veilsum_dot_proto_dot_v1_dot_federation__pb2.DataPiece.SerializeToString,
+            ),
+            'FetchState': grpc.unary_stream_rpc_method_handler(
+                    servicer.FetchState,
+                    request_deserializer=veilsum_dot_proto_dot_v1_dot_federation__pb2.FetchRequest.FromString,
+                    response_serializer=veilsum_dot_proto_dot_v1_dot_federation__pb2.DataPiece.SerializeToString,
+            ),
+            'FetchLinks': grpc.unary_stream_rpc_method_handler(
+                    servicer.FetchLinks,
+                    request_deserializer=veilsum_dot_proto_dot_v1_dot_federation__pb2.FetchRequest.FromString,
+                    response_serializer=veilsum_dot_proto_dot_v1_dot_federation__pb2.DataPiece.SerializeToString,
             ),
             'PushUpdate': grpc.stream_unary_rpc_method_handler(
                     servicer.PushUpdate,
@@ -171,6 +224,87 @@ class Federation(object):
             '/veilsum.v1.Federation/FetchModel',
             veilsum_dot_proto_dot_v1_dot_federation__pb2.FetchModelRequest.SerializeToString,
             veilsum_dot_proto_dot_v1_dot_federation__pb2.ModelPiece.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FetchSum(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/veilsum.v1.Federation/FetchSum',
+            veilsum_dot_proto_dot_v1_dot_federation__pb2.FetchRequest.SerializeToString,
+            veilsum_dot_proto_dot_v1_dot_federation__pb2.DataPiece.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FetchState(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/veilsum.v1.Federation/FetchState',
+            veilsum_dot_proto_dot_v1_dot_federation__pb2.FetchRequest.SerializeToString,
+            veilsum_dot_proto_dot_v1_dot_federation__pb2.DataPiece.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FetchLinks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/veilsum.v1.Federation/FetchLinks',
+            veilsum_dot_proto_dot_v1_dot_federation__pb2.FetchRequest.SerializeToString,
+            veilsum_dot_proto_dot_v1_dot_federation__pb2.DataPiece.FromString,
             options,
             channel_credentials,
             insecure,
