@@ -11,7 +11,7 @@ from support.federation import Fault, Federation, small_model
 from veilsum.cli import main
 from veilsum.control import RoundId, RunSpec
 from veilsum.coordinator.effects import DropAudit, PublishAudit, SaveRound
-from veilsum.errors import ConfigError
+from veilsum.errors import ConfigError, DecodeError
 from veilsum.secagg.transcript_file import Transcript
 from veilsum.secagg.verifying import Engine, verify
 from veilsum.transport.audits import Audits, pieces, write_transcript
@@ -128,11 +128,17 @@ def test_a_part_comes_in_pieces_that_make_it_up(fresh, monkeypatch):
     monkeypatch.setattr("veilsum.transport.audits.PIECE_BYTES", 1000)
     spec = Transcript(federation.transcripts[effect.round]).plan.ring
     chunks = [(spec.streams[1], 0)]
-    found = list(pieces(effect.audited, chunks))
+    found = list(pieces(effect.audited, [(1, 0)]))
 
     assert b"".join(found) == b"".join(map(bytes, effect.audited.sections(chunks)))
     assert len(found) > 3
     assert max(map(len, found)) < 2000
+
+
+@pytest.mark.parametrize("asked", [(3, 0), (1, 1), (1, 2**63)])
+def test_a_chunk_that_a_sum_has_not_is_not_served(fresh, asked):
+    with pytest.raises(DecodeError, match="has no chunk"):
+        list(pieces(fresh[1].audited, [(0, 0), asked]))
 
 
 def test_a_transcript_on_disk_is_private_whole_and_verifies(fresh, tmp_path: Path, capsys):

@@ -50,6 +50,7 @@ def test_the_services_and_their_calls_are_the_published_ones() -> None:
         "FetchSum",
         "FetchState",
         "FetchLinks",
+        "FetchAudit",
         "PushUpdate",
         "PushStatus",
     ]

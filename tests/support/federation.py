@@ -30,7 +30,7 @@ from veilsum.coordinator.events import (
     SiteSent,
     UpdateArrived,
 )
-from veilsum.errors import DecodeError, PeerError
+from veilsum.errors import ConfigError, DecodeError, PeerError
 from veilsum.model import ModelLayout
 from veilsum.optimizers.state import OptimizerState
 from veilsum.roster import Roster, RosterEntry
@@ -38,6 +38,8 @@ from veilsum.secagg import Ledger, LocalPolicy
 from veilsum.site import effects as site_to_do
 from veilsum.site.bounds import TaskBounds
 from veilsum.site.events import (
+    AuditFetched,
+    AuditFetchFailed,
     CoordinatorSent,
     Disconnected,
     LinksFetched,
@@ -59,7 +61,7 @@ from veilsum.site.trainer import (
     TrainingResult,
     train_and_evaluate,
 )
-from veilsum.transport.audits import Audits
+from veilsum.transport.audits import Audits, pieces
 
 PLAIN_ALLOWED = TaskBounds(plain_rounds=True)
 
@@ -221,6 +223,7 @@ class Federation:
         self._faults = dict(faults or {})
         self._models: dict[RoundId, to_do.PublishModel] = {}
         self.audits = Audits()
+        self.served: Callable[[bytes], bytes] = lambda data: data  # what a coordinator makes of it
         self.transcripts: dict[RoundId, bytes] = {}
         self._sums: dict[RoundId, tuple[bytes, ...]] = {}
         self._states: dict[bytes, bytes] = {}  # by hash, as files
@@ -385,6 +388,8 @@ class Federation:
                 self._tell_site(site, ModelFetched(round_id, model.layout, model.model))
             case site_to_do.FetchSum():
                 self._fetch_sum(site, effect)
+            case site_to_do.FetchAudit():
+                self._tell_site(site, self._audit(site, effect))
             case site_to_do.FetchLinks(round_id):
                 self._tell_site(site, LinksFetched(round_id, self.links_to(round_id)))
             case site_to_do.Train(round_id, arrays, task):
@@ -418,6 +423,15 @@ class Federation:
             found.append(link.link)
             after = link.before
         return tuple(found)
+
+    def _audit(self, site: str, asked: site_to_do.FetchAudit) -> SiteEvent:
+        chunks = [(stream.group, index) for stream, index in asked.chunks]
+        try:
+            data = b"".join(pieces(self.audits.get(asked.round, site), chunks))
+        except ConfigError as error:
+            return AuditFetchFailed(asked.round, str(error))
+        assert len(data) <= asked.max_bytes
+        return AuditFetched(asked.round, self.served(data))
 
     def _train(self, site: str, round_id: RoundId, arrays: Arrays, task: TaskSettings) -> None:
         def report(fraction: float) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from typing_extensions import Buffer
 
-from veilsum.aggregate.ring_spec import Stream
+from veilsum.aggregate.ring_spec import RingSpec, Stream
 from veilsum.aggregate.secure_sum import SecureSum
 from veilsum.errors import ConfigError
 from veilsum.secagg import audit, merkle
@@ -109,6 +109,11 @@ class AuditedSum:
         self._sum_proofs = {
             stream: merkle.root_and_proofs(leaves)[1] for stream, leaves in tree.leaves.items()
         }
+
+    @property
+    def spec(self) -> RingSpec:
+        """Which streams and chunks the sum has."""
+        return self._total.spec
 
     def wipe(self) -> None:
         """Overwrites the seeds; no sections are made any more."""

@@ -16,6 +16,7 @@ from veilsum.secagg.thresholds import usual_colluders
 
 CohortDifference: TypeAlias = Literal["warn", "refuse"]
 Spent: TypeAlias = Literal["vote", "input"]
+Audit: TypeAlias = Literal["off", "sample", "all"]
 MissedRounds: TypeAlias = Literal["acks", "refuse"]
 Provenance: TypeAlias = Literal["recompute", "off"]
 
@@ -66,6 +67,9 @@ class LocalPolicy:
             in `task_ids`, is trusted, once.
         suites: suites the site accepts. A list and not "any": a suite that a later version
             brings is not accepted by a site that nobody asked.
+        audit: how much of a sum this site computes again from the masked updates of all before it
+            acknowledges it: "off"; "sample", 64 chunks of each stream that it chooses in secret;
+            "all". It acknowledges no sum that the coordinator does not let it check.
 
     Raises:
         ConfigError: a generator, suite or way of that name does not exist, or there is no attempt.
@@ -81,6 +85,7 @@ class LocalPolicy:
     max_attempts: int = 3
     cohort_difference: CohortDifference = "warn"
     spent: Spent = "vote"
+    audit: Audit = "off"
     missed_rounds: MissedRounds = "acks"
     provenance: Provenance = "recompute"
     start_models: frozenset[str] | None = None
@@ -88,6 +93,7 @@ class LocalPolicy:
 
     def __post_init__(self) -> None:
         _check_one_of("cohort_difference", self.cohort_difference, get_args(CohortDifference))
+        _check_one_of("audit", self.audit, get_args(Audit))
         _check_one_of("spent", self.spent, get_args(Spent))
         _check_one_of("missed_rounds", self.missed_rounds, get_args(MissedRounds))
         _check_one_of("provenance", self.provenance, get_args(Provenance))

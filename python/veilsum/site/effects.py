@@ -9,6 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 from typing_extensions import Buffer
 
+from veilsum.aggregate.ring_spec import Stream
 from veilsum.control import RoundId, TaskSettings, ToCoordinator, UpdateHeader
 from veilsum.site.following import SumReceiver
 
@@ -44,6 +45,16 @@ class FetchLinks:
     if they cannot be had."""
 
     round: RoundId
+
+
+@dataclass(frozen=True, slots=True)
+class FetchAudit:
+    """Get the part of this round's transcript that holds these chunks of the sum; answer with
+    AuditFetched or AuditFetchFailed. It holds seeds of masks: keep it in memory only."""
+
+    round: RoundId
+    chunks: tuple[tuple[Stream, int], ...]
+    max_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +104,7 @@ SiteEffect = (
     | FetchModel
     | FetchSum
     | FetchLinks
+    | FetchAudit
     | Train
     | StopTraining
     | Upload

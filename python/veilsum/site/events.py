@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from numpy.typing import NDArray
+from typing_extensions import Buffer
 
 from veilsum.control import RoundId, ToSite
 from veilsum.model import ModelLayout
@@ -63,6 +64,22 @@ class LinksFetched:
 
 
 @dataclass(frozen=True, slots=True)
+class AuditFetched:
+    """What the site asked for to check a sum. Nothing is verified yet."""
+
+    round: RoundId
+    data: Buffer = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class AuditFetchFailed:
+    """The coordinator did not send it."""
+
+    round: RoundId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class TrainingProgressed:
     """How far training is, 0 to 1."""
 
@@ -114,6 +131,8 @@ SiteEvent = (
     | SumFetched
     | SumFetchFailed
     | LinksFetched
+    | AuditFetched
+    | AuditFetchFailed
     | TrainingProgressed
     | TrainingDone
     | TrainingFailed

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from numpy.typing import NDArray
 
@@ -19,6 +19,8 @@ from veilsum.site.events import ModelFetched, SumFetched
 from veilsum.site.following import HeldModel, SumReceiver, WrongResult, next_model
 from veilsum.site.phases import Part
 
+Seen: TypeAlias = Callable[[Part, int], list[SiteEffect]]
+
 
 class ModelKeeper:
     """Holds one model, the last one: that of the current round, or the one it led to.
@@ -28,10 +30,12 @@ class ModelKeeper:
 
     Args:
         provenance: as of LocalPolicy. "off": nothing is held, made or checked.
+        seen: what follows a result that is right as far as a level says.
         threads: to decode and step with.
     """
 
-    def __init__(self, provenance: Provenance, *, threads: int) -> None:
+    def __init__(self, provenance: Provenance, seen: Seen, *, threads: int) -> None:
+        self._seen = seen
         self._follows = provenance == "recompute"
         self._threads = threads
         self._held: HeldModel | None = None
@@ -61,11 +65,11 @@ class ModelKeeper:
         if contribution.result is None or self._receiver is not None:
             return []
         if not self._follows:
-            return contribution.acknowledge(SIGNATURE_ONLY)
+            return self._seen(part, SIGNATURE_ONLY)
         held = self.model_of(part.terms)
         if held is None or contribution.plan is None:
             note = Note("the round's result was not checked: this site does not have its model yet")
-            return [note, *contribution.acknowledge(SIGNATURE_ONLY)]
+            return [note, *self._seen(part, SIGNATURE_ONLY)]
         self._receiver = SumReceiver(
             contribution.plan.ring, contribution.result.result.roots, threads=self._threads
         )
@@ -102,7 +106,7 @@ class ModelKeeper:
         if part.contribution.result is None:
             return []
         note = Note(f"warning: the round's result was not checked: {reason}")
-        return [note, *part.contribution.acknowledge(SIGNATURE_ONLY)]
+        return [note, *self._seen(part, SIGNATURE_ONLY)]
 
     def left(self) -> None:
         """The round is over for this site. The model stays: the next round may begin with it."""

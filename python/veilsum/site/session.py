@@ -34,6 +34,7 @@ from veilsum.errors import ConfigError, DecodeError, DeviceError
 from veilsum.model import ModelLayout
 from veilsum.roster import Roster
 from veilsum.secagg.result_messages import MODEL_RECOMPUTED
+from veilsum.site.auditing import Auditor
 from veilsum.site.bounds import TaskBounds
 from veilsum.site.effects import (
     FetchLinks,
@@ -45,6 +46,8 @@ from veilsum.site.effects import (
     Train,
 )
 from veilsum.site.events import (
+    AuditFetched,
+    AuditFetchFailed,
     CoordinatorSent,
     Disconnected,
     LinksFetched,
@@ -137,7 +140,8 @@ class SiteCore:
             egress=egress,
         )
         self._unsent = Unsent()
-        self._keeper = ModelKeeper(policy.provenance, threads=threads)
+        self._auditor = Auditor(policy.audit, entropy, threads=threads)
+        self._keeper = ModelKeeper(policy.provenance, self._auditor.begin, threads=threads)
         self._phase: SitePhase = Idle()
 
     @property
@@ -163,6 +167,8 @@ class SiteCore:
                 return self._on_sum(event)
             case SumFetchFailed(round_id, reason):
                 return self._on_no_sum(round_id, reason)
+            case AuditFetched() | AuditFetchFailed():
+                return self._on_audit(event)
             case ModelFetchFailed(round_id, reason):
                 return self._give_up(round_id, "model", "the model could not be fetched", reason)
             case TrainingProgressed(round_id, fraction):
@@ -278,9 +284,9 @@ class SiteCore:
             return effects + self._leave("withdrew")
         effects += self._contribute_if_ready()
         # Contributing may have ended the part.
-        return (
-            effects + self._settled(part, self._keeper.on_result(part)) if self._part() else effects
-        )
+        if self._part() is None or self._auditor.busy:
+            return effects
+        return effects + self._settled(part, self._keeper.on_result(part))
 
     # --- model, training, update ----------------------------------------------------
 
@@ -348,7 +354,7 @@ class SiteCore:
         if part is None or part.round != event.round:
             return []
         instead = self._keeper.on_sum(part, event)
-        effects = self._checked(part, MODEL_RECOMPUTED) if instead is None else instead
+        effects = self._auditor.begin(part, MODEL_RECOMPUTED) if instead is None else instead
         return self._settled(part, effects)
 
     def _on_no_sum(self, round_id: RoundId, reason: str) -> list[SiteEffect]:
@@ -357,9 +363,11 @@ class SiteCore:
             return []
         return self._settled(part, self._keeper.not_checked(part, reason))
 
-    def _checked(self, part: Part, level: int) -> list[SiteEffect]:
-        """The result is what it should be, as far as `level` says."""
-        return part.contribution.acknowledge(level)
+    def _on_audit(self, event: AuditFetched | AuditFetchFailed) -> list[SiteEffect]:
+        part = self._part()
+        if part is None or part.round != event.round:
+            return []
+        return self._settled(part, self._auditor.answered(part, event))
 
     def _settled(self, part: Part, effects: list[SiteEffect]) -> list[SiteEffect]:
         return effects + self._leave("withdrew") if part.contribution.over else effects
@@ -376,6 +384,7 @@ class SiteCore:
         if isinstance(phase, Idle | Asking):
             return []
         self._keeper.left()
+        self._auditor.left()
         phase.part.contribution.close()
         if isinstance(phase, Holding):
             self._unsent.keep(phase.part.round, phase.part.task, phase.part.terms, phase.update)

@@ -9,7 +9,7 @@ from pathlib import Path
 from veilsum.aggregate.ring_spec import Stream
 from veilsum.control import RoundId
 from veilsum.coordinator.effects import PublishAudit
-from veilsum.errors import ConfigError
+from veilsum.errors import ConfigError, DecodeError
 from veilsum.pki.files import make_private_folder
 from veilsum.secagg.audit_record import AuditedSum
 from veilsum.transport.durable import sync_folder
@@ -49,10 +49,18 @@ class Audits:
         return published.audited
 
 
-def pieces(audited: AuditedSum, chunks: Sequence[tuple[Stream, int]]) -> Iterator[bytes]:
-    """The bytes of a part of a transcript, about a megabyte at a time."""
+def pieces(audited: AuditedSum, asked: Sequence[tuple[int, int]]) -> Iterator[bytes]:
+    """The bytes of a part of a transcript, about a megabyte at a time.
+
+    Args:
+        asked: (stream, index) of its chunks.
+
+    Raises:
+        DecodeError: the sum has no such chunk.
+        ConfigError: the sum was dropped in between.
+    """
     group, size = [], 0
-    for section in audited.sections(chunks):
+    for section in audited.sections(_chunks(audited, asked)):
         for begin in range(0, memoryview(section).nbytes, PIECE_BYTES):
             part = memoryview(section)[begin : begin + PIECE_BYTES]
             group.append(part)
@@ -62,6 +70,14 @@ def pieces(audited: AuditedSum, chunks: Sequence[tuple[Stream, int]]) -> Iterato
                 group, size = [], 0
     if group:
         yield b"".join(group)
+
+
+def _chunks(audited: AuditedSum, asked: Sequence[tuple[int, int]]) -> list[tuple[Stream, int]]:
+    streams = {stream.group: stream for stream in audited.spec.streams}
+    for group, index in asked:
+        if group not in streams or index >= audited.spec.chunk_count(streams[group]):
+            raise DecodeError(f"the sum has no chunk {index} of stream {group}")
+    return [(streams[group], index) for group, index in asked]
 
 
 def write_transcript(folder: Path, published: PublishAudit) -> Path:

@@ -234,7 +234,9 @@ class Connection:
             Unreachable, Refused: it cannot be had now, or at all.
             DecodeError: as `take`, or not the format.
         """
-        async for data in self._data("FetchSum", "sum-request", round_id):
+        async for data in self._data(
+            "FetchSum", "sum-request", wire_data.encode_fetch_request(round_id)
+        ):
             await asyncio.to_thread(take, data)
 
     async def fetch_state(self, round_id: RoundId, *, max_bytes: int) -> bytes:
@@ -245,7 +247,9 @@ class Connection:
             DecodeError: it is larger than `max_bytes`, or not the format.
         """
         parts, size = [], 0
-        async for data in self._data("FetchState", "state-request", round_id):
+        async for data in self._data(
+            "FetchState", "state-request", wire_data.encode_fetch_request(round_id)
+        ):
             size += len(data)
             if size > max_bytes:
                 raise DecodeError(f"the optimizer's state has more than {max_bytes} bytes")
@@ -260,15 +264,33 @@ class Connection:
             DecodeError: not the format.
         """
         links: list[bytes] = []
-        async for data in self._data("FetchLinks", "links-request", round_id):
+        async for data in self._data(
+            "FetchLinks", "links-request", wire_data.encode_fetch_request(round_id)
+        ):
             links.append(data)
             if len(links) == most:
                 break
         return tuple(links)
 
-    async def _data(self, method: str, kind: str, round_id: RoundId) -> AsyncIterator[bytes]:
+    async def fetch_audit(
+        self, round_id: RoundId, chunks: Sequence[tuple[int, int]], *, max_bytes: int
+    ) -> bytearray:
+        """The part of a round's transcript with these chunks of its sum, as (stream, index).
+
+        Raises:
+            Unreachable, Refused: it cannot be had now, or at all.
+            DecodeError: it is larger than `max_bytes`, or not the format.
+        """
+        found = bytearray()
+        request = wire_data.encode_audit_request(round_id, chunks)
+        async for data in self._data("FetchAudit", "audit-request", request):
+            if len(found) + len(data) > max_bytes:
+                raise DecodeError(f"what checks the sum has more than {max_bytes} bytes")
+            found += data
+        return found
+
+    async def _data(self, method: str, kind: str, request: bytes) -> AsyncIterator[bytes]:
         fetch = self._channel.unary_stream(f"/{FEDERATION}/{method}")
-        request = wire_data.encode_fetch_request(round_id)
         self._endpoint.leaves(kind, request)
         call = fetch(request, metadata=self._endpoint.metadata)
         try:

@@ -179,7 +179,7 @@ class _App:
         gate = Gate(self._roster.consortium, frozenset(self._roster.sites), insecure)
         desk = Desk(gate, self._runner, outside.metrics, self._log)
         federation = FederationService(
-            desk, self._roster, outside.links, outside.models, self._storage
+            desk, self._roster, outside.links, outside.models, self._storage, outside.audits
         )
         operator = OperatorService(desk, self._storage, outside.watchers)
         server.add_generic_rpc_handlers((federation.handlers(), operator.handlers()))

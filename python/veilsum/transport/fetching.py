@@ -10,8 +10,10 @@ from typing import TypeVar
 from veilsum import secagg
 from veilsum.control import RoundId
 from veilsum.errors import LedgerError, VeilsumError
-from veilsum.site.effects import FetchLinks, FetchModel, FetchSum
+from veilsum.site.effects import FetchAudit, FetchLinks, FetchModel, FetchSum
 from veilsum.site.events import (
+    AuditFetched,
+    AuditFetchFailed,
     LinksFetched,
     ModelFetched,
     ModelFetchFailed,
@@ -91,6 +93,23 @@ class Fetching:
             return await self._tried("links", effect.round, fetch)
         except _Failed:
             return LinksFetched(effect.round, ())
+
+    async def audit(
+        self, effect: FetchAudit, connection: Connection
+    ) -> AuditFetched | AuditFetchFailed:
+        """What it takes to check chunks of the round's sum."""
+        asked = [(stream.group, index) for stream, index in effect.chunks]
+
+        async def fetch() -> AuditFetched:
+            most = effect.max_bytes
+            return AuditFetched(
+                effect.round, await connection.fetch_audit(effect.round, asked, max_bytes=most)
+            )
+
+        try:
+            return await self._tried("audit", effect.round, fetch)
+        except _Failed as failed:
+            return AuditFetchFailed(effect.round, str(failed))
 
     async def _tried(self, what: str, round_id: RoundId, fetch: Callable[[], Awaitable[_T]]) -> _T:
         backoff = Backoff()

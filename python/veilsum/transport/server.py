@@ -21,6 +21,7 @@ from veilsum.coordinator.events import SiteJoined, SiteLeft, SiteSent
 from veilsum.errors import ConfigError, DecodeError, PeerError, VeilsumError
 from veilsum.roster import Roster
 from veilsum.transport import wire_data
+from veilsum.transport.audits import Audits, pieces
 from veilsum.transport.callers import CallRefused, Gate
 from veilsum.transport.links import REPLACED, Link, Links
 from veilsum.transport.logs import Log
@@ -128,9 +129,16 @@ class FederationService:
     """What sites call."""
 
     def __init__(
-        self, desk: Desk, roster: Roster, links: Links, models: Models, storage: Storage
+        self,
+        desk: Desk,
+        roster: Roster,
+        links: Links,
+        models: Models,
+        storage: Storage,
+        audits: Audits,
     ) -> None:
         self._desk = desk
+        self._audits = audits
         self._storage = storage
         self._roster = roster
         self._links = links
@@ -147,6 +155,7 @@ class FederationService:
                     ("FetchSum", self._fetch_sum),
                     ("FetchState", self._fetch_state),
                     ("FetchLinks", self._fetch_links),
+                    ("FetchAudit", self._fetch_audit),
                 )
             },
             "PushUpdate": grpc.stream_unary_rpc_method_handler(unary(self._desk, self._push)),
@@ -268,6 +277,14 @@ class FederationService:
         while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
             yield piece
             self._desk.metrics.sent(len(piece))
+
+    async def _fetch_audit(self, request: bytes, context: Any) -> AsyncGenerator[bytes, None]:
+        site = self._site(context)
+        round_id, asked = wire_data.decode_audit_request(request)
+        parts = pieces(_found(self._audits.get, round_id, site), asked)
+        while (data := await asyncio.to_thread(next, parts, None)) is not None:
+            yield wire_data.encode_data_piece([data])
+            self._desk.metrics.sent(len(data))
 
     async def _push(self, requests: AsyncIterator[bytes], context: Any) -> bytes:
         site = self._site(context)

@@ -20,6 +20,7 @@ from veilsum.roster import Roster
 from veilsum.secagg.ledger import Ledger
 from veilsum.selftest import require_working
 from veilsum.site.effects import (
+    FetchAudit,
     FetchLinks,
     FetchModel,
     FetchSum,
@@ -299,6 +300,8 @@ class _SiteApp:
                 self._start(self._answer(self._fetching.sum(effect, connection)))
             case FetchLinks():
                 self._start(self._answer(self._fetching.links(effect, connection)))
+            case FetchAudit():
+                self._start(self._answer(self._fetching.audit(effect, connection)))
             case Train():
                 self._training.start(effect)
             case StopTraining(round_id):

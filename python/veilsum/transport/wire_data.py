@@ -30,6 +30,7 @@ from veilsum.transport.wire import (
 
 MAX_CHUNKS = 2**24
 _MAX_MODEL_BYTES = 2**44
+_MAX_AUDITED_CHUNKS = 65_536
 
 # A key is (field number << 3) | 2: UpdateFrame.chunks is field 2, UpdateChunks.chunk field 1.
 _CHUNKS_KEY = 0x12
@@ -183,6 +184,26 @@ def decode_fetch_request(data: bytes) -> RoundId:
         DecodeError: a field is missing or out of bounds.
     """
     return decode_round_id(parse(pb.FetchRequest, data).round)
+
+
+def encode_audit_request(round_id: RoundId, chunks: Sequence[tuple[int, int]]) -> bytes:
+    """See decode_audit_request."""
+    ids = [pb.SumChunkId(stream=stream, index=index) for stream, index in chunks]
+    return dump(pb.FetchAuditRequest(round=encode_round_id(round_id), chunks=ids))
+
+
+def decode_audit_request(data: bytes) -> tuple[RoundId, list[tuple[int, int]]]:
+    """Of which round's sum which chunks are asked for: (stream, index).
+
+    Raises:
+        DecodeError: a field is missing or out of bounds.
+    """
+    message = parse(pb.FetchAuditRequest, data)
+    if not 1 <= len(message.chunks) <= _MAX_AUDITED_CHUNKS:
+        raise DecodeError(
+            f"{len(message.chunks)} chunks are asked for, 1 to {_MAX_AUDITED_CHUNKS} can be"
+        )
+    return decode_round_id(message.round), [(one.stream, one.index) for one in message.chunks]
 
 
 def encode_data_piece(parts: Sequence[Buffer]) -> bytes:

@@ -198,6 +198,22 @@ class FetchRequest(_message.Message):
     round: RoundId
     def __init__(self, round: _Optional[_Union[RoundId, _Mapping]] = ...) -> None: ...
 
+class FetchAuditRequest(_message.Message):
+    __slots__ = ("round", "chunks")
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    CHUNKS_FIELD_NUMBER: _ClassVar[int]
+    round: RoundId
+    chunks: _containers.RepeatedCompositeFieldContainer[SumChunkId]
+    def __init__(self, round: _Optional[_Union[RoundId, _Mapping]] = ..., chunks: _Optional[_Iterable[_Union[SumChunkId, _Mapping]]] = ...) -> None: ...
+
+class SumChunkId(_message.Message):
+    __slots__ = ("stream", "index")
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    stream: int
+    index: int
+    def __init__(self, stream: _Optional[int] = ..., index: _Optional[int] = ...) -> None: ...
+
 class DataPiece(_message.Message):
     __slots__ = ("data",)
     DATA_FIELD_NUMBER: _ClassVar[int]

@@ -60,6 +60,11 @@ class FederationStub(object):
                 request_serializer=veilsum_dot_proto_dot_v1_dot_federation__pb2.FetchRequest.SerializeToString,
                 response_deserializer=veilsum_dot_proto_dot_v1_dot_federation__pb2.DataPiece.FromString,
                 _registered_method=True)
+        self.FetchAudit = channel.unary_stream(
+                '/veilsum.v1.Federation/FetchAudit',
+                request_serializer=veilsum_dot_proto_dot_v1_dot_federation__pb2.FetchAuditRequest.SerializeToString,
+                response_deserializer=veilsum_dot_proto_dot_v1_dot_federation__pb2.DataPiece.FromString,
+                _registered_method=True)
         self.PushUpdate = channel.stream_unary(
                 '/veilsum.v1.Federation/PushUpdate',
                 request_serializer=veilsum_dot_proto_dot_v1_dot_federation__pb2.UpdateFrame.SerializeToString,
@@ -114,6 +119,15 @@ class FederationServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FetchAudit(self, request, context):
+        """What it takes to check chunks of the sum of a round the caller was invited to, while the
+        coordinator awaits acknowledgements: the bytes of a part of the round's transcript
+        (docs/protocol.md). Only where the coordinator keeps what that needs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def PushUpdate(self, request_iterator, context):
         """One update: header first, then chunks. May stop and be resumed at the chunk that
         PushStatus names; sending a chunk that is already there is harmless. The answer comes
@@ -156,6 +170,11 @@ def add_FederationServicer_to_server(servicer, server):
             'FetchLinks': grpc.unary_stream_rpc_method_handler(
                     servicer.FetchLinks,
                     request_deserializer=veilsum_dot_proto_dot_v1_dot_federation__pb2.FetchRequest.FromString,
+                    response_serializer=veilsum_dot_proto_dot_v1_dot_federation__pb2.DataPiece.SerializeToString,
+            ),
+            'FetchAudit': grpc.unary_stream_rpc_method_handler(
+                    servicer.FetchAudit,
+                    request_deserializer=veilsum_dot_proto_dot_v1_dot_federation__pb2.FetchAuditRequest.FromString,
                     response_serializer=veilsum_dot_proto_dot_v1_dot_federation__pb2.DataPiece.SerializeToString,
             ),
             'PushUpdate': grpc.stream_unary_rpc_method_handler(
@@ -304,6 +323,33 @@ class Federation(object):
             target,
             '/veilsum.v1.Federation/FetchLinks',
             veilsum_dot_proto_dot_v1_dot_federation__pb2.FetchRequest.SerializeToString,
+            veilsum_dot_proto_dot_v1_dot_federation__pb2.DataPiece.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FetchAudit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/veilsum.v1.Federation/FetchAudit',
+            veilsum_dot_proto_dot_v1_dot_federation__pb2.FetchAuditRequest.SerializeToString,
             veilsum_dot_proto_dot_v1_dot_federation__pb2.DataPiece.FromString,
             options,
             channel_credentials,
