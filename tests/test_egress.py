@@ -369,6 +369,8 @@ def test_what_reaches_the_coordinator_in_a_round_is_what_the_sites_have_listed(
     for module, name in (
         (server, "decode_to_coordinator"),
         (wire_data, "decode_model_request"),
+        (wire_data, "decode_fetch_request"),
+        (wire_data, "decode_audit_request"),
         (wire_data, "decode_update_header"),
         (wire_data, "decode_update_chunks"),
         (wire_data, "decode_status_request"),
