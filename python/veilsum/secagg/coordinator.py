@@ -152,6 +152,8 @@ class CoordinatorSession:
             self._accuser.took(site, message)
         except (DecodeError, PeerError) as error:
             return self._refuse(site, message, error)
+        except ConfigError as error:  # this machine's: no more memory to lock
+            return self.abort(str(error))
         return self._advance()
 
     def _refuse(
@@ -359,7 +361,7 @@ class CoordinatorSession:
             result, evidence = closing.close_unmask(
                 self._plan, phase, self._lost, self._sum, self._record
             )
-        except (DeviceError, RoundAborted) as error:
+        except (ConfigError, DeviceError, RoundAborted) as error:
             evidence = error.evidence if isinstance(error, WrongSecrets) else ()
             return [*self._accuser.accuse(evidence), *self.abort(str(error))]
         unmasked = replace(phase, received={})  # whose shares are wiped
