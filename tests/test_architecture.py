@@ -90,6 +90,36 @@ HOLDS_SECRETS = {"secagg", "pki", "transport", "coordinator", "site", "privacy"}
 # Training draws no secrets.
 DRAWS_NO_SECRETS = {"site/torch_trainer.py"}
 
+# Where else the operating system is asked for random bytes, and why not by Secret.from_os: none
+# of it is secret. What makes keys of members is the key generation of OpenSSL.
+RANDOM_BY_NAME = {
+    "transport/backoff.py": {"secrets.SystemRandom"},  # when to reconnect
+    "transport/coordinator_app.py": {"secrets.token_bytes"},  # nonces of plans, audited tiles
+    "transport/egress_file.py": {"os.urandom"},  # id of a ledger
+    "transport/ledger_file.py": {"os.urandom"},  # id of a ledger
+    "transport/operator_service.py": {"secrets.token_hex"},  # names of runs
+    "pki/authority.py": {"ec.generate_private_key", "x509.random_serial_number"},
+    "pki/issue.py": {
+        "ec.generate_private_key",
+        "x509.random_serial_number",
+        "Ed25519PrivateKey.generate",
+    },
+    "secagg/rehearsal.py": {"Ed25519PrivateKey.generate"},  # members that exist in a test only
+}
+RANDOM_CALL = re.compile(
+    r"^(os\.(urandom|getrandom)|secrets\.(token_|rand|choice|System)|uuid\.|random\.|np\.random|numpy\.random"
+    r"|x509\.random_serial_number|.*\.generate(_private_key)?$)"
+)
+# Modules whose functions are called by their module's name only, so that the calls are found.
+RANDOM_MODULES = {"os": {"urandom", "getrandom"}, "secrets": None, "uuid": None, "random": None}
+
+# In C++ and CUDA there is one source of random bytes, and one place that asks it.
+NATIVE_GENERATORS = re.compile(
+    r"\b(s?rand(om)?(_r)?|drand48|lrand48)\s*\(|\bmt19937|\bminstd|\brandom_device|\brdrand|_rdrand"
+    r"|\brdseed|_rdseed|curand|arc4random|getentropy|RAND_bytes|/dev/u?random|<random>|SYS_getrandom"
+)
+ASKS_THE_SYSTEM = "csrc/base/secret.cpp"
+
 MAX_FILE_LINES = 420
 MAX_FUNCTION_LINES = 60
 GENERATED = "_pb2"
@@ -178,6 +208,100 @@ def test_nothing_secret_comes_from_a_predictable_generator(path: Path) -> None:
         if layer_of(path) in allowed_jitter:
             used -= {"random"}
         assert not used | calls
+
+
+def random_calls(parsed: ast.Module) -> set[str]:
+    """What a file says that draws random bytes or makes keys, and imports that would hide it."""
+    found = set()
+    for node in ast.walk(parsed):
+        if isinstance(node, ast.Attribute) and RANDOM_CALL.match(name := ast.unparse(node)):
+            found.add(name)
+        if isinstance(node, ast.ImportFrom) and node.module in RANDOM_MODULES:
+            hidden = RANDOM_MODULES[node.module]
+            for alias in node.names:
+                if hidden is None or alias.name in hidden:
+                    found.add(f"from {node.module} import {alias.name}")
+        if isinstance(node, ast.Import):
+            found |= {
+                f"import {alias.name} as {alias.asname}"
+                for alias in node.names
+                if alias.name in RANDOM_MODULES and alias.asname
+            }
+    return found
+
+
+@every_source
+def test_random_bytes_come_from_the_system_and_where_they_are_drawn_is_written_down(
+    path: Path,
+) -> None:
+    drawn = random_calls(tree(path))
+    if layer_of(path) == "demo":  # its data and models protect nobody
+        drawn -= {name for name in drawn if name.startswith("np.random")}
+
+    assert drawn == RANDOM_BY_NAME.get(label(path), set())
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import os\nkey = os.urandom(32)",
+        "from os import urandom",
+        "import os as system\nsystem.urandom(32)",
+        "import secrets\nsecrets.token_bytes(32)",
+        "from secrets import token_bytes",
+        "import uuid\nuuid.uuid4()",
+        "import random\nrandom.getrandbits(8)",
+        "import numpy as np\nnp.random.default_rng()",
+        "key = X25519PrivateKey.generate()",
+    ],
+)
+def test_each_way_to_draw_random_bytes_is_noticed(code: str) -> None:
+    assert random_calls(ast.parse(code))
+
+
+def test_the_table_of_random_bytes_names_files_that_exist() -> None:
+    assert set(RANDOM_BY_NAME) <= {label(path) for path in sources()}
+
+
+NATIVE_SOURCES = [
+    path
+    for folder in ("csrc", "cuda")
+    for path in sorted((ROOT / folder).rglob("*"))
+    if path.is_file()
+]
+
+
+def native_generators(text: str, *, may_ask_the_system: bool) -> list[str]:
+    found = [match.group() for match in NATIVE_GENERATORS.finditer(text)]
+    asks = re.findall(r"\bgetrandom\b", text)
+    return found if may_ask_the_system else found + asks
+
+
+def test_native_code_draws_from_the_system_in_one_place_and_has_no_other_generator() -> None:
+    for path in NATIVE_SOURCES:
+        name = str(path.relative_to(ROOT))
+        asks = name == ASKS_THE_SYSTEM
+        assert native_generators(path.read_text(), may_ask_the_system=asks) == [], name
+    assert "::getrandom(" in (ROOT / ASKS_THE_SYSTEM).read_text()
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "int x = rand();",
+        "srand(1)",
+        "std::mt19937_64 engine;",
+        "std::random_device device;",
+        "_rdrand64_step(&x)",
+        "curand_init(1, 2, 3, &state)",
+        'open("/dev/urandom")',
+        "#include <random>",
+        "::getrandom(data, size, 0)",
+        "arc4random_buf(data, size)",
+    ],
+)
+def test_each_native_generator_is_noticed(code: str) -> None:
+    assert native_generators(code, may_ask_the_system=False)
 
 
 @every_source

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import hashlib
+import json
 import os
 import stat
 import struct
@@ -22,6 +23,7 @@ import pytest
 from support.consortium import Consortium, make_consortium
 from support.serving import operating, run_async, serving
 from support.tiny_trainer import TinyTrainer
+from veilsum.cli.inspect_egress import egress_facts
 from veilsum.control import Deadlines, Progress, RoundId, RunSpec, UpdateHeader
 from veilsum.errors import ConfigError, DecodeError, LedgerError
 from veilsum.model import ModelLayout
@@ -393,6 +395,20 @@ def test_what_reaches_the_coordinator_in_a_round_is_what_the_sites_have_listed(
     assert Counter((record.size_bytes, record.digest) for record in records) == Counter(
         (len(data), hashlib.sha256(data).digest()) for data in arrived
     )
+    (receipt,) = (tmp_path / "state" / "receipts").glob("*/*.json")
+    told = json.loads(receipt.read_bytes())
+    told = told.get("receipt", told)["egress"]
+    assert told.keys() == consortium.sites.keys()
+    for site, egress in told.items():
+        path = tmp_path / f"{site}.vsx"
+        facts = egress_facts(path.read_bytes(), path, egress["head"])
+        # Behind the head that an acknowledgement tells there is the acknowledgement itself.
+        assert facts["messages_after_given_head"] == 1
+        assert egress["sent"] == {
+            one["kind"]: [one["messages"], one["bytes"]]
+            for one in facts["sent"]
+            if one["kind"] not in ("hello", "result-ack")
+        }
     for kind in ("hello", "model-request", "key-advert", "share-deal", "survivor-vote"):
         assert sum(record.kind == kind for record in records) == 3
     assert sum(record.kind == "masked-update" for record in records) == 2 * 3

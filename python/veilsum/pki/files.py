@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from typing_extensions import Buffer
+
 from veilsum.errors import ConfigError
 
 
@@ -27,8 +29,8 @@ def make_private_folder(folder: Path) -> None:
         )
 
 
-def write_private(file: Path, data: bytes) -> None:
-    """Writes a new file of mode 0600 and brings it to disk.
+def write_private(file: Path, data: Buffer) -> None:
+    """Writes a new file of mode 0600 and brings it to disk. Makes no copy of the data.
 
     Raises:
         ConfigError: it exists, or cannot be written.
@@ -61,7 +63,7 @@ def replace_file(file: Path, data: bytes) -> None:
     new.replace(file)
 
 
-def _write_new(file: Path, data: bytes, mode: int) -> None:
+def _write_new(file: Path, data: Buffer, mode: int) -> None:
     # O_EXCL: a key that someone still uses is never overwritten, and a link that someone
     # else put there is not followed.
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
@@ -73,7 +75,11 @@ def _write_new(file: Path, data: bytes, mode: int) -> None:
         ) from error
     except OSError as error:
         raise ConfigError(f"cannot write {file}: {error.strerror}") from error
-    with os.fdopen(descriptor, "wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
+    try:
+        with memoryview(data) as view:
+            begin = 0
+            while begin < len(view):
+                begin += os.write(descriptor, view[begin:])
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

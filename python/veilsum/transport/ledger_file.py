@@ -138,7 +138,7 @@ def _opened(folder: Path, *, adopt: bool) -> LedgerFile:
     try:
         data = read_all(descriptor)
         if len(data) == HEAD_BYTES and not key_file.exists():
-            write_private(key_file, os.urandom(_SECRET_BYTES))
+            write_private(key_file, Secret.from_os(_SECRET_BYTES))
             sync_folder(folder)
         key = _read_key(key_file)
         head = data[:HEAD_BYTES]
