@@ -19,6 +19,7 @@ _STEPS = {
     "updates": "training and updates",
     "votes": "vote on who is in the sum",
     "unmask": "unmasking the sum",
+    "acks": "sites check the result",
 }
 
 
