@@ -21,6 +21,7 @@ from support.secagg import (
     consortium,
     make_contributions,
     make_plan,
+    seal,
     signing_key,
     small_arrays,
 )
@@ -30,8 +31,11 @@ from veilsum.errors import DecodeError
 from veilsum.roster import Roster, canonical_json
 from veilsum.secagg import receipt as receipts
 from veilsum.secagg.envelope import Envelope
-from veilsum.secagg.payload import kind_of
+from veilsum.secagg.messages import SurvivorCertificate
+from veilsum.secagg.payload import COORDINATOR, kind_of, read_payload
 from veilsum.secagg.receipt import ReceiptFacts, check_chain, check_receipt, receipt_hash
+from veilsum.secagg.result_checks import open_link
+from veilsum.secagg.result_messages import RoundResult
 
 SITES = NAMES[:5]
 ROSTER = consortium().roster
@@ -52,13 +56,14 @@ def held(
     *,
     without: str | None = None,
     mute: tuple[str, ...] = (),
+    model: bytes | None = None,
 ) -> secagg.Acknowledged:
     """One round of a run; models are named after the round they come from."""
     plan = make_plan(
         5,
         colluders=1,
         round_number=number,
-        model_hash=bytes([number - 1]) * 32,
+        model_hash=model or bytes([number - 1]) * 32,
         previous_result=previous.digest if previous else ZERO_HASH,
         nonce=bytes([number]) * 32,
     )
@@ -285,6 +290,68 @@ def test_a_receipt_whose_parts_do_not_make_a_round_is_refused(chain, change, tex
     body = body_of(chain[1])
     change(body)
     refused(signed(body), text)
+
+
+def with_result(parts: receipts.RoundParts, **changes: Any) -> receipts.RoundParts:
+    """Another result, signed by the coordinator, that no site has acknowledged."""
+    message = read_payload(RoundResult, parts.link.result.payload, context=None)
+    result = Envelope.from_bytes(seal(replace(message, **changes)))
+    return replace(parts, link=replace(parts.link, result=result, acks=()))
+
+
+def refused_parts(parts: receipts.RoundParts, text: str, monkeypatch: Any) -> None:
+    """The coordinator signs them all the same."""
+    with pytest.raises(DecodeError, match=text):
+        receipts.make_receipt(parts, ROSTER, signing_key(""))
+    last = open_link(ROSTER, parts.link)
+    chain_of = (b"1" * 32, b"2" * 32, b"3" * 32, last.result.t4)
+    with monkeypatch.context() as lying:
+        voters = tuple(last.plan.cohort)
+        lying.setattr(receipts, "_checked", lambda *_: (last, voters, chain_of))
+        receipt = receipts.make_receipt(parts, ROSTER, signing_key(""))
+    refused(receipt, text)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [({"t3": b"x" * 32}, "T3 differs"), ({"certificate": b"x" * 32}, "another certificate")],
+)
+def test_a_result_that_does_not_go_with_the_votes_is_found(chain, changes, text, monkeypatch):
+    parts = check_receipt(chain[0], ROSTER).parts
+    refused_parts(with_result(parts, **changes), text, monkeypatch)
+
+
+def test_votes_that_no_site_signed_are_found(chain, monkeypatch):
+    """The coordinator makes the votes itself, and the certificate and result to go with them."""
+    facts = check_receipt(chain[0], ROSTER)
+    parts, plan, t3 = facts.parts, facts.last.plan, facts.transcripts[2]
+    forged = tuple(replace(vote, signature=bytes(64)) for vote in parts.votes)
+    certificate = SurvivorCertificate(plan.context, COORDINATOR, t3, forged)
+    digest = hashlib.sha256(certificate.to_payload()).digest()
+    lying = with_result(replace(parts, votes=forged), certificate=digest)
+
+    refused_parts(lying, "the signature of a survivor-vote message is wrong", monkeypatch)
+
+
+def careless(monkeypatch: Any, mute: tuple[str, ...], **changes: Any) -> tuple[ReceiptFacts, bytes]:
+    """Two rounds of sites that do not look at what a round follows."""
+    monkeypatch.setattr("veilsum.secagg.site.check_last_round", lambda *_: None)
+    ledgers = {site: secagg.Ledger.in_memory(Secret.zeros) for site in SITES}
+    first = held(ledgers, 1, None, mute=mute)
+    second = held(ledgers, 2, first.previous, **changes)
+    return check_receipt(first.receipt, ROSTER), second.receipt
+
+
+def test_a_round_that_follows_too_few_acknowledgements_breaks_the_chain(monkeypatch):
+    first, second = careless(monkeypatch, ("basel", "kyoto"))
+
+    refused(second, "not acknowledged by a quorum", first)
+
+
+def test_a_round_from_another_model_breaks_the_chain(monkeypatch):
+    first, second = careless(monkeypatch, (), model=b"o" * 32)
+
+    refused(second, "starts from another model", first)
 
 
 def test_the_coordinator_does_not_sign_what_would_be_refused(rounds, chain):
