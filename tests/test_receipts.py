@@ -147,7 +147,7 @@ def test_a_receipt_says_who_took_part_what_left_and_what_came_of_it(chain):
     }  # fmt: skip
     assert body["model"] == {"from": "01" * 32, "to": "02" * 32}
     assert body["egress"]["basel"] == {"head": "00" * 32, "sent": {}}
-    assert body["checked"] == dict.fromkeys(body["voters"], 0)
+    assert body["checked"] == dict.fromkeys(body["voters"], 1)
 
 
 def test_the_signature_is_the_coordinator_s_over_the_canonical_body(chain):
@@ -335,7 +335,7 @@ def test_votes_that_no_site_signed_are_found(chain, monkeypatch):
 
 def careless(monkeypatch: Any, mute: tuple[str, ...], **changes: Any) -> tuple[ReceiptFacts, bytes]:
     """Two rounds of sites that do not look at what a round follows."""
-    monkeypatch.setattr("veilsum.secagg.site.check_last_round", lambda *_: None)
+    monkeypatch.setattr("veilsum.secagg.site.check_chain", lambda *_: None)
     ledgers = {site: secagg.Ledger.in_memory(Secret.zeros) for site in SITES}
     first = held(ledgers, 1, None, mute=mute)
     second = held(ledgers, 2, first.previous, **changes)

@@ -193,7 +193,10 @@ def test_a_second_result_is_equivocation_and_its_site_says_so_under_its_signatur
     session.handle(message)
 
     other = forge(RoundResult, message, model_hash=b"o" * 32)
-    withdrew(session.handle(other), "equivocation", "round-result")
+    blamed, withdrawn = session.handle(other)
+    withdrew([withdrawn], "equivocation", "round-result")
+    assert isinstance(blamed, secagg.Blamed)
+    assert blamed.accused == COORDINATOR
     context = federation.plan.context
     code = open_refusal(ROSTER, LYON, context, session.refusal)
     assert code is RefusalCode.EQUIVOCATION

@@ -51,7 +51,8 @@ def two_results(first: int) -> Told:
         assert isinstance(send, secagg.Send)
         acks[which][site] = Envelope.from_bytes(send.message)
         # The other one it is told as well, and answers nothing to it.
-        (withdrawn,) = session.handle(results[1 - which])
+        blamed, withdrawn = session.handle(results[1 - which])
+        assert isinstance(blamed, secagg.Blamed)
         assert isinstance(withdrawn, secagg.Withdraw)
     for which in (0, 1):
         digest = Envelope.from_bytes(results[which]).payload_digest
