@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from support.audits import AuditedRound
 from support.secagg import consortium, make_contributions, make_plan, small_arrays
-from veilsum import secagg
+from veilsum import _native, secagg
 from veilsum._native import Secret
 from veilsum.errors import AuditError, ConfigError, DecodeError, PeerError, VeilsumError
 from veilsum.model import ModelLayout
@@ -154,6 +155,23 @@ def test_a_size_is_held_against_its_limit_before_anything_is_read(kind):
         changed = data[: begin - 8] + size.to_bytes(8, "little") + data[begin:]
         with pytest.raises(VeilsumError):
             verified(changed)
+
+
+def test_a_plan_of_more_chunks_than_the_file_has_room_for_is_refused_at_once():
+    """2^28 chunks, of which each list would be gigabytes."""
+    tall = ModelLayout(_native.Layout([("weight", "f16", (2**20, 2**19))]))
+    head = replace(audited().head(), plan=replace(audited().plan, layout=tall))
+    data = b"".join(head.sections())
+    began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(DecodeError, match="cannot hold"):
+        Transcript(data)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - began < 50_000  # KiB
+
+
+def test_a_transcript_of_another_plan_than_was_asked_for_is_refused():
+    other = replace(audited().plan, nonce=bytes([1]) * 32)
+    with pytest.raises(DecodeError, match="another plan"):
+        Transcript(transcript_bytes(), plan=other)
 
 
 def test_a_transcript_is_whole():

@@ -83,6 +83,11 @@ class RingSpec:
         """Chunks that cover a stream."""
         return -(-stream.elements // self.chunk_coordinates)
 
+    @property
+    def all_chunk_count(self) -> int:
+        """Chunks that cover all streams."""
+        return sum(map(self.chunk_count, self.streams))
+
     def chunk_range(self, stream: Stream, index: int) -> range:
         """Elements of a stream that one chunk covers."""
         first = index * self.chunk_coordinates

@@ -134,6 +134,7 @@ class Transcript:
         data: the bytes.
         roster: whose keys are to be believed; None for the one in the transcript, which proves
             only that the transcript agrees with itself.
+        plan: the one that it must be of, with a roster that can be believed; None for any.
         chunks: (stream, index) of those that a part was asked to hold; None for all.
 
     Raises:
@@ -147,6 +148,7 @@ class Transcript:
         data: Buffer,
         *,
         roster: Roster | None = None,
+        plan: Plan | None = None,
         chunks: Sequence[tuple[Stream, int]] | None = None,
     ) -> None:
         self._data = memoryview(data).cast("B")
@@ -154,8 +156,12 @@ class Transcript:
         if bytes(self._take(len(MAGIC), "a transcript")) != MAGIC:
             raise DecodeError("this is not a transcript: it does not begin with VST1")
         bodies = {kind: bytes(self._section(kind)) for kind in _LIMITS}
-        self.roster = _roster(bodies[_ROSTER], roster)
-        self.plan = _plan(bodies[_MANIFEST], self.roster)
+        self.roster = _roster(bodies[_ROSTER], plan.roster if plan else roster)
+        self.plan = _plan(bodies[_MANIFEST], self.roster, plan)
+        # Before anything is made for each chunk: a manifest of a few bytes can plan 2^28 of them.
+        count = self.plan.ring.all_chunk_count if chunks is None else len(chunks)
+        if count * 2 * _SECTION_BYTES > len(self._data):
+            raise DecodeError(f"a transcript of {len(self._data)} bytes cannot hold {count} chunks")
         self.certified = CertifiedRound.opened(self.plan, SignedRound.from_bytes(bodies[_MESSAGES]))
         self.seeds = AuditKeys.from_bytes(bodies[_SEEDS])
         self.result = open_result(self.certified, Envelope.from_bytes(bodies[_RESULT]))
@@ -249,8 +255,7 @@ class Transcript:
         spec = self.plan.ring
         if kind == _SUM:
             return merkle.proof_length(spec.chunk_count(stream), index)
-        count = sum(spec.chunk_count(one) for one in spec.streams)
-        return merkle.proof_length(count, audit.chunk_position(spec, stream, index))
+        return merkle.proof_length(spec.all_chunk_count, audit.chunk_position(spec, stream, index))
 
     def _proven(self, kind: int, stream: Stream, index: int, place: int) -> ProvenChunk:
         expected = (self._sum_bytes if kind == _SUM else self._upload_bytes)(stream, index)
@@ -301,7 +306,11 @@ def _roster(data: bytes, trusted: Roster | None) -> Roster:
     return roster
 
 
-def _plan(manifest: bytes, roster: Roster) -> Plan:
+def _plan(manifest: bytes, roster: Roster, expected: Plan | None) -> Plan:
+    if expected is not None:
+        if manifest != expected.to_bytes():
+            raise DecodeError("the transcript is of another plan than was asked for")
+        return expected
     try:
         return Plan.from_bytes(manifest, roster=roster)
     except DecodeError:
