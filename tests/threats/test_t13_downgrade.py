@@ -137,7 +137,8 @@ def test_a_plan_that_does_not_protect_is_refused_whatever_the_policy(
 
 def test_every_limit_of_the_policy_is_in_the_matrix() -> None:
     """A new limit must come with its row above."""
-    # About what the site remembers, not the plan; and about the suite, which no plan chooses.
+    # About what the site remembers or checks afterwards, not the plan; and about the suite,
+    # which no plan chooses.
     elsewhere = {
         "cohort_difference",
         "spent",
@@ -145,6 +146,7 @@ def test_every_limit_of_the_policy_is_in_the_matrix() -> None:
         "suites",
         "provenance",
         "start_models",
+        "audit",
     }
     assert set(LocalPolicy.__dataclass_fields__) - elsewhere == set(LIMITS)
     assert len(OUTSIDE) == len(LIMITS)

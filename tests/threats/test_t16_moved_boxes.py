@@ -141,7 +141,7 @@ LISTS = {
 @pytest.mark.parametrize("kind", LISTS)
 def test_no_list_is_taken_in_another_order_or_with_repeats(kind):
     message_type, field = LISTS[kind]
-    orders = [order for order in itertools.permutations(range(4)) if order != (0, 1, 2, 3)]
+    orders = [(3, 2, 1, 0), *((*range(at), at + 1, at, *range(at + 2, 4)) for at in range(3))]
     repeats = [(0, 0, 1, 2, 3), (0, 1, 2, 3, 3), (0, 1, 1, 1)]
     for order in (*orders, *repeats):
         federation = Federation(make_plan(4))
