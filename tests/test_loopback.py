@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -16,10 +17,20 @@ import pytest
 from support.consortium import Consortium, make_consortium
 from support.processes import PHASES, start
 from support.tiny_trainer import TinyTrainer
-from veilsum.control import Deadlines, MaskGenerator, RunSpec, RunStatus, TaskSettings
+from veilsum.control import (
+    Deadlines,
+    MaskGenerator,
+    OptimizerSpec,
+    RunSpec,
+    RunStatus,
+    TaskSettings,
+)
 from veilsum.model import ModelLayout, result_digest
 from veilsum.secagg import LocalPolicy
+from veilsum.secagg.origin import read_links
 from veilsum.secagg.receipt import ReceiptFacts, check_receipt
+from veilsum.secagg.result_checks import open_link
+from veilsum.secagg.result_messages import MODEL_RECOMPUTED
 from veilsum.transport.checkpoints import load_model, model_to_bytes
 from veilsum.transport.operator import OperatorClient
 
@@ -69,6 +80,13 @@ class Federation:
     def receipt_of(self, run: RunStatus) -> ReceiptFacts:
         file = self.folder / "state" / "receipts" / run.run_id / "round-1.json"
         return check_receipt(file.read_bytes(), self.consortium.roster)
+
+    def checked(self, model_hash: str) -> dict[str, int]:
+        """How much each site checked of the result that led to a model, by what it signed."""
+        (file,) = (self.folder / "state" / "links").glob(f"{model_hash}-*.link")
+        (link,) = read_links([file.read_bytes()[64:]])
+        last = open_link(self.consortium.roster, link)
+        return {site: ack.checked for site, ack in last.acks.items()}
 
     def model_after(self, run: RunStatus) -> dict[str, np.ndarray]:
         file = self.folder / "state" / "models" / run.run_id / "round-1.safetensors"
@@ -172,3 +190,41 @@ def test_a_round_that_loses_too_many_sites_is_aborted_and_says_so(
     for site in SITES[3:]:
         federation.start_site(site)
     assert federation.run().state == "completed"
+
+
+def test_a_site_that_missed_a_run_follows_its_results_and_makes_the_next_steps(
+    federation: Federation,
+) -> None:
+    """It has neither model nor optimizer state, and knows the model of three rounds ago."""
+    adam = replace(
+        SPEC,
+        rounds=3,
+        cohort=SITES[:-1],
+        min_sites=3,
+        server_optimizer=OptimizerSpec("fedadam"),
+        server_learning_rate=0.1,
+    )
+    for site in SITES[:-1]:
+        federation.start_site(site)
+    run = federation.run(adam)
+    assert run.state == "completed", run.reason
+    models = federation.folder / "state" / "models"
+    last = models / run.run_id / "round-3.safetensors"
+    shutil.copy(models / run.run_id / "optimizer-3.safetensors", models / "state.safetensors")
+
+    federation.start_site(VICTIM)
+    goes_on = replace(
+        adam,
+        rounds=2,
+        cohort=(),
+        min_sites=4,
+        server_optimizer=OptimizerSpec("fedadam", state_file="state.safetensors"),
+    )
+    second = federation.operator.submit(goes_on, last.read_bytes())
+    list(federation.operator.watch(second.run_id))
+
+    status = federation.operator.get(second.run_id)
+    assert status.state == "completed", status.reason
+    assert [record.sites for record in status.rounds] == [SITES] * 2
+    for record in status.rounds:
+        assert federation.checked(record.model_hash) == dict.fromkeys(SITES, MODEL_RECOMPUTED)

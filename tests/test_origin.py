@@ -138,6 +138,16 @@ def test_what_the_servers_optimizer_remembers_is_part_of_the_start() -> None:
     assert not first.takes(_plan(1, state_hash=state, run_id="run-2"))
 
 
+def test_from_a_known_model_another_optimizer_may_begin_anew() -> None:
+    state = _model(9)
+    site = Site(replace(POLICY, start_models=frozenset({_model(1).hex(), state.hex()})))
+    assert site.takes(_plan(1, state_hash=state))
+
+    assert site.takes(_plan(1, run_id="run-2"))
+    assert site.takes(_plan(2, run_id="run-3"), _link(_plan(1), 2, state=state))
+    assert not site.takes(_plan(3, state_hash=state), _link(_plan(2), 3))
+
+
 def test_pins_are_hashes() -> None:
     for pin in ("", "ab", "Z" * 64, "A" * 64, "0" * 65):
         with pytest.raises(ConfigError, match="start_models must be 64 hexadecimal digits"):
@@ -216,7 +226,6 @@ def test_a_chain_with_another_link_in_it_leads_nowhere() -> None:
     bad = {
         "leads elsewhere": _link(_plan(2), 66),
         "begins elsewhere": _link(_plan(2, model=66), 3),
-        "another state": _link(_plan(2), 3, state=_model(9)),
         "too few": _link(_plan(2), 3, acks=COHORT[:3]),
         "another task": _link(_plan(2, task_id="triage"), 3),
     }
@@ -224,6 +233,16 @@ def test_a_chain_with_another_link_in_it_leads_nowhere() -> None:
         site = Site()
         assert site.takes(_plan(1))
         assert not site.takes(_plan(4), good[0], link, good[2]), what
+
+
+def test_a_chain_in_which_the_optimizer_remembers_something_else_leads_nowhere() -> None:
+    site = Site()
+    assert site.takes(_plan(1))
+    last = _link(_plan(2, state_hash=_model(8)), 3)
+
+    assert not site.takes(_plan(3), last, _link(_plan(1), 2, state=_model(9)))
+    assert not site.takes(_plan(3), last, _link(_plan(1), 2))
+    assert site.takes(_plan(3), last, _link(_plan(1), 2, state=_model(8)))
 
 
 def test_a_round_that_this_site_would_not_have_been_in_makes_nothing_known() -> None:

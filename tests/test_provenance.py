@@ -176,6 +176,18 @@ def test_a_later_run_begins_where_an_earlier_one_ended_or_on_its_way() -> None:
     assert federation.asked["FetchLinks", LATE, 1] == 1  # of the last model; the first was known
 
 
+def test_a_later_run_may_begin_with_another_optimizer() -> None:
+    federation = Watched(SITES)
+    _run(federation, _spec(2, "fedadam"))
+    (_, last) = federation.saved_models("run")
+
+    federation.submit("2", _spec(2, "fedyogi"), last)
+    assert federation.run("2").state == "completed"
+
+    assert federation.levels() == [dict.fromkeys(SITES, MODEL_RECOMPUTED)] * 4
+    assert federation.states_asked == set()
+
+
 class Withholding(Watched):
     """A coordinator that hands one site something else than the sum."""
 

@@ -107,7 +107,9 @@ def test_links_are_found_from_the_last_to_the_first_also_after_a_restart(tmp_pat
     assert links(4, most=2) == [b"to \4", b"to \3"]
     assert links(1) == [b"to \1"]
     assert links(0) == []
-    assert list(storage.links_to((points[4][0], ZEROS), most=9)) == []  # another optimizer state
+    assert list(storage.links_to((points[4][0], b"\1" * 32), most=9)) == []  # another state
+    anew = storage.links_to((points[4][0], ZEROS), most=9)
+    assert list(anew) == links(4)
     storage.save_link(points[4], points[0], b"round and round")
     assert len(links(4, most=50)) == 50
     storage.close()

@@ -418,6 +418,8 @@ class Federation:
         """The results that led to a round's model, the last one first."""
         model = self._models[round_id]
         after, found = (model.model_hash, model.state_hash), list[bytes]()
+        if after not in self._links and not any(after[1]):
+            after = next((key for key in self._links if key[0] == after[0]), after)
         while after in self._links:
             link = self._links[after]
             found.append(link.link)

@@ -59,7 +59,13 @@ from veilsum.coordinator.round import Receiver, Round
 from veilsum.coordinator.rounds import ModelRef, RoundFactory
 from veilsum.errors import ConfigError, DeviceError, PeerError, RoundAborted
 from veilsum.model import result_digest
-from veilsum.optimizers.applying import apply_mean, saved_state, start_optimizer, state_hash
+from veilsum.optimizers.applying import (
+    FRESH,
+    apply_mean,
+    saved_state,
+    start_optimizer,
+    state_hash,
+)
 
 JOIN = "join"
 
@@ -94,7 +100,7 @@ class Job:
             settings, submitted.layout, submitted.optimizer_state, factory.threads
         )
         model_hash = bytes.fromhex(result_digest(submitted.layout, submitted.model))
-        start = ModelRef(submitted.layout, model_hash, None, state_hash(self._optimizer))
+        start = ModelRef(submitted.layout, model_hash, None, self._state_hash())
         self._phase: JobPhase = Waiting(CurrentModel(submitted.model, start))
 
     @property
@@ -341,7 +347,11 @@ class Job:
         layout = model.ref.layout
         arrays = apply_mean(self._optimizer, model.arrays, result.mean)
         model_hash = bytes.fromhex(result_digest(layout, arrays))
-        return CurrentModel(arrays, ModelRef(layout, model_hash, None, state_hash(self._optimizer)))
+        return CurrentModel(arrays, ModelRef(layout, model_hash, None, self._state_hash()))
+
+    def _state_hash(self) -> bytes:
+        """Of what the optimizer remembers. Plans of plain rounds do not state it."""
+        return state_hash(self._optimizer) if self._spec.masked else FRESH
 
     def _kept(self, record: RoundRecord, model: CurrentModel) -> list[Effect]:
         """Before any site hears of it."""

@@ -183,7 +183,7 @@ class LedgerState:
 
     def knows_model(self, model: ModelKnown) -> bool:
         """Whether the site may train from it as it is (origin.py)."""
-        return model in self._known.get(model.task_id, ())
+        return any(known.covers(model) for known in self._known.get(model.task_id, ()))
 
     def knows_task(self, task_id: str | None) -> bool:
         """Whether any model of a task is known; of any task at all, without a name."""

@@ -25,6 +25,9 @@ MAGIC = b"VSL1"
 HEAD_BYTES = len(MAGIC) + 3 * DIGEST_BYTES
 MAX_BODY_BYTES = 2**15  # the vote for 255 sites of the longest names needs 17.6 KB
 
+NO_STATE = bytes(DIGEST_BYTES)
+"""Hash of the state of an optimizer that remembers nothing."""
+
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
@@ -148,6 +151,12 @@ class ModelKnown:
     task_id: str
     model_hash: bytes
     state_hash: bytes
+
+    def covers(self, model: ModelKnown) -> bool:
+        """Whether it is the same, or the same with an optimizer that begins anew: what that
+        remembers is nothing that anyone could have chosen."""
+        same = (self.task_id, self.model_hash) == (model.task_id, model.model_hash)
+        return same and model.state_hash in (self.state_hash, NO_STATE)
 
 
 LedgerRecord: TypeAlias = (

@@ -26,18 +26,16 @@ from veilsum.optimizers import read_step_rule
 from veilsum.roster import Roster
 from veilsum.secagg.envelope import Envelope
 from veilsum.secagg.ledger import Ledger, overtaken
-from veilsum.secagg.ledger_records import LedgerRecord, ModelKnown
+from veilsum.secagg.ledger_records import NO_STATE, LedgerRecord, ModelKnown
 from veilsum.secagg.plan import Plan
 from veilsum.secagg.policy import LocalPolicy, Refusal
 from veilsum.secagg.result_checks import check_last_round, open_link
 from veilsum.secagg.result_messages import MODEL_RECOMPUTED, Link
 from veilsum.secagg.site_checks import open_plan
-from veilsum.secagg.wire import DIGEST_BYTES, Reader, Writer
+from veilsum.secagg.wire import Reader, Writer
 
 MOST_LINKS = 256
 """Rounds that a site may have missed in a row and still find its way back by itself."""
-
-NO_STATE = bytes(DIGEST_BYTES)
 
 
 def check_chain(
@@ -191,7 +189,7 @@ def _before(policy: LocalPolicy, roster: Roster, model: ModelKnown, link: Link) 
         ) from error
     plan, result = last.plan, last.result
     led_to = ModelKnown(plan.task_id, result.model_hash, result.state_hash)
-    if led_to != model:
+    if not led_to.covers(model):
         raise Refusal("model", "a result that should lead to the model leads to another")
     policy.check(plan)
     vouching = [ack for ack in last.acks.values() if ack.checked >= MODEL_RECOMPUTED]

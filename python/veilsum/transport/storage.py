@@ -245,9 +245,12 @@ class Storage:
         return self.models / run_id / f"optimizer-{number}.safetensors"
 
     def links_to(self, after: tuple[bytes, bytes], *, most: int) -> Iterator[bytes]:
-        """What leads to a model and optimizer state, the last step first, at most so many."""
+        """What leads to a model and optimizer state, the last step first, at most so many. To a
+        model whose optimizer begins anew leads whatever leads to the model."""
         for _ in range(most):
             file = self._link_file(after)
+            if not file.is_file() and not any(after[1]):
+                file = next(self._links.glob(f"{after[0].hex()}-*.link"), file)
             if not file.is_file():
                 return
             data = file.read_bytes()
