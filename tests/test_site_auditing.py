@@ -25,6 +25,7 @@ from veilsum.secagg.payload import read_payload
 from veilsum.secagg.result_messages import (
     ALL_CHECKED,
     MODEL_RECOMPUTED,
+    SIGNATURE_ONLY,
     TILES_CHECKED,
     ResultAck,
     RoundResult,
@@ -254,6 +255,16 @@ def test_a_run_goes_on_with_acknowledgements_of_what_was_checked(audit, level):
 
     assert state_of(federation) == ("completed", "")
     assert levels(federation) == [{level}, {level}]
+
+
+def test_a_site_that_checked_the_sum_and_not_the_step_does_not_vouch_for_the_model():
+    policy = secagg.LocalPolicy(audit="all", provenance="off")
+    federation = Federation(SITES, policy_of=dict.fromkeys(SITES, policy), audits=True)
+    federation.submit("run", SPEC, small_model())
+    federation.run("run")
+
+    assert state_of(federation) == ("completed", "")
+    assert levels(federation) == [{SIGNATURE_ONLY}] * 2
 
 
 def test_sites_that_may_not_check_do_not_let_the_run_go_on():

@@ -13,7 +13,7 @@ from veilsum.errors import AuditError, ConfigError, DecodeError, PeerError
 from veilsum.secagg import Entropy, Plan, ResultReady
 from veilsum.secagg import audit as chunk_audit
 from veilsum.secagg.policy import Audit
-from veilsum.secagg.result_messages import ALL_CHECKED, TILES_CHECKED
+from veilsum.secagg.result_messages import ALL_CHECKED, MODEL_RECOMPUTED, TILES_CHECKED
 from veilsum.secagg.transcript_file import Transcript
 from veilsum.secagg.verifying import verify_part
 from veilsum.site.effects import FetchAudit, Note, SiteEffect
@@ -146,7 +146,10 @@ class Auditor:
         if audit.next_batch:
             return [FetchAudit(part.round, audit.next_batch, audit.largest_answer)]
         self._current = None
-        return part.contribution.acknowledge(max(level, audit.level))
+        # Each level holds the ones below. Who has not made the step vouches for no model, and a
+        # site that missed the round counts on those who say more.
+        made = level >= MODEL_RECOMPUTED
+        return part.contribution.acknowledge(max(level, audit.level) if made else level)
 
     def _reject(self, part: Part, reason: str) -> list[SiteEffect]:
         self._current = None

@@ -42,6 +42,9 @@ from veilsum.transport.wire import decode_to_site, encode_to_coordinator
 FRAME_BYTES = 1 << 20
 """About how many bytes of chunks travel in one message; smaller ones halve the rate."""
 
+LINKS_LIMIT = 64 << 20
+"""Most bytes of results that a site takes to find its way back; of 200 sites one has 50 KB."""
+
 _CONNECT_SECONDS = 10.0
 _STATUS_SECONDS = 30.0
 
@@ -261,13 +264,17 @@ class Connection:
 
         Raises:
             Unreachable, Refused: they cannot be had now, or at all.
-            DecodeError: not the format.
+            DecodeError: all together are too large, or not the format.
         """
         links: list[bytes] = []
+        size = 0
         async for data in self._data(
             "FetchLinks", "links-request", wire_data.encode_fetch_request(round_id)
         ):
             links.append(data)
+            size += len(data)
+            if size > LINKS_LIMIT:
+                raise DecodeError(f"the results have more than {LINKS_LIMIT} bytes")
             if len(links) == most:
                 break
         return tuple(links)
