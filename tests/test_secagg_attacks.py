@@ -240,7 +240,8 @@ class Attempt:
         return upload
 
     def until_nothing_is_under_way(self) -> None:
-        self._to_core(ModelFetched(self.round, LAYOUT, MODEL))
+        if FetchModel(self.round) in self.effects:  # a core that has the model still asks for none
+            self._to_core(ModelFetched(self.round, LAYOUT, MODEL))
         result = TrainingResult(TRAINED, 10, {})
         self._to_core(TrainingDone(self.round, result, EvaluationResult({}, 1)))
         while self.federation.queue:
@@ -277,7 +278,7 @@ def test_an_update_that_is_out_is_not_in_another_attempt_without_some_site():
     core.handle(Disconnected())
 
     second = Attempt(core, 1)
-    assert FetchModel(second.round) in second.invite()
+    assert not declined(second.invite())
     second.until_nothing_is_under_way()
 
     assert declined(second.effects) == ["spent"]
