@@ -11,9 +11,11 @@ import pytest
 from support.secagg import Federation, read, seal
 from veilsum import _native, secagg
 from veilsum._native import Secret
-from veilsum.secagg import dealing
+from veilsum.secagg import dealing, keys
+from veilsum.secagg.complaints import Complaint
 from veilsum.secagg.envelope import Envelope
-from veilsum.secagg.messages import UnmaskShares
+from veilsum.secagg.messages import ShareDeal, ShareRelay, UnmaskShares
+from veilsum.secagg.payload import read_payload
 
 OTHER = b"\x5a" * 32
 
@@ -122,3 +124,66 @@ def wrong_answer(answer: bytes, dealer: str) -> bytes:
 def forged_from(message: bytes, kind: type[Any], **changes: Any) -> Envelope:
     """Another message of the same sender, as an envelope."""
     return Envelope.from_bytes(seal(replace(read(kind, message), **changes)))
+
+
+# --- complaints ---------------------------------------------------------------------
+
+
+def disputes(federation: Federation) -> set[tuple[str, str]]:
+    """(dealer, complainer) of each; the evidence is checked as well."""
+    found = set()
+    for effect in federation.coordinator_effects:
+        if isinstance(effect, secagg.Disputed):
+            shown = secagg.check_evidence(effect.evidence, federation.plan.roster)
+            assert shown == secagg.Dispute(effect.dealer, effect.complainer), shown
+            found.add((effect.dealer, effect.complainer))
+    return found
+
+
+def seals_badly(
+    monkeypatch: pytest.MonkeyPatch, dealer: str, receivers: Iterable[str], how: str
+) -> None:
+    """The dealer's boxes for these receivers are of no use.
+
+    Args:
+        how: "content": they open on other shares than it committed to; "key": it sealed with a
+            key of its own choosing, and says so if it is asked; "garbage": it sealed nothing.
+    """
+    honest = keys.seal_box
+
+    def seal_box(key: Secret, t1: bytes, sender: str, receiver: str, plain: Secret) -> bytes:
+        if sender != dealer or receiver not in receivers:
+            return honest(key, t1, sender, receiver, plain)
+        if how == "garbage":
+            return bytes(keys.BOX_BYTES)
+        if how == "key":
+            return honest(Secret.from_bytes(OTHER), t1, sender, receiver, plain)
+        return honest(key, t1, sender, receiver, Secret.from_bytes(OTHER * 2))
+
+    monkeypatch.setattr(keys, "seal_box", seal_box)
+
+
+def complaint_of(federation: Federation, complainer: str, dealer: str, key: bytes) -> bytes:
+    """A complaint about the box that was really relayed to a site."""
+    relay = next(
+        message
+        for origin, to, message in federation.sent
+        if to == complainer and isinstance(message, bytes) and b"share-relay" in message[:30]
+    )
+    members = federation.sites[dealer]._phase.channel.members
+    deals = {
+        read_payload(ShareDeal, deal.header.payload, context=None).sender: deal
+        for deal in read(ShareRelay, relay).deals
+    }
+    deal = deals[dealer]
+    return seal(
+        Complaint(
+            federation.plan.context,
+            complainer,
+            t1=members.t1,
+            dealer=dealer,
+            header=deal.header.payload_digest,
+            box=deal.share.box,
+            key=key,
+        )
+    )

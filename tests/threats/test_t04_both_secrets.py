@@ -8,6 +8,7 @@ back to before its vote (a snapshot of its process) does not vote again either.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -53,7 +54,9 @@ class TwoSets:
 
     def _snapshot(self, site: str) -> Uploaded:
         phase = self.federation.sites[site]._phase
-        return Uploaded(phase.t2, copied(phase.held), phase.upload, phase.header_digest)
+        channel = replace(phase.channel, private=Secret.from_bytes(bytes(phase.channel.private)))
+        held = copied(phase.held)
+        return Uploaded(phase.t2, held, phase.upload, phase.header_digest, channel)
 
     def _put_back(self, site: str) -> None:
         session = self.federation.sites[site]

@@ -59,6 +59,7 @@ class MaskedRound:
         self._seconds = {
             "keys": deadlines.keys_s,
             "shares": deadlines.shares_s,
+            "complaints": deadlines.shares_s,
             _INPUTS: deadlines.inputs_s,
             "votes": deadlines.votes_s,
             "unmask": deadlines.unmask_s,
@@ -162,6 +163,8 @@ class MaskedRound:
             case secagg.Refused(site, _, refusal):
                 self.journal.refusals[site] = refusal
             case secagg.Blamed(_, _, evidence):
+                return [SaveEvidence(self._invitation.round, evidence)]
+            case secagg.Disputed(_, _, evidence):
                 return [SaveEvidence(self._invitation.round, evidence)]
             case secagg.LeaveOut(site, reason):
                 return self.journal.leave_out(site, reason)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from veilsum._native import Secret
 from veilsum.errors import DecodeError, PeerError
+from veilsum.secagg.complaints import Complaint, Finding
 from veilsum.secagg.envelope import Envelope
 from veilsum.secagg.evidence import Evidence, Fault, Guilty, Verdict
 from veilsum.secagg.messages import KeyRoster, ShareRelay
@@ -15,7 +16,7 @@ from veilsum.secagg.payload import COORDINATOR, kind_of
 from veilsum.secagg.phases import Dealers
 from veilsum.secagg.plan import Plan
 from veilsum.secagg.transcript import Members
-from veilsum.secagg.verdict import check_evidence
+from veilsum.secagg.verdict import FAULTS, check_evidence
 
 
 class ProvenFault(PeerError):  # noqa: N818  what a peer did, not what went wrong here
@@ -92,6 +93,28 @@ def wrong_secret(
     advert = members.adverts[accused].to_payload()
     papers = (write_digests(_advert_digests(members)), advert, which, *shown)
     return Evidence(Fault.WRONG_SECRET, accused, plan.to_bytes(), (deal.header,), papers)
+
+
+def complaint_evidence(
+    plan: Plan,
+    dealers: Dealers,
+    finding: Finding,
+    made: tuple[Envelope, Complaint],
+    answer: Envelope | None,
+) -> Evidence:
+    """A complaint and, where it was needed, the dealer's answer. It accuses whom the finding does;
+    of a dispute, in which nobody is accused, it names the dealer."""
+    envelope, complaint = made
+    deal = dealers.deals[complaint.dealer]
+    position = dealers.members.index(complaint.sender) - 1
+    papers = (
+        write_digests(_advert_digests(dealers.members)),
+        write_entry(deal.entries[position], deal.proofs[position]),
+        write_name(complaint.sender),
+    )
+    accused = complaint.sender if finding is Finding.UNFOUNDED else complaint.dealer
+    envelopes = (deal.header, envelope, *([answer] if answer else []))
+    return Evidence(FAULTS[finding], accused, plan.to_bytes(), envelopes, papers)
 
 
 def bad_relay(plan: Plan, *relayed: Envelope) -> Evidence:

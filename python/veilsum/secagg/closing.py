@@ -70,7 +70,7 @@ def close_keys(plan: Plan, phase: CollectingKeys, lost: Lost, seal: Seal) -> Ope
     members = members_of(plan, phase.adverts, phase.received)
     adverts = tuple(phase.received[site] for site in members.sites)
     message = seal(KeyRoster(plan.context, COORDINATOR, adverts)).to_bytes()
-    expected = _present(members.sites, lost)
+    expected = present(members.sites, lost)
     return Opening(CollectingShares(expected, members), dict.fromkeys(expected, message))
 
 
@@ -91,7 +91,7 @@ def close_shares(plan: Plan, phase: CollectingShares, lost: Lost, seal: Seal) ->
             for dealer in dealers.sites
         )
         messages[receiver] = seal(ShareRelay(plan.context, COORDINATOR, deals)).to_bytes()
-    return Opening(CollectingInputs(_present(dealers.sites, lost), dealers), messages)
+    return Opening(CollectingInputs(present(dealers.sites, lost), dealers), messages)
 
 
 def close_inputs(plan: Plan, phase: CollectingInputs, lost: Lost, seal: Seal) -> Opening:
@@ -100,7 +100,7 @@ def close_inputs(plan: Plan, phase: CollectingInputs, lost: Lost, seal: Seal) ->
     t2 = phase.dealers.t2
     inputs = tuple((site, phase.received[site]) for site in survivors)
     message = seal(SurvivorProposal(plan.context, COORDINATOR, t2, inputs)).to_bytes()
-    expected = _present(phase.dealers.sites, lost)
+    expected = present(phase.dealers.sites, lost)
     t3 = survivors_transcript(t2, phase.received)
     voting = CollectingVotes(expected, phase.dealers, survivors, t3, dict(inputs))
     return Opening(voting, dict.fromkeys(expected, message))
@@ -110,7 +110,7 @@ def close_votes(plan: Plan, phase: CollectingVotes, lost: Lost, seal: Seal) -> O
     """M8: every dealer gets all votes."""
     votes = tuple(phase.received[site] for site in sorted(phase.received, key=str.encode))
     certificate = seal(SurvivorCertificate(plan.context, COORDINATOR, phase.t3, votes))
-    expected = _present(phase.dealers.sites, lost)
+    expected = present(phase.dealers.sites, lost)
     unmasking = CollectingUnmask(
         expected, phase.dealers, phase.survivors, phase.t3, phase.inputs, votes, certificate
     )
@@ -186,7 +186,7 @@ def open_acks(
             state_hash=after.state_hash,
         )
     )
-    expected = _present([site for site, _ in phase.responders], lost)
+    expected = present([site for site, _ in phase.responders], lost)
     acking = CollectingAcks(expected, phase, result)
     return Opening(acking, dict.fromkeys(expected, result.to_bytes()))
 
@@ -224,5 +224,6 @@ def close_acks(
     return Acknowledged(finished, receipt, quorum=len(acks) >= plan.vote_quorum)
 
 
-def _present(sites: Sequence[str], lost: Lost) -> tuple[str, ...]:
+def present(sites: Sequence[str], lost: Lost) -> tuple[str, ...]:
+    """Those that the round still goes on with."""
     return tuple(site for site in sites if site not in lost)

@@ -18,6 +18,7 @@ from veilsum.secagg.accusing import Accuser
 from veilsum.secagg.audit_record import AuditedSum, AuditRecord
 from veilsum.secagg.blame import ProvenFault
 from veilsum.secagg.collecting import checked_header, collect
+from veilsum.secagg.complaints import Accusation, Complaint, Finding, Justification
 from veilsum.secagg.effects import (
     Aborted,
     Completed,
@@ -28,6 +29,8 @@ from veilsum.secagg.effects import (
     SendTo,
 )
 from veilsum.secagg.envelope import Envelope
+from veilsum.secagg.evidence import FAULT_TEXTS, Fault
+from veilsum.secagg.judging import Judging
 from veilsum.secagg.messages import InputHeader, RoundOpen, kind_of_message
 from veilsum.secagg.payload import COORDINATOR, Message
 from veilsum.secagg.phases import (
@@ -48,6 +51,8 @@ from veilsum.secagg.refusals import TEXTS, Refuse, open_refusal
 from veilsum.secagg.result_checks import NO_RESULT
 from veilsum.secagg.result_messages import PreviousRound
 from veilsum.secagg.unmask import WrongSecrets
+
+_COMPLAINTS = (Complaint.kind, Justification.kind)
 
 
 class CoordinatorSession:
@@ -97,7 +102,7 @@ class CoordinatorSession:
         self._heard: set[tuple[str, bytes]] = set()
         self._accuser = Accuser(plan)
         self._found: list[CoordinatorEffect] = []  # about uploads, which have no effects to return
-        self._phase: CoordinatorPhase = CollectingKeys(plan.cohort)
+        self._phase: CoordinatorPhase | Judging = CollectingKeys(plan.cohort)
 
     @property
     def plan(self) -> Plan:
@@ -106,7 +111,7 @@ class CoordinatorSession:
 
     @property
     def phase(self) -> str:
-        """One of keys, shares, inputs, votes, unmask, acks, completed, aborted."""
+        """One of keys, shares, inputs, complaints, votes, unmask, acks, completed, aborted."""
         return self._phase.name
 
     def open(self) -> list[CoordinatorEffect]:
@@ -138,11 +143,18 @@ class CoordinatorSession:
         """
         phase = self._phase
         heard = (site, hashlib.sha256(message).digest())
-        if isinstance(phase, Summed | Ended) or site in self._lost or heard in self._heard:
+        if site in self._lost or heard in self._heard:
             return []
+        if isinstance(phase, Summed | Ended):  # too late for anything but to contradict oneself
+            return self._accuser.accuse(self._accuser.contradiction(site, message))
         try:
-            if _is_refusal(message):
+            kind = _kind(message)
+            if kind == Refuse.kind:
                 return self._on_refusal(site, message)
+            if isinstance(phase, CollectingInputs | Judging) and kind in _COMPLAINTS:
+                return self._on_complaint(phase, site, kind, Envelope.from_bytes(message))
+            if isinstance(phase, Judging):
+                raise PeerError(site, "sent something else than an answer to a complaint")
             if site not in phase.expected:
                 raise PeerError(site, f"has no part in the {phase.name} phase")
             if site in phase.received:
@@ -168,6 +180,35 @@ class CoordinatorSession:
         code = open_refusal(plan.roster, site, plan.context, message)
         why = f"refused ({code.name.lower()}): {TEXTS[code]}"
         return [Refused(site, code, message), *self.lost(site, why)]
+
+    def _on_complaint(
+        self, phase: CollectingInputs | Judging, site: str, kind: str, envelope: Envelope
+    ) -> list[CoordinatorEffect]:
+        plan = self._plan
+        judging = phase
+        if isinstance(judging, CollectingInputs):
+            judging = Judging(closing.present(phase.dealers.sites, self._lost), phase.dealers)
+        hear = judging.hear if kind == Complaint.kind else judging.answer
+        heard = hear(plan, site, envelope)
+        finding, dealer = heard.finding, heard.complaint.dealer
+        if finding is Finding.UNFOUNDED:
+            accused = self._accuser.accuse([judging.evidence(plan, heard)])
+            del judging.received[site]
+            return [*accused, *self.lost(site, FAULT_TEXTS[Fault.FALSE_COMPLAINT])]
+        if finding in (Finding.BAD_DEAL, Finding.UNJUSTIFIED):
+            accused = self._accuser.accuse([judging.evidence(plan, heard)])
+            return [*accused, *self._conclude(judging)]
+        effects: list[CoordinatorEffect] = []
+        if judging is not phase:
+            self._phase = judging
+            effects.append(PhaseBegan(judging.name, judging.expected))
+        if finding is Finding.OPEN:
+            accusation = Accusation(plan.context, COORDINATOR, envelope)
+            effects.append(SendTo(dealer, self._seal(accusation).to_bytes()))
+        return effects
+
+    def _conclude(self, judging: Judging) -> list[CoordinatorEffect]:
+        return [*judging.conclude(self._plan), *self.abort(judging.reason)]
 
     def input_receiver(self, site: str, header: bytes, update_id: int) -> InputReceiver:
         """Opens an upload; nothing enters the sum until accept_input. The first header that a site
@@ -223,6 +264,8 @@ class CoordinatorSession:
         phase = self._phase
         if isinstance(phase, Summed | Ended):
             return []
+        if isinstance(phase, Judging):
+            return self._conclude(phase)
         effects: list[CoordinatorEffect] = []
         for site in self._awaited(phase):
             reason = f"sent no {phase.noun} in time"
@@ -320,7 +363,7 @@ class CoordinatorSession:
 
     def _advanced(self) -> list[CoordinatorEffect]:
         phase = self._phase
-        if isinstance(phase, Summed | Ended):
+        if isinstance(phase, Judging | Summed | Ended):
             return []
         awaited, received = self._awaited(phase), len(phase.received)
         if received + len(awaited) < self._needed(phase):
@@ -372,11 +415,11 @@ class CoordinatorSession:
         return Envelope.sign(message.kind, message.to_payload(), self._signing_key)
 
 
-def _is_refusal(message: bytes) -> bool:
+def _kind(message: bytes) -> str:
     try:
-        return kind_of_message(message) == Refuse.kind
+        return kind_of_message(message)
     except DecodeError:
-        return False
+        return ""
 
 
 def _without_name(site: str, error: Exception) -> str:

@@ -16,6 +16,10 @@ from veilsum.secagg.plan import Plan
 from veilsum.secagg.transcript import Members, check_entry, open_deal
 
 
+class BadBox(PeerError):  # noqa: N818  what a peer did, not what went wrong here
+    """A box does not open, or not on the shares that its dealer committed to."""
+
+
 def make_secrets(context: bytes, site: str, entropy: Entropy) -> SiteSecrets:
     """Fresh secrets of one attempt.
 
@@ -102,7 +106,8 @@ def open_shares(
     """Verifies what every dealer committed to for this site, and opens its box.
 
     Raises:
-        PeerError: naming the dealer whose deal is wrong.
+        BadBox: naming the dealer, whose box is what it signed and is of no use.
+        PeerError: a dealer has signed for another view of the keys.
         DecodeError: what was relayed is not what the dealer signed.
     """
     mask_shares, self_shares = {}, {}
@@ -111,8 +116,11 @@ def open_shares(
         entry = deal.share.entry
         signed = open_deal(plan, members, dealer, deal.header)
         check_entry(members, signed, site, entry, deal.proof)
-        mask_share, self_share = _open_box(site, members, agreement, dealer, deal.share.box)
-        check_shares(members, dealer, site, entry, mask_share=mask_share, self_share=self_share)
+        try:
+            mask_share, self_share = _open_box(site, members, agreement, dealer, deal.share.box)
+            check_shares(members, dealer, site, entry, mask_share=mask_share, self_share=self_share)
+        except PeerError as error:
+            raise BadBox(dealer, error.what) from error
         mask_shares[dealer], self_shares[dealer] = mask_share, self_share
     return HeldShares(mask_shares, self_shares)
 

@@ -151,6 +151,15 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
+class Disputed:
+    """A box does not open, and one of both is wrong. To be kept; nobody is accused by it."""
+
+    dealer: str
+    complainer: str
+    evidence: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class LeaveOut:
     """Another attempt, or another round of the run, should not have this site."""
 
@@ -215,6 +224,7 @@ CoordinatorEffect: TypeAlias = (
     | Excluded
     | Refused
     | Blamed
+    | Disputed
     | LeaveOut
     | Aborted
     | Completed

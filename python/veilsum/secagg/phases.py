@@ -28,7 +28,12 @@ class SiteSecrets:
 
     def wipe(self) -> None:
         """Overwrites all four."""
-        for secret in (self.mask_seed, self.self_seed, self.mask_private, self.channel_private):
+        self.wipe_seeds()
+        self.channel_private.wipe()
+
+    def wipe_seeds(self) -> None:
+        """Overwrites all but the channel key."""
+        for secret in (self.mask_seed, self.self_seed, self.mask_private):
             secret.wipe()
 
 
@@ -83,6 +88,19 @@ class Dealt:
 
 
 @dataclass(frozen=True, slots=True)
+class Channel:
+    """What a dealer keeps, until it votes, in case that someone complains about its boxes."""
+
+    members: Members
+    deal: Envelope
+    private: Secret
+
+    def wipe(self) -> None:
+        """Overwrites the key."""
+        self.private.wipe()
+
+
+@dataclass(frozen=True, slots=True)
 class Ready:
     """Masks are derived; the update is awaited, or a proposal that goes on without it."""
 
@@ -90,11 +108,26 @@ class Ready:
     t2: bytes
     held: HeldShares
     masks: MaskKeys
+    channel: Channel
 
     def wipe(self) -> None:
-        """Overwrites masks and shares."""
+        """Overwrites masks, shares and channel key."""
         self.masks.wipe()
         self.held.wipe()
+        self.channel.wipe()
+
+
+@dataclass(frozen=True, slots=True)
+class Complaining:
+    """A dealer's box is of no use. The site has no share to go on with: another attempt is
+    awaited. Its own boxes may be complained about as well."""
+
+    name: ClassVar[str] = "complaint"
+    channel: Channel
+
+    def wipe(self) -> None:
+        """Overwrites the channel key."""
+        self.channel.wipe()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +139,12 @@ class Uploaded:
     held: HeldShares
     upload: UploadInput
     header_digest: bytes
+    channel: Channel
 
     def wipe(self) -> None:
-        """Overwrites the shares."""
+        """Overwrites shares and channel key."""
         self.held.wipe()
+        self.channel.wipe()
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +205,16 @@ class Ended:
 
 
 SitePhase: TypeAlias = (
-    Invited | Advertised | Dealt | Ready | Uploaded | Voted | Unmasked | Checking | Ended
+    Invited
+    | Advertised
+    | Dealt
+    | Complaining
+    | Ready
+    | Uploaded
+    | Voted
+    | Unmasked
+    | Checking
+    | Ended
 )
 
 # --- coordinator ----------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -10,12 +11,12 @@ from numpy.typing import NDArray
 
 from veilsum._native import Secret
 from veilsum.aggregate.tile_audit import SEED_BYTES
-from veilsum.errors import ConfigError, DecodeError, LedgerError, PeerError
+from veilsum.errors import ConfigError, DecodeError, PeerError
 from veilsum.roster import Roster
 from veilsum.secagg import dealing, keys
-from veilsum.secagg.blame import against_coordinator
+from veilsum.secagg.complaints import Accusation
+from veilsum.secagg.dealing import BadBox
 from veilsum.secagg.effects import (
-    Blamed,
     Done,
     NeedUpdate,
     ResultReady,
@@ -29,7 +30,7 @@ from veilsum.secagg.egress_summary import Egress, no_egress
 from veilsum.secagg.envelope import Envelope
 from veilsum.secagg.guard import cohort_warning
 from veilsum.secagg.ledger import Ledger, attempt_of
-from veilsum.secagg.ledger_records import AckSent, Contributed, LedgerRecord, Opened, VoteCast
+from veilsum.secagg.ledger_records import AckSent, Contributed, Opened, VoteCast
 from veilsum.secagg.messages import (
     KeyRoster,
     RoundOpen,
@@ -43,7 +44,9 @@ from veilsum.secagg.origin import check_chain
 from veilsum.secagg.payload import Message, kind_of
 from veilsum.secagg.phases import (
     Advertised,
+    Channel,
     Checking,
+    Complaining,
     Dealt,
     Ended,
     Invited,
@@ -59,15 +62,24 @@ from veilsum.secagg.receiver import input_header
 from veilsum.secagg.refusals import Refuse, code_of
 from veilsum.secagg.result_checks import check_result
 from veilsum.secagg.result_messages import ResultAck, RoundResult
-from veilsum.secagg.site_answers import Answer, Signer, check_is_of_this_attempt, open_message
+from veilsum.secagg.site_answers import (
+    Answer,
+    Signer,
+    check_is_of_this_attempt,
+    open_message,
+    shown_by,
+)
 from veilsum.secagg.site_checks import (
     check_certificate,
     checked_members,
+    checked_relay,
     checked_survivors,
     open_plan,
+    remember,
     unmask_shares,
 )
-from veilsum.secagg.transcript import shares_transcript, signers_of, survivors_transcript
+from veilsum.secagg.site_complaints import complaint_about, justification_for
+from veilsum.secagg.transcript import shares_transcript, survivors_transcript
 from veilsum.secagg.upload import Contribution, encode_upload
 
 _Message = TypeVar("_Message", bound=Message)
@@ -132,8 +144,8 @@ class SiteSession:
 
     @property
     def phase(self) -> str:
-        """One of open, keys, shares, inputs, votes, unmask, result, check, done, withdrawn,
-        closed."""
+        """One of open, keys, shares, complaint, inputs, votes, unmask, result, check, done,
+        withdrawn, closed."""
         return self._phase.name
 
     @property
@@ -160,14 +172,10 @@ class SiteSession:
             envelope = Envelope.from_bytes(message)
             return self._receive(kind_of(envelope.payload), envelope)
         except Refusal as refusal:
-            return [*self._shown(message), *self._withdraw(refusal)]
+            return [*shown_by(self._plan, self._answers, message), *self._withdraw(refusal)]
         except DecodeError as error:
-            return [*self._shown(message), *self._withdraw(Refusal("malformed", str(error)))]
-
-    def _shown(self, message: bytes) -> list[SiteEffect]:
-        earlier = {kind: answer.message for kind, answer in self._answers.items()}
-        papers = against_coordinator(self._plan, earlier, message)
-        return [Blamed(one.accused, one.fault, one.to_bytes()) for one in papers]
+            why = Refusal("malformed", str(error))
+            return [*shown_by(self._plan, self._answers, message), *self._withdraw(why)]
 
     def contribute(
         self,
@@ -209,7 +217,7 @@ class SiteSession:
             update_id=update_id,
             threads=threads,
             backend=self._backend,
-            audit_seed=self._audit_seed(),
+            audit_seed=None if self._backend == "cpu" else bytes(self._entropy(SEED_BYTES)),
         )
         if self._phase is not phase:
             # Mask keys that were wiped meanwhile are zeros, and masks of those hide nothing.
@@ -221,10 +229,11 @@ class SiteSession:
         try:
             if self._policy.spent == "input":
                 self._ledger.check_never_sent(plan.task_id, tag)
-            self._remember(Contributed(attempt_of(plan), phase.t2, tag, header.payload_digest))
+            sent = Contributed(attempt_of(plan), phase.t2, tag, header.payload_digest)
+            remember(self._ledger, sent)
         except Refusal as refusal:
             return self._withdraw(refusal)
-        self._phase = Uploaded(phase.t2, phase.held, upload, header.payload_digest)
+        self._phase = Uploaded(phase.t2, phase.held, upload, header.payload_digest, phase.channel)
         return [upload]
 
     def checked_result(self, level: int) -> list[SiteEffect]:
@@ -242,7 +251,8 @@ class SiteSession:
         sent = self._egress().since(self._sent_before)
         message = ResultAck(plan.context, self._site, phase.result_digest, level, sent)
         try:
-            self._remember(AckSent(attempt_of(plan), message.result, phase.result.model_hash))
+            ack = AckSent(attempt_of(plan), message.result, phase.result.model_hash)
+            remember(self._ledger, ack)
         except Refusal as refusal:
             return self._withdraw(refusal)
         send = Send(self._signer.seal(message).to_bytes())
@@ -263,9 +273,6 @@ class SiteSession:
             raise ConfigError(f"site {self._site!r} has no result to check in phase {self.phase!r}")
         return self._withdraw(Refusal(code, reason))
 
-    def _audit_seed(self) -> bytes | None:
-        return None if self._backend == "cpu" else bytes(self._entropy(SEED_BYTES))
-
     def close(self) -> None:
         """Wipes every secret and forgets its answers, when the round has closed: the session takes
         no more messages. Idempotent."""
@@ -284,19 +291,12 @@ class SiteSession:
         self._phase = Ended("withdrawn")
         return [Withdraw(refusal.code, refusal.reason, refusal.local_reason)]
 
-    def _remember(self, record: LedgerRecord) -> None:
-        """Before anything leaves that the record stands for.
-
-        Raises:
-            Refusal: the site must not do it, or could not remember it.
-        """
-        try:
-            self._ledger.remember(record)
-        except LedgerError as error:
-            reason = "this site's ledger cannot be written"
-            raise Refusal("ledger", reason, local_reason=str(error)) from error
-
     def _receive(self, kind: str, envelope: Envelope) -> list[SiteEffect]:
+        match self._phase, self._plan:  # there may be several
+            case (Ready() | Uploaded() | Complaining()) as phase, Plan() as plan if (
+                kind == Accusation.kind
+            ):
+                return self._on_accusation(plan, phase.channel, envelope)
         answer = self._answers.get(kind)
         if answer is not None:
             if answer.message.payload_digest != envelope.payload_digest:
@@ -338,8 +338,8 @@ class SiteSession:
         self._ledger.check(opened)
         if self._chained:
             where = self._policy, plan, link, self._links
-            check_chain(*where, self._site, self._ledger, self._remember)
-        self._remember(opened)
+            check_chain(*where, self._site, self._ledger, partial(remember, self._ledger))
+        remember(self._ledger, opened)
         secrets = dealing.make_secrets(plan.context, self._site, self._entropy)
         advert = self._signer.seal(dealing.own_advert(plan.context, self._site, secrets))
         self._plan, self._phase = plan, Advertised(secrets, advert)
@@ -359,41 +359,41 @@ class SiteSession:
 
     def _on_relay(self, plan: Plan, phase: Dealt, envelope: Envelope) -> list[SiteEffect]:
         message = self._open(ShareRelay, plan, envelope)
-        headers = [deal.header for deal in message.deals]
-        relayed = dict(zip(signers_of(plan, headers), message.deals, strict=True))
-        own = relayed.get(self._site)
-        if own is None or own.header.to_bytes() != phase.deal.to_bytes():
-            raise Refusal("protocol", "the share relay does not hold this site's own deal")
-        if len(relayed) < plan.fewest_survivors:
-            raise Refusal(
-                "protocol", f"{len(relayed)} sites dealt shares, {plan.fewest_survivors} are needed"
-            )
+        relayed = checked_relay(plan, self._site, phase.deal, message)
         secrets, members = phase.secrets, phase.members
+        channel = Channel(members, phase.deal, secrets.channel_private)
         t2 = shares_transcript(members, {site: deal.header for site, deal in relayed.items()})
         try:
             held = dealing.open_shares(plan, self._site, members, secrets, relayed)
             masks = dealing.derive_masks(self._site, members, t2, relayed, secrets)
+        except BadBox as fault:
+            complaint = complaint_about(plan, self._site, channel, fault, relayed)
+            secrets.wipe_seeds()
+            self._phase = Complaining(channel)
+            return [Warn(f"complains: {fault}"), Send(self._signer.seal(complaint).to_bytes())]
         except PeerError as error:
-            # What a complaint with evidence will be built on; for now the site steps back.
             raise Refusal("bad_share", str(error)) from error
-        secrets.wipe()
-        self._phase = Ready(t2, held, masks)
+        secrets.wipe_seeds()
+        self._phase = Ready(t2, held, masks, channel)
         return [NeedUpdate()]
+
+    def _on_accusation(self, plan: Plan, channel: Channel, envelope: Envelope) -> list[SiteEffect]:
+        accusation = self._open(Accusation, plan, envelope)
+        answer = justification_for(plan, self._site, channel, accusation)
+        return [Send(self._signer.seal(answer).to_bytes())]
 
     def _on_proposal(
         self, plan: Plan, phase: Ready | Uploaded, envelope: Envelope
     ) -> list[SiteEffect]:
         message = self._open(SurvivorProposal, plan, envelope)
-        survivors = checked_survivors(plan, phase, message)
-        own = phase.header_digest if isinstance(phase, Uploaded) else None
-        if self._site in survivors and survivors[self._site] != own:
-            raise Refusal("survivors", "the proposal holds another input of this site")
+        survivors = checked_survivors(plan, self._site, phase, message)
         t3 = survivors_transcript(phase.t2, survivors)
         last = self._ledger.last_survivors(plan.task_id)
         warning = cohort_warning(self._policy, plan, last, survivors.keys())
-        self._remember(VoteCast(attempt_of(plan), t3, tuple(survivors)))
+        remember(self._ledger, VoteCast(attempt_of(plan), t3, tuple(survivors)))
         # A site that is left out votes as well, so that the others reach their quorum. Leaving
         # this phase gives up its update for good: its mask seed may be rebuilt from now on.
+        phase.channel.wipe()
         if isinstance(phase, Ready):
             phase.masks.wipe()
         self._phase = Voted(t3, frozenset(survivors), phase.held)

@@ -10,7 +10,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from veilsum.errors import ConfigError
 from veilsum.roster import Roster
-from veilsum.secagg.effects import Send
+from veilsum.secagg.blame import against_coordinator
+from veilsum.secagg.effects import Blamed, Send, SiteEffect
 from veilsum.secagg.envelope import Envelope
 from veilsum.secagg.messages import (
     KeyRoster,
@@ -87,3 +88,10 @@ def check_is_of_this_attempt(roster: Roster, plan: Plan, kind: str, envelope: En
         check_same_attempt(plan, open_plan(roster, envelope)[0])
     else:
         open_message(_ANSWERED[kind], roster, plan, envelope)
+
+
+def shown_by(plan: Plan | None, answers: Mapping[str, Answer], message: bytes) -> list[SiteEffect]:
+    """What a message that the site refused shows of the coordinator, with what it answered."""
+    earlier = {kind: answer.message for kind, answer in answers.items()}
+    papers = against_coordinator(plan, earlier, message)
+    return [Blamed(one.accused, one.fault, one.to_bytes()) for one in papers]

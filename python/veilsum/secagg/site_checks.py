@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from veilsum._native import Secret
-from veilsum.errors import ConfigError, PeerError
+from veilsum.errors import ConfigError, LedgerError, PeerError
 from veilsum.roster import Roster
 from veilsum.secagg.envelope import Envelope
+from veilsum.secagg.ledger import Ledger
+from veilsum.secagg.ledger_records import LedgerRecord
 from veilsum.secagg.messages import (
     KeyRoster,
+    RelayedDeal,
     RoundOpen,
+    ShareRelay,
     SurvivorCertificate,
     SurvivorProposal,
     UnmaskShares,
@@ -77,8 +81,42 @@ def checked_members(plan: Plan, site: str, advert: Envelope, message: KeyRoster)
         raise Refusal("keys", str(error)) from error
 
 
+def remember(ledger: Ledger, record: LedgerRecord) -> None:
+    """Before anything leaves that the record stands for.
+
+    Raises:
+        Refusal: the site must not do it, or could not remember it.
+    """
+    try:
+        ledger.remember(record)
+    except LedgerError as error:
+        reason = "this site's ledger cannot be written"
+        raise Refusal("ledger", reason, local_reason=str(error)) from error
+
+
+def checked_relay(
+    plan: Plan, site: str, deal: Envelope, message: ShareRelay
+) -> dict[str, RelayedDeal]:
+    """What was relayed, by dealer, this site's own deal among it. Nothing else is verified.
+
+    Raises:
+        DecodeError: a deal of nobody in the cohort, or not sorted.
+        Refusal: code "protocol".
+    """
+    headers = [relayed.header for relayed in message.deals]
+    deals = dict(zip(signers_of(plan, headers), message.deals, strict=True))
+    own = deals.get(site)
+    if own is None or own.header.to_bytes() != deal.to_bytes():
+        raise Refusal("protocol", "the share relay does not hold this site's own deal")
+    if len(deals) < plan.fewest_survivors:
+        raise Refusal(
+            "protocol", f"{len(deals)} sites dealt shares, {plan.fewest_survivors} are needed"
+        )
+    return deals
+
+
 def checked_survivors(
-    plan: Plan, phase: Ready | Uploaded, message: SurvivorProposal
+    plan: Plan, site: str, phase: Ready | Uploaded, message: SurvivorProposal
 ) -> dict[str, bytes]:
     """The survivor set a site may vote for: site -> digest of its input header.
 
@@ -99,7 +137,11 @@ def checked_survivors(
         raise Refusal(
             "survivors", f"{len(sites)} updates are in the sum, {plan.fewest_survivors} are needed"
         )
-    return dict(message.survivors)
+    survivors = dict(message.survivors)
+    own = phase.header_digest if isinstance(phase, Uploaded) else None
+    if site in survivors and survivors[site] != own:
+        raise Refusal("survivors", "the proposal holds another input of this site")
+    return survivors
 
 
 def check_certificate(plan: Plan, phase: Voted, message: SurvivorCertificate) -> None:

@@ -197,12 +197,13 @@ def _wrong_secret(case: _Case) -> Verdict:
     return Invalid("the shares are of the secret that was advertised") if fits else case.guilty
 
 
-_COMPLAINTS = {
+FAULTS = {
     Finding.UNFOUNDED: Fault.FALSE_COMPLAINT,
     Finding.BAD_DEAL: Fault.BAD_DEAL,
     Finding.UNJUSTIFIED: Fault.WRONG_JUSTIFICATION,
     Finding.DISPUTE: Fault.DISPUTED,
 }
+"""What a complaint that comes to this is evidence of."""
 
 
 def _complaint(case: _Case) -> Verdict:
@@ -216,7 +217,7 @@ def _complaint(case: _Case) -> Verdict:
     entry = shown.entry(complaint.sender, Reader(entry_paper))
     answers = [case.open(Justification, envelope, dealer) for envelope in justified]
     finding = judge(entry, complaint, answers[0] if answers else None)
-    if _COMPLAINTS.get(finding) is not case.evidence.fault:
+    if FAULTS.get(finding) is not case.evidence.fault:
         return Invalid(f"the complaint comes to something else: {finding.value}")
     if finding is Finding.DISPUTE:
         return Dispute(dealer, complaint.sender)
