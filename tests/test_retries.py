@@ -8,22 +8,35 @@ from typing import Any
 import numpy as np
 import pytest
 
+from support.faults import OTHER, seals_badly
 from support.federation import Fault, Federation, ShiftTrainer, small_model
+from support.secagg import read
+from veilsum import secagg
 from veilsum._native import Secret
 from veilsum.control import (
     Deadlines,
     RoundClosed,
     RoundId,
+    RoundOpened,
     RunEvent,
     RunSpec,
     RunStatus,
     TaskSettings,
 )
-from veilsum.coordinator.effects import Announce, PublishModel, SaveRound, SendToSite, SetDeadline
+from veilsum.coordinator.effects import (
+    Announce,
+    PublishModel,
+    SaveEvidence,
+    SaveRound,
+    SendToSite,
+    SetDeadline,
+)
 from veilsum.coordinator.events import DeadlinePassed, RunAbortRequested
 from veilsum.coordinator.outcome import Failed, Finished
 from veilsum.coordinator.retry import Retries
 from veilsum.errors import ConfigError
+from veilsum.secagg import site_complaints
+from veilsum.secagg.messages import RoundOpen
 from veilsum.site.contribution import LocalUpdate, ModelTerms
 from veilsum.site.unsent import Unsent
 
@@ -272,3 +285,71 @@ def test_who_was_left_out_is_not_invited_again_and_no_protection_shrinks_with_th
 def test_a_number_of_attempts_that_makes_no_sense_is_refused(attempts: int) -> None:
     with pytest.raises(ConfigError, match="max_attempts must be 1 to 10"):
         replace(SPEC, max_attempts=attempts)
+
+
+# --- without the guilty -------------------------------------------------------------------
+
+
+def evidence_in(federation: Federation) -> list[secagg.Verdict]:
+    return [
+        secagg.check_evidence(effect.evidence, federation.roster)
+        for effect in federation.effects
+        if isinstance(effect, SaveEvidence)
+    ]
+
+
+def test_the_next_attempt_and_the_next_round_are_without_the_guilty(monkeypatch: Any) -> None:
+    seals_badly(monkeypatch, "lyon", ["basel"], "content")
+    federation = Federation(SITES)
+
+    status = run(federation)
+
+    others = tuple(site for site in SITES if site != "lyon")
+    assert status.state == "completed", status.reason
+    assert [record.sites for record in status.rounds] == [(), others, others]
+    assert evidence_in(federation) == [secagg.Guilty("lyon", secagg.Fault.BAD_DEAL)]
+    assert "lyon" not in status.rounds[1].dropped  # it was not invited
+    plans = [effect for effect in federation.effects if isinstance(effect, SendToSite)]
+    assert not [one for one in plans if one.site == "lyon" and is_invitation(one, attempt=1)]
+
+
+def is_invitation(effect: SendToSite, attempt: int) -> bool:
+    return isinstance(effect.message, RoundOpened) and effect.message.round.attempt == attempt
+
+
+def test_both_ends_of_an_open_complaint_are_out_and_the_protection_of_the_others_is_what_it_was(
+    monkeypatch: Any,
+) -> None:
+    """Of five sites three are left: a round of three withstands one helper still. The dealer has
+    masked its update when it is asked, and cannot answer."""
+    seals_badly(monkeypatch, "lyon", ["basel"], "key")
+    honest = site_complaints._box_key
+    monkeypatch.setattr(
+        site_complaints,
+        "_box_key",
+        lambda channel, site, peer, *, sending: (
+            OTHER if site == "lyon" else honest(channel, site, peer, sending=sending)
+        ),
+    )
+    federation = Federation(SITES)
+
+    status = run(federation)
+
+    assert status.state == "completed", status.reason
+    assert status.rounds[1].sites == ("kyoto", "oslo", "quito")
+    assert evidence_in(federation) == []
+    invited = [e.message for e in federation.effects if isinstance(e, SendToSite)]
+    opened = [m for m in invited if isinstance(m, RoundOpened) and m.round.attempt == 1]
+    manifest = read(RoundOpen, opened[0].open_message).manifest
+    plan = secagg.Plan.from_bytes(manifest, roster=federation.roster)
+    assert (plan.colluders, plan.min_sites, plan.vote_quorum) == (1, 3, 3)
+
+
+def test_with_too_few_left_for_the_colluders_the_run_ends(monkeypatch: Any) -> None:
+    seals_badly(monkeypatch, "lyon", ["basel"], "content")
+    federation = Federation(SITES[:3])
+
+    status = run(federation, replace(SPEC, cohort=SITES[:3]))
+
+    assert status.state == "aborted"
+    assert "2 of 2 sites joined, 3 are needed" in status.reason

@@ -85,15 +85,30 @@ def test_withdrawing_wipes_what_the_session_holds(phase):
 
 
 def test_own_secrets_are_wiped_as_soon_as_the_masks_are_derived():
+    """But for the channel key, which may have to answer a complaint: it goes with the mask keys."""
     federation = Federation(make_plan(4))
     relay = federation.hold("share-relay", to=VICTIM)
     session = federation.sites[VICTIM]
     own = held_by(session)
+    channel = session._phase.secrets.channel_private
     assert len(own) == 4
 
     session.handle(relay)
 
-    assert all(secret.wiped for secret in own)
+    assert [secret for secret in own if not secret.wiped] == [channel]
+    Federation.contribute(federation, VICTIM)
+    assert channel.wiped
+
+
+def test_the_channel_key_is_wiped_where_the_round_goes_on_without_the_update():
+    _, session = at_phase("inputs")
+    channel = session._phase.channel.private
+    proposal = Federation(make_plan(4)).hold("survivor-proposal", to=VICTIM)
+    survivors = tuple(one for one in read(SurvivorProposal, proposal).survivors if one[0] != VICTIM)
+
+    session.handle(forge(SurvivorProposal, proposal, t2=session._phase.t2, survivors=survivors))
+
+    assert channel.wiped
 
 
 def test_mask_keys_are_wiped_as_soon_as_the_update_is_masked():

@@ -170,7 +170,6 @@ def complaint_of(federation: Federation, complainer: str, dealer: str, key: byte
         for origin, to, message in federation.sent
         if to == complainer and isinstance(message, bytes) and b"share-relay" in message[:30]
     )
-    members = federation.sites[dealer]._phase.channel.members
     deals = {
         read_payload(ShareDeal, deal.header.payload, context=None).sender: deal
         for deal in read(ShareRelay, relay).deals
@@ -180,7 +179,7 @@ def complaint_of(federation: Federation, complainer: str, dealer: str, key: byte
         Complaint(
             federation.plan.context,
             complainer,
-            t1=members.t1,
+            t1=federation.coordinator._phase.dealers.members.t1,
             dealer=dealer,
             header=deal.header.payload_digest,
             box=deal.share.box,

@@ -130,7 +130,9 @@ def sealing_badly(how: str, *, to_all: bool, lies: bool) -> Commit:
                     OTHER if own == site else honest(channel, own, peer, sending=sending)
                 ),
             )
-        return finish(started())
+        made = started()
+        made.contribute = lambda _: []  # type: ignore[method-assign]  # who has uploaded cannot answer
+        return finish(made)
 
     return commit
 
@@ -235,6 +237,22 @@ def test_nobody_is_accused_but_the_site_that_broke_the_protocol(fault, site, mon
         assert not left_out(made)
     # A dispute takes one honest site along at most, and nothing else takes any.
     assert len(left_out(made) - {site}) <= (1 if disputes(made) else 0)
+
+
+@pytest.mark.parametrize("site", SITES)
+@pytest.mark.parametrize("how", ["content", "key", "garbage"])
+@pytest.mark.parametrize("to_all", [False, True])
+def test_a_dealer_that_has_uploaded_meanwhile_takes_one_honest_site_along_at_most(
+    how, to_all, site, monkeypatch
+):
+    receivers = [one for one in SITES if one != site] if to_all else [other_site(site)]
+    seals_badly(monkeypatch, site, receivers, how)
+
+    made = finish(started())
+
+    assert {one.accused for one in accusations(made)} <= {site}
+    assert site in left_out(made)
+    assert len(left_out(made) - {site}) <= (0 if to_all else 1)
 
 
 # --- faults of the coordinator ----------------------------------------------------------

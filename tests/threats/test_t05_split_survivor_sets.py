@@ -34,9 +34,9 @@ from veilsum.secagg.messages import (
     UnmaskShares,
 )
 from veilsum.secagg.payload import COORDINATOR, Message
-from veilsum.secagg.phases import Channel, HeldShares, Uploaded
+from veilsum.secagg.phases import HeldShares, Uploaded
 from veilsum.secagg.thresholds import share_threshold, vote_quorum
-from veilsum.secagg.transcript import Members, survivors_transcript
+from veilsum.secagg.transcript import survivors_transcript
 
 SITES, COLLUDERS = 200, 66
 T2 = b"\2" * 32
@@ -146,9 +146,7 @@ def session_about_to_vote(site: str, held: HeldShares) -> secagg.SiteSession:
         ledger=ledger_of_a_sender(site),
     )
     upload = secagg.UploadInput(b"", 0, ())
-    channel = Channel(Members({}, bytes(32)), Envelope(b"", b"", b""), Secret.zeros(32))
-    uploaded = Uploaded(T2, held, upload, header_digest(site), channel)
-    session._plan, session._phase = the_plan(), uploaded
+    session._plan, session._phase = the_plan(), Uploaded(T2, held, upload, header_digest(site))
     return session
 
 

@@ -97,7 +97,7 @@ def test_a_dealer_that_names_the_agreed_key_for_garbage_is_convicted(monkeypatch
     assert left_out(made) == {DEALER}
 
 
-def test_a_silent_dealer_is_left_out_and_not_accused(monkeypatch):
+def test_a_silent_dealer_and_who_complains_of_it_are_left_out_and_not_accused(monkeypatch):
     seals_badly(monkeypatch, DEALER, [SITES[0]], "garbage")
     made = federation()
     made.hold("justification", origin=DEALER)
@@ -105,7 +105,7 @@ def test_a_silent_dealer_is_left_out_and_not_accused(monkeypatch):
     close(made)
 
     assert accused(made) == set()
-    assert left_out(made) == {DEALER}
+    assert left_out(made) == {DEALER, SITES[0]}
 
 
 # --- complainers --------------------------------------------------------------------------
@@ -217,15 +217,21 @@ def test_a_dealer_says_no_key_without_a_complaint_that_its_receiver_signed():
     assert read(Justification, sent.message).complainer == LIAR
 
 
-def test_a_dealer_that_has_voted_has_no_key_left_to_say():
+def test_a_dealer_that_has_uploaded_has_no_key_left_so_both_are_left_out():
+    """Or a false complaint would wait for that, and take honest dealers out one by one."""
     made = Federation(make_plan(6, colluders=2))
-    vote = made.hold("survivor-vote", origin=DEALER)
-    assert vote
-    complaint = Complaint(made.plan.context, LIAR, bytes(32), DEALER, bytes(32), bytes(80), OTHER)
+    hold = made.hold("masked-input", origin=SITES[5])  # the others have uploaded
+    assert hold
+    made.run()
+    complaint = complaint_of(made, LIAR, DEALER, OTHER)
+    made.deliver(LIAR, "", complaint)
+    made.run()
+    close(made)
 
-    effects = made.sites[DEALER].handle(accusation(made, seal(complaint)))
-
-    assert [type(effect) for effect in effects] == [secagg.Withdraw]
+    assert made.sites[DEALER].phase == "votes"
+    assert left_out(made) == {DEALER, LIAR}
+    assert accused(made) == set()
+    assert disputes(made) == set()
 
 
 def test_while_complaints_are_heard_no_update_is_taken():

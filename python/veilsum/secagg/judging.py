@@ -98,26 +98,30 @@ class Judging:
     def conclude(self, plan: Plan) -> list[CoordinatorEffect]:
         """Who is not to be in the next attempt, of those whom nothing convicts.
 
-        In a dispute one of both is wrong, and nobody else can say who, so both are left out: were
-        it the dealer alone, each dishonest site could evict an honest one in every attempt. A
-        dealer in disputes with more sites than may be dishonest is the one who is wrong.
+        Of a complaint and a dealer that cannot be decided between, one is wrong and nobody else can
+        say which, so both are left out: were it the dealer alone, each dishonest site could evict
+        an honest one in every attempt. So it is with a dealer that does not answer, as it may have
+        uploaded meanwhile and have no key left. A dealer that more sites complain about than may be
+        dishonest is the one who is wrong.
         """
-        effects: list[CoordinatorEffect] = []
-        disputes = self._with(Finding.DISPUTE)
-        count = Counter(heard.complaint.dealer for heard in disputes)
+        undecided = [*self._with(Finding.DISPUTE), *self._with(Finding.OPEN)]
+        count = Counter(heard.complaint.dealer for heard in undecided)
         out: dict[str, str] = {}
-        for heard in disputes:
+        for heard in undecided:
             dealer, complainer = heard.complaint.dealer, heard.complaint.sender
-            evidence = self.evidence(plan, heard).to_bytes()
-            effects.append(Disputed(dealer, complainer, evidence))
             if count[dealer] > plan.colluders:
-                out.setdefault(dealer, "is in disputes with more sites than can be wrong")
+                out.setdefault(dealer, "has dealt what more sites complain about than can be wrong")
             else:
-                out.setdefault(dealer, f"is in a dispute with site {complainer!r}")
-                out.setdefault(complainer, f"is in a dispute with site {dealer!r}")
-        for heard in self._with(Finding.OPEN):
-            out.setdefault(heard.complaint.dealer, "did not answer a complaint in time")
-        return [*effects, *(LeaveOut(site, reason) for site, reason in out.items())]
+                out.setdefault(dealer, f"could not settle a complaint of site {complainer!r}")
+                out.setdefault(complainer, f"could not settle its complaint about site {dealer!r}")
+        return [
+            *(self._disputed(plan, heard) for heard in self._with(Finding.DISPUTE)),
+            *(LeaveOut(site, reason) for site, reason in out.items()),
+        ]
+
+    def _disputed(self, plan: Plan, heard: Heard) -> Disputed:
+        complaint, evidence = heard.complaint, self.evidence(plan, heard)
+        return Disputed(complaint.dealer, complaint.sender, evidence.to_bytes())
 
     def _with(self, finding: Finding) -> Sequence[Heard]:
         return [heard for heard in self.received.values() if heard.finding is finding]

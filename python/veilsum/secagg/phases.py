@@ -89,7 +89,8 @@ class Dealt:
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """What a dealer keeps, until it votes, in case that someone complains about its boxes."""
+    """What a dealer keeps, as long as it has mask keys, in case that someone complains about its
+    boxes. It opens them, as the mask keys open its update; it goes when they go."""
 
     members: Members
     deal: Envelope
@@ -139,12 +140,10 @@ class Uploaded:
     held: HeldShares
     upload: UploadInput
     header_digest: bytes
-    channel: Channel
 
     def wipe(self) -> None:
-        """Overwrites shares and channel key."""
+        """Overwrites the shares."""
         self.held.wipe()
-        self.channel.wipe()
 
 
 @dataclass(frozen=True, slots=True)

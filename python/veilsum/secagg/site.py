@@ -225,6 +225,7 @@ class SiteSession:
         header = self._signer.seal(input_header(plan, self._site, phase.t2, encoded.chunks))
         upload = UploadInput(header.to_bytes(), update_id, encoded.chunks, encoded.clipped)
         phase.masks.wipe()
+        phase.channel.wipe()
         tag = self._ledger.tag_of(update)
         try:
             if self._policy.spent == "input":
@@ -233,7 +234,7 @@ class SiteSession:
             remember(self._ledger, sent)
         except Refusal as refusal:
             return self._withdraw(refusal)
-        self._phase = Uploaded(phase.t2, phase.held, upload, header.payload_digest, phase.channel)
+        self._phase = Uploaded(phase.t2, phase.held, upload, header.payload_digest)
         return [upload]
 
     def checked_result(self, level: int) -> list[SiteEffect]:
@@ -292,11 +293,11 @@ class SiteSession:
         return [Withdraw(refusal.code, refusal.reason, refusal.local_reason)]
 
     def _receive(self, kind: str, envelope: Envelope) -> list[SiteEffect]:
-        match self._phase, self._plan:  # there may be several
-            case (Ready() | Uploaded() | Complaining()) as phase, Plan() as plan if (
-                kind == Accusation.kind
-            ):
+        match self._phase, self._plan:
+            case (Ready() | Complaining()) as phase, Plan() as plan if kind == Accusation.kind:
                 return self._on_accusation(plan, phase.channel, envelope)
+            case Uploaded(), _ if kind == Accusation.kind:
+                return []  # the key went with the mask keys
         answer = self._answers.get(kind)
         if answer is not None:
             if answer.message.payload_digest != envelope.payload_digest:
@@ -393,9 +394,9 @@ class SiteSession:
         remember(self._ledger, VoteCast(attempt_of(plan), t3, tuple(survivors)))
         # A site that is left out votes as well, so that the others reach their quorum. Leaving
         # this phase gives up its update for good: its mask seed may be rebuilt from now on.
-        phase.channel.wipe()
         if isinstance(phase, Ready):
             phase.masks.wipe()
+            phase.channel.wipe()
         self._phase = Voted(t3, frozenset(survivors), phase.held)
         vote = self._signer.seal(SurvivorVote(plan.context, self._site, t3))
         return [*([Warn(warning)] if warning else []), Send(vote.to_bytes())]

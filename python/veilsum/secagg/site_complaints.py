@@ -19,8 +19,14 @@ from veilsum.secagg.policy import Refusal
 def complaint_about(
     plan: Plan, site: str, channel: Channel, fault: BadBox, relayed: Mapping[str, RelayedDeal]
 ) -> Complaint:
-    """With the key of this one box, which shows nothing but this site's own shares in it."""
+    """With the key of this one box, which shows nothing but this site's own shares in it.
+
+    Raises:
+        Refusal: code "bad_share": the box is this site's own.
+    """
     dealer = fault.site
+    if dealer == site:
+        raise Refusal("bad_share", str(fault)) from fault
     deal = relayed[dealer]
     return Complaint(
         plan.context,
