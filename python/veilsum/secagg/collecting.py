@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from typing import TypeVar, assert_never
 
-from veilsum.errors import PeerError
+from veilsum.errors import DecodeError, PeerError
 from veilsum.secagg import blame, keys
 from veilsum.secagg.blame import ProvenFault
 from veilsum.secagg.envelope import Envelope
-from veilsum.secagg.messages import InputHeader, KeyAdvert, SealedDeal, UnmaskShares
+from veilsum.secagg.messages import (
+    InputHeader,
+    KeyAdvert,
+    SealedDeal,
+    UnmaskShares,
+    kind_of_message,
+)
 from veilsum.secagg.payload import Message, open_envelope
 from veilsum.secagg.phases import (
     CollectingAcks,
@@ -105,3 +111,16 @@ def _collect_ack(plan: Plan, phase: CollectingAcks, site: str, envelope: Envelop
 def _open(kind: type[_Message], plan: Plan, site: str, envelope: Envelope) -> _Message:
     key = plan.roster.signing_key(site)
     return open_envelope(kind, envelope, key, sender=site, context=plan.context)
+
+
+def kind_or_none(message: bytes) -> str:
+    """The type of a message; empty if it is none."""
+    try:
+        return kind_of_message(message)
+    except DecodeError:
+        return ""
+
+
+def without_name(site: str, error: Exception) -> str:
+    """What a site did, for where its name is beside it."""
+    return str(error).removeprefix(f"site {site!r} ")

@@ -17,7 +17,7 @@ from veilsum.secagg import closing
 from veilsum.secagg.accusing import Accuser
 from veilsum.secagg.audit_record import AuditedSum, AuditRecord
 from veilsum.secagg.blame import ProvenFault
-from veilsum.secagg.collecting import checked_header, collect
+from veilsum.secagg.collecting import checked_header, collect, kind_or_none, without_name
 from veilsum.secagg.complaints import Accusation, Complaint, Finding, Justification
 from veilsum.secagg.effects import (
     Aborted,
@@ -31,7 +31,7 @@ from veilsum.secagg.effects import (
 from veilsum.secagg.envelope import Envelope
 from veilsum.secagg.evidence import FAULT_TEXTS, Fault
 from veilsum.secagg.judging import Judging
-from veilsum.secagg.messages import InputHeader, RoundOpen, kind_of_message
+from veilsum.secagg.messages import InputHeader, RoundOpen
 from veilsum.secagg.payload import COORDINATOR, Message
 from veilsum.secagg.phases import (
     CollectingAcks,
@@ -148,7 +148,7 @@ class CoordinatorSession:
         if isinstance(phase, Summed | Ended):  # too late for anything but to contradict oneself
             return self._accuser.accuse(self._accuser.contradiction(site, message))
         try:
-            kind = _kind(message)
+            kind = kind_or_none(message)
             if kind == Refuse.kind:
                 return self._on_refusal(site, message)
             if isinstance(phase, CollectingInputs | Judging) and kind in _COMPLAINTS:
@@ -173,7 +173,7 @@ class CoordinatorSession:
     ) -> list[CoordinatorEffect]:
         proven = [error.evidence] if isinstance(error, ProvenFault) else []
         papers = [*proven, *self._accuser.contradiction(site, message)]
-        return [*self._accuser.accuse(papers), *self.lost(site, _without_name(site, error))]
+        return [*self._accuser.accuse(papers), *self.lost(site, without_name(site, error))]
 
     def _on_refusal(self, site: str, message: bytes) -> list[CoordinatorEffect]:
         plan = self._plan
@@ -413,14 +413,3 @@ class CoordinatorSession:
 
     def _seal(self, message: Message) -> Envelope:
         return Envelope.sign(message.kind, message.to_payload(), self._signing_key)
-
-
-def _kind(message: bytes) -> str:
-    try:
-        return kind_of_message(message)
-    except DecodeError:
-        return ""
-
-
-def _without_name(site: str, error: Exception) -> str:
-    return str(error).removeprefix(f"site {site!r} ")
