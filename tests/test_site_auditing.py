@@ -20,8 +20,19 @@ from veilsum.control import RoundId, RunSpec
 from veilsum.coordinator.effects import SaveLink
 from veilsum.errors import AuditError, ConfigError, DecodeError, PeerError
 from veilsum.model import ModelLayout
+from veilsum.secagg.ledger import Ledger
+from veilsum.secagg.ledger_records import (
+    AckSent,
+    Attempt,
+    Opened,
+    ResultRejected,
+    VoteCast,
+    decode_record,
+    encode_record,
+)
 from veilsum.secagg.origin import read_links
 from veilsum.secagg.payload import read_payload
+from veilsum.secagg.policy import Refusal
 from veilsum.secagg.result_messages import (
     ALL_CHECKED,
     MODEL_RECOMPUTED,
@@ -38,6 +49,7 @@ from veilsum.site.events import AuditFetched, AuditFetchFailed
 CHUNK = 4096
 SIZE = 70 * CHUNK
 ROUND = RoundId("run-1", 1, 0)
+LEDGER = None
 
 
 @cache
@@ -98,7 +110,7 @@ def audit_to_its_end(auditor: Auditor, part: Any, served: AuditedRound) -> list[
 def test_a_right_sum_is_acknowledged_with_what_was_checked(audit, level):
     part = part_of(held())
 
-    assert audit_to_its_end(Auditor(audit, entropy(1), threads=1), part, held()) == []
+    assert audit_to_its_end(Auditor(audit, entropy(1), LEDGER, threads=1), part, held()) == []
 
     assert part.contribution.said == [level]
 
@@ -110,7 +122,7 @@ def test_a_sample_of_everything_is_everything():
     small = AuditedRound(plan, contributions=contributions)
     part = part_of(small)
 
-    audit_to_its_end(Auditor("sample", entropy(1), threads=1), part, small)
+    audit_to_its_end(Auditor("sample", entropy(1), LEDGER, threads=1), part, small)
 
     assert part.contribution.said == [ALL_CHECKED]
 
@@ -118,7 +130,7 @@ def test_a_sample_of_everything_is_everything():
 def test_without_an_audit_the_result_is_acknowledged_at_once():
     part = part_of(held(tampered=True))
 
-    assert Auditor("off", entropy(1), threads=1).begin(part, MODEL_RECOMPUTED) == []
+    assert Auditor("off", entropy(1), LEDGER, threads=1).begin(part, MODEL_RECOMPUTED) == []
 
     assert part.contribution.said == [MODEL_RECOMPUTED]
 
@@ -126,7 +138,7 @@ def test_without_an_audit_the_result_is_acknowledged_at_once():
 def test_a_wrong_sum_is_refused_and_the_chunk_named():
     part = part_of(held(tampered=True))
 
-    audit_to_its_end(Auditor("all", entropy(1), threads=1), part, held(tampered=True))
+    audit_to_its_end(Auditor("all", entropy(1), LEDGER, threads=1), part, held(tampered=True))
 
     (reason,) = part.contribution.said
     assert "chunk 33 of stream 1" in reason
@@ -177,7 +189,7 @@ def test_chunks_of_the_true_sum_do_not_vouch_for_a_signed_wrong_one():
 @pytest.mark.parametrize("data", [b"", b"VST1", bytes(1000)])
 def test_material_that_proves_nothing_is_as_good_as_none(data):
     part = part_of(held())
-    auditor = Auditor("sample", entropy(1), threads=1)
+    auditor = Auditor("sample", entropy(1), LEDGER, threads=1)
     auditor.begin(part, MODEL_RECOMPUTED)
 
     effects = auditor.answered(part, AuditFetched(ROUND, data))
@@ -188,7 +200,7 @@ def test_material_that_proves_nothing_is_as_good_as_none(data):
 
 def test_a_coordinator_that_lets_nobody_check_gets_no_acknowledgement():
     part = part_of(held())
-    auditor = Auditor("sample", entropy(1), threads=1)
+    auditor = Auditor("sample", entropy(1), LEDGER, threads=1)
     auditor.begin(part, MODEL_RECOMPUTED)
 
     auditor.answered(part, AuditFetchFailed(ROUND, "NOT_FOUND"))
@@ -199,7 +211,7 @@ def test_a_coordinator_that_lets_nobody_check_gets_no_acknowledgement():
 
 def test_answers_that_come_after_the_round_change_nothing():
     part = part_of(held())
-    auditor = Auditor("all", entropy(1), threads=1)
+    auditor = Auditor("all", entropy(1), LEDGER, threads=1)
     (asked,) = auditor.begin(part, MODEL_RECOMPUTED)
     auditor.left()
 
@@ -318,3 +330,79 @@ def test_sites_that_check_do_not(audit):
     for site in SITES:
         notes = "\n".join(federation.sites[site].notes)
         assert "chunk 0 of stream 1 of the sum is not the sum of the updates" in notes
+
+
+# --- a site that knows better than the quorum --------------------------------------------
+
+ALONE = "lyon"
+
+
+def outvoted() -> Federation:
+    """One site checks sums; the other three, a quorum, acknowledge whatever they are shown."""
+    policies = {site: secagg.LocalPolicy() for site in SITES}
+    policies[ALONE] = secagg.LocalPolicy(audit="all")
+    return Federation(SITES, policy_of=policies, audits=True)
+
+
+def run_outvoted(federation: Federation) -> list[tuple[str, ...]]:
+    """The sites in each round's sum."""
+    federation.submit("run", SPEC, small_model())
+    status = federation.run("run")
+    assert status.state == "completed", status.reason
+    return [record.sites for record in status.rounds]
+
+
+@pytest.mark.usefixtures("lying_coordinator")
+def test_a_site_without_memory_goes_on_from_what_it_found_to_be_wrong(monkeypatch):
+    """The defence removed: a quorum of others is enough for it."""
+    monkeypatch.setattr(Ledger, "remember", forgetting(Ledger.remember))
+
+    assert run_outvoted(outvoted()) == [SITES, SITES]
+
+
+def forgetting(right: Callable[..., None]) -> Callable[..., None]:
+    def remember(ledger: Ledger, record: object) -> None:
+        if not isinstance(record, ResultRejected):
+            right(ledger, record)
+
+    return remember
+
+
+@pytest.mark.usefixtures("lying_coordinator")
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_site_that_found_a_result_to_be_wrong_is_in_no_later_round_of_the_run(restarted):
+    federation = outvoted()
+    if restarted:
+        carry_out = federation._carry_out
+
+        def restart(effect: object) -> None:
+            carry_out(effect)  # type: ignore[arg-type]
+            if isinstance(effect, SaveLink):
+                federation._queue.append(lambda: federation.disconnect(ALONE))
+                federation._queue.append(lambda: federation.connect(ALONE))
+
+        federation._carry_out = restart  # type: ignore[method-assign]
+
+    others = tuple(site for site in SITES if site != ALONE)
+    assert run_outvoted(federation) == [SITES, others]
+    assert "found a result of that run to be wrong" in "\n".join(federation.sites[ALONE].notes)
+
+
+def test_what_was_rejected_is_read_back_and_contradicts_an_acknowledgement():
+    attempt = Attempt("task", "run", 3, 0, bytes([7]) * 32)
+    rejected = ResultRejected(attempt, bytes([8]) * 32)
+    assert decode_record(encode_record(rejected)) == rejected
+
+    records = [Opened(attempt, bytes(32)), VoteCast(attempt, bytes(32), ("a",))]
+    again = Ledger(Secret.zeros(32), lambda record: None, [*records, rejected])
+    for later in (replace(attempt, round_number=4), replace(attempt, attempt=1)):
+        with pytest.raises(Refusal, match="found a result of that run to be wrong"):
+            again.check(Opened(later, bytes(32)))
+    again.check(Opened(replace(attempt, run_id="other"), bytes(32)))
+    again.check(Opened(replace(attempt, task_id="other"), bytes(32)))
+
+    acked = AckSent(attempt, bytes(32), bytes(32))
+    with pytest.raises(Refusal, match="acknowledged a result of it already"):
+        Ledger(Secret.zeros(32), lambda record: None, [*records, acked]).remember(rejected)
+    with pytest.raises(Refusal, match="not the last attempt"):
+        Ledger(Secret.zeros(32), lambda record: None).remember(rejected)

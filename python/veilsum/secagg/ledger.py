@@ -32,6 +32,7 @@ from veilsum.secagg.ledger_records import (
     ModelKnown,
     Opened,
     Overtaken,
+    ResultRejected,
     RosterAgreed,
     VoteCast,
 )
@@ -85,6 +86,7 @@ class LedgerState:
         self._survivors: dict[str, frozenset[str]] = {}  # task -> last set voted for
         self._acks: dict[tuple[str, str], AckSent] = {}  # by task and run, the last one
         self._models: dict[str, bytes] = {}  # task -> model after the last of them
+        self._rejected: set[tuple[str, str]] = set()  # task and run
         self._overtaken = False
         self._known: dict[str, set[ModelKnown]] = {}  # by task
         self._rosters: dict[str, RosterAgreed] = {}  # by consortium, the last one
@@ -93,7 +95,7 @@ class LedgerState:
         """Whether the site may do what the record stands for.
 
         Raises:
-            Refusal: code "replay", "spent", "epoch" or "ledger".
+            Refusal: code "replay", "spent", "result", "epoch" or "ledger".
         """
         if self._overtaken and isinstance(record, Opened):
             raise overtaken()
@@ -117,6 +119,9 @@ class LedgerState:
                     raise Refusal("replay", "this site did not vote in that attempt")
                 if latest.ack is not None:
                     raise Refusal("replay", "this site acknowledged a result of it already")
+            case ResultRejected(attempt):
+                if self._of(attempt).ack is not None:
+                    raise Refusal("replay", "this site acknowledged a result of it already")
             case RosterAgreed(_, epoch):
                 last = self._rosters.get(record.consortium)
                 if last is not None and epoch <= last.epoch and record != last:
@@ -127,6 +132,9 @@ class LedgerState:
                 assert_never(record)
 
     def _check_opened(self, attempt: Attempt) -> None:
+        # What a quorum of others acknowledged all the same is not what this site goes on from.
+        if (attempt.task_id, attempt.run_id) in self._rejected:
+            raise Refusal("result", "this site found a result of that run to be wrong")
         latest = self._latest.get((attempt.task_id, attempt.run_id))
         if latest is None:
             return
@@ -161,6 +169,8 @@ class LedgerState:
                 self._of(attempt).ack = record
                 self._acks[attempt.task_id, attempt.run_id] = record
                 self._models[attempt.task_id] = model_hash
+            case ResultRejected(attempt):
+                self._rejected.add((attempt.task_id, attempt.run_id))
             case Overtaken():
                 self._overtaken = True
             case ModelKnown(task_id):

@@ -159,11 +159,32 @@ class ModelKnown:
         return same and model.state_hash in (self.state_hash, NO_STATE)
 
 
+@dataclass(frozen=True, slots=True)
+class ResultRejected:
+    """Written when the site found a result to be wrong, before it says so.
+
+    Attributes:
+        result_digest: as of AckSent.
+    """
+
+    attempt: Attempt
+    result_digest: bytes
+
+
 LedgerRecord: TypeAlias = (
-    Opened | Contributed | VoteCast | AckSent | Overtaken | RosterAgreed | Adopted | ModelKnown
+    Opened
+    | Contributed
+    | VoteCast
+    | AckSent
+    | ResultRejected
+    | Overtaken
+    | RosterAgreed
+    | Adopted
+    | ModelKnown
 )
 
 _OPENED, _CONTRIBUTED, _VOTED, _ACKED, _OVERTAKEN, _ROSTER, _ADOPTED, _MODEL = range(1, 9)
+_REJECTED = 9
 
 
 def encode_record(record: LedgerRecord) -> bytes:
@@ -178,6 +199,8 @@ def encode_record(record: LedgerRecord) -> bytes:
             return writer.sequence(survivors, lambda out, site: out.text(site)).bytes()
         case AckSent(attempt, result, model_hash):
             return _begun(_ACKED, attempt).raw(result).raw(model_hash).bytes()
+        case ResultRejected(attempt, result):
+            return _begun(_REJECTED, attempt).raw(result).bytes()
         case Overtaken(attempt, ack):
             return _begun(_OVERTAKEN, attempt).raw(ack).bytes()
         case RosterAgreed(consortium, epoch, roster_hash):
@@ -214,7 +237,7 @@ def _read(reader: Reader, kind: int) -> LedgerRecord:
     if kind == _ROSTER:
         consortium = reader.text(MAX_NAME_BYTES, "consortium")
         return RosterAgreed(consortium, reader.integer(4, "epoch"), reader.digest("roster hash"))
-    if not _OPENED <= kind <= _OVERTAKEN:
+    if not (_OPENED <= kind <= _OVERTAKEN or kind == _REJECTED):
         raise DecodeError(f"there is no record of kind {kind}")
     attempt = Attempt(
         reader.text(MAX_NAME_BYTES, "task"),
@@ -230,6 +253,8 @@ def _read(reader: Reader, kind: int) -> LedgerRecord:
         return Contributed(attempt, *tag_and_header)
     if kind == _ACKED:
         return AckSent(attempt, reader.digest("the result's digest"), reader.digest("model hash"))
+    if kind == _REJECTED:
+        return ResultRejected(attempt, reader.digest("the result's digest"))
     if kind == _OVERTAKEN:
         return Overtaken(attempt, reader.digest("the acknowledgement's digest"))
     t3 = reader.digest("T3")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 
@@ -9,10 +10,12 @@ from typing_extensions import Buffer
 
 from veilsum.aggregate.ring_spec import Stream
 from veilsum.aggregate.tile_audit import SEED_BYTES
-from veilsum.errors import AuditError, ConfigError, DecodeError, PeerError
-from veilsum.secagg import Entropy, Plan, ResultReady
+from veilsum.errors import AuditError, ConfigError, DecodeError, LedgerError, PeerError
+from veilsum.secagg import Entropy, Ledger, Plan, ResultReady
 from veilsum.secagg import audit as chunk_audit
-from veilsum.secagg.policy import Audit
+from veilsum.secagg.ledger import attempt_of
+from veilsum.secagg.ledger_records import ResultRejected
+from veilsum.secagg.policy import Audit, Refusal
 from veilsum.secagg.result_messages import ALL_CHECKED, MODEL_RECOMPUTED, TILES_CHECKED
 from veilsum.secagg.transcript_file import Transcript
 from veilsum.secagg.verifying import verify_part
@@ -93,11 +96,15 @@ class Auditor:
     Args:
         audit: as of LocalPolicy.
         entropy: chooses the chunks, which nobody else can know before they are asked for.
+        ledger: remembers what was found to be wrong; None where no masked round is taken part in.
         threads: to make masks with.
     """
 
-    def __init__(self, audit: Audit, entropy: Entropy, *, threads: int) -> None:
+    def __init__(
+        self, audit: Audit, entropy: Entropy, ledger: Ledger | None, *, threads: int
+    ) -> None:
         self._audit, self._entropy, self._threads = audit, entropy, threads
+        self._ledger = ledger
         self._current: tuple[SumAudit, int] | None = None
 
     def begin(self, part: Part, level: int) -> list[SiteEffect]:
@@ -124,7 +131,7 @@ class Auditor:
         try:
             self._current[0].check(event.data)
         except AuditError as wrong:
-            return self._reject(part, str(wrong))
+            return self.wrong(part, str(wrong))
         except (ConfigError, DecodeError, PeerError) as error:
             reason = "what came to check the sum with does not prove it"
             return [Note(f"{reason}: {error}"), *self._reject(part, reason)]
@@ -135,6 +142,19 @@ class Auditor:
         not check."""
         told = "the coordinator does not let this site check the sum"
         return [Note(f"{told}: {reason}"), *self._reject(part, told)]
+
+    def wrong(self, part: Part, reason: str) -> list[SiteEffect]:
+        """The result is not what it should be. The site takes part in no further round of the run,
+        also if it is started again, and whoever else acknowledges the result."""
+        ready, plan = part.contribution.result, part.contribution.plan
+        notes: list[SiteEffect] = [Note(f"the result is wrong: {reason}")]
+        if ready is not None and plan is not None and self._ledger is not None:
+            digest = hashlib.sha256(ready.result.to_payload()).digest()
+            try:
+                self._ledger.remember(ResultRejected(attempt_of(plan), digest))
+            except (LedgerError, Refusal) as error:
+                notes.append(Note(f"that could not be remembered: {error}"))
+        return [*notes, *self._reject(part, reason)]
 
     def left(self) -> None:
         """The round is over for this site."""
@@ -153,4 +173,4 @@ class Auditor:
 
     def _reject(self, part: Part, reason: str) -> list[SiteEffect]:
         self._current = None
-        return [Note(f"the sum was not acknowledged: {reason}"), *part.contribution.reject(reason)]
+        return part.contribution.reject(reason)

@@ -20,6 +20,7 @@ from veilsum.site.following import HeldModel, SumReceiver, WrongResult, next_mod
 from veilsum.site.phases import Part
 
 Seen: TypeAlias = Callable[[Part, int], list[SiteEffect]]
+Wrong: TypeAlias = Callable[[Part, str], list[SiteEffect]]
 
 
 class ModelKeeper:
@@ -31,11 +32,12 @@ class ModelKeeper:
     Args:
         provenance: as of LocalPolicy. "off": nothing is held, made or checked.
         seen: what follows a result that is right as far as a level says.
+        wrong: what follows one that is not.
         threads: to decode and step with.
     """
 
-    def __init__(self, provenance: Provenance, seen: Seen, *, threads: int) -> None:
-        self._seen = seen
+    def __init__(self, provenance: Provenance, seen: Seen, wrong: Wrong, *, threads: int) -> None:
+        self._seen, self._wrong = seen, wrong
         self._follows = provenance == "recompute"
         self._threads = threads
         self._held: HeldModel | None = None
@@ -96,7 +98,7 @@ class ModelKeeper:
                 plan, model, summed, ready.result, ready.survivors, threads=self._threads
             )
         except WrongResult as wrong:
-            return [Note(f"the result is wrong: {wrong}"), *part.contribution.reject(str(wrong))]
+            return self._wrong(part, str(wrong))
         return None
 
     def not_checked(self, part: Part, reason: str) -> list[SiteEffect]:

@@ -140,8 +140,9 @@ class SiteCore:
             egress=egress,
         )
         self._unsent = Unsent()
-        self._auditor = Auditor(policy.audit, entropy, threads=threads)
-        self._keeper = ModelKeeper(policy.provenance, self._auditor.begin, threads=threads)
+        self._auditor = Auditor(policy.audit, entropy, ledger, threads=threads)
+        follow = self._auditor.begin, self._auditor.wrong
+        self._keeper = ModelKeeper(policy.provenance, *follow, threads=threads)
         self._phase: SitePhase = Idle()
 
     @property
