@@ -98,6 +98,19 @@ def test_any_bytes_decode_or_are_refused(data):
             read_payload(kind, data, context=None)
 
 
+def test_the_signed_part_of_a_deal_is_found_without_its_shares():
+    federation = Federation(make_plan(4))
+    deal = federation.hold("share-deal", origin="kyoto")
+    header = SealedDeal.from_bytes(deal).header
+
+    for message in (deal, deal[:-1], header.to_bytes()):
+        assert messages.signed_part(message) == header
+        assert messages.kind_of_message(message) == "share-deal"
+    for message in (deal[:100], b"", b"\0" * 200):
+        with pytest.raises(DecodeError):
+            messages.kind_of_message(message)
+
+
 def test_a_signature_for_one_kind_is_none_for_another(round_messages):
     key = consortium().coordinator_key
     vote = Envelope.sign("key-roster", round_messages["round-open"], key)

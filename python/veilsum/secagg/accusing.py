@@ -9,7 +9,7 @@ from veilsum.secagg.blame import double_signed, verdict_of
 from veilsum.secagg.effects import Blamed, CoordinatorEffect, LeaveOut
 from veilsum.secagg.envelope import Envelope
 from veilsum.secagg.evidence import FAULT_TEXTS, Evidence, Fault, Guilty
-from veilsum.secagg.messages import SealedDeal
+from veilsum.secagg.messages import signed_part
 from veilsum.secagg.payload import kind_of
 from veilsum.secagg.plan import Plan
 
@@ -54,15 +54,3 @@ class Accuser:
                 effects.append(Blamed(*charge, evidence.to_bytes()))
                 effects.append(LeaveOut(verdict.accused, FAULT_TEXTS[verdict.fault]))
         return effects
-
-
-def signed_part(message: bytes) -> Envelope:
-    """The envelope in a message as a site sends it.
-
-    Raises:
-        DecodeError: there is none.
-    """
-    try:
-        return Envelope.from_bytes(message)
-    except DecodeError:
-        return SealedDeal.from_bytes(message).header

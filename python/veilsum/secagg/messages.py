@@ -20,17 +20,26 @@ from veilsum.secagg.wire import DIGEST_BYTES, MAX_SITES, Reader, Writer
 _MAX_PROOF = (MAX_SITES - 1).bit_length()  # nodes from a leaf to the root
 
 
-def kind_of_message(message: bytes) -> str:
-    """The type of a message as a site sends it: an envelope, or a sealed deal.
+def signed_part(message: bytes) -> Envelope:
+    """The envelope in a message as a site sends it: all of it, or what a sealed deal begins with,
+    whose shares are not looked at. Nothing is verified yet.
 
     Raises:
-        DecodeError: it is neither.
+        DecodeError: there is none.
     """
     try:
-        payload = Envelope.from_bytes(message).payload
+        return Envelope.from_bytes(message)
     except DecodeError:
-        payload = SealedDeal.from_bytes(message).header.payload
-    return kind_of(payload)
+        return read_envelope(Reader(message))
+
+
+def kind_of_message(message: bytes) -> str:
+    """The type that a message as a site sends it claims to be.
+
+    Raises:
+        DecodeError: there is no envelope in it, or no type.
+    """
+    return kind_of(signed_part(message).payload)
 
 
 @dataclass(frozen=True, slots=True)
