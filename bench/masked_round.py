@@ -12,6 +12,7 @@ The result is held against the sum without masks before anything is reported.
 from __future__ import annotations
 
 import argparse
+import re
 import resource
 import statistics
 import time
@@ -288,7 +289,7 @@ def main() -> None:
     page = text(made, options, rows)
     print(page)
     if options.out:
-        cpu = "".join(c if c.isalnum() else "-" for c in machine.cpu_model().lower()).strip("-")
+        cpu = re.sub(r"[^a-z0-9]+", "-", machine.cpu_model().lower()).strip("-")
         name = f"{datetime.now(UTC):%Y-%m-%d}-{cpu}-round-{options.generator}.md"
         (options.out / name).write_text(page)
 
