@@ -97,6 +97,11 @@ def chain(rounds: list[secagg.Acknowledged]) -> list[bytes]:
     return [one.receipt for one in rounds]
 
 
+@pytest.fixture(scope="module")
+def first(chain: list[bytes]) -> ReceiptFacts:
+    return check_receipt(chain[0], ROSTER)
+
+
 def body_of(receipt: bytes) -> dict[str, Any]:
     body = json.loads(receipt)["receipt"]
     assert isinstance(body, dict)
@@ -262,6 +267,46 @@ def test_any_changed_byte_is_found(data, chain):
 
     with pytest.raises(DecodeError):
         check_receipt(bytes(receipt), ROSTER)
+
+
+_ATOMS = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats()
+_TEXTS = st.text(max_size=9)
+JSON = st.recursive(
+    _ATOMS | _TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_TEXTS, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def nodes(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Paths to everything in a document, containers too."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value)
+    deeper = [
+        found
+        for key, item in inner
+        if isinstance(item, dict | list)
+        for found in nodes(item, (*path, key))
+    ]
+    return [path, *deeper, *leaves(value, path)]
+
+
+@given(data=st.data())
+def test_whatever_a_coordinator_signs_is_refused_and_nothing_worse(data, chain, first):
+    """A part is replaced by anything that JSON can hold, and the whole signed again."""
+    body = body_of(chain[1])
+    path = data.draw(st.sampled_from(nodes(body)))
+    new = data.draw(JSON)
+    if not path:
+        body = new
+    else:
+        at: Any = body
+        for key in path[:-1]:
+            at = at[key]
+        if canonical_json(at[path[-1]]) == canonical_json(new):
+            return
+        at[path[-1]] = new
+    with pytest.raises(DecodeError):
+        check_receipt(signed(body), ROSTER, first)
 
 
 def votes_of(body: dict[str, Any], *keep: int) -> None:
