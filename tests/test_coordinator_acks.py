@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 
 from support.federation import Fault, Federation, small_model
+from veilsum import secagg
 from veilsum.control import Deadlines, ProtocolMessage, RoundClosed, RoundOpened, RunSpec, RunStatus
 from veilsum.coordinator.effects import Announce, SaveReceipt, SaveRound, SendToSite
 from veilsum.coordinator.events import RunAbortRequested, SiteJoined
+from veilsum.errors import DeviceError
 from veilsum.secagg.envelope import Envelope
 from veilsum.secagg.messages import RoundOpen, kind_of_message
 from veilsum.secagg.payload import read_payload
@@ -101,6 +103,21 @@ def test_the_last_round_of_a_run_needs_no_quorum() -> None:
     status = run(federation, spec(rounds=1))
 
     assert status.state == "completed"
+
+
+def test_a_result_that_cannot_be_published_ends_the_run_and_the_round_stays(monkeypatch) -> None:
+    def fails(*_: object) -> None:
+        raise DeviceError("the device is gone")
+
+    monkeypatch.setattr(secagg.CoordinatorSession, "publish", fails)
+    federation = Federation(SITES)
+
+    status = run(federation, spec())
+
+    reason = "round 1: its result was not published: the device is gone"
+    assert (status.state, status.reason) == ("aborted", reason)
+    assert [record.completed for record in status.rounds] == [True]
+    assert len(federation.saved_models("run")) == 1
 
 
 @pytest.mark.parametrize("gone", [True, False])

@@ -57,7 +57,7 @@ from veilsum.coordinator.policy import missing_sites, shortfall
 from veilsum.coordinator.retry import COOLDOWN, Retries
 from veilsum.coordinator.round import Receiver, Round
 from veilsum.coordinator.rounds import ModelRef, RoundFactory
-from veilsum.errors import ConfigError, DeviceError, PeerError, RoundAborted
+from veilsum.errors import ConfigError, DeviceError, PeerError, RoundAborted, VeilsumError
 from veilsum.model import result_digest
 from veilsum.optimizers.applying import (
     FRESH,
@@ -318,8 +318,16 @@ class Job:
             return effects + self._closed(phase, record) + self._failed(record, outcome, model)
         settling = Settling(model, phase.invitation, phase.round, record)
         self._phase = settling
-        hashes = (model.ref.model_hash, model.ref.state_hash)
-        return effects + self._in_round(settling, lambda at: at.publish(*hashes, now), now)
+        return effects + self._published(settling, now)
+
+    def _published(self, phase: Settling, now: float) -> list[Effect]:
+        """What fails from here on must not take back what keeps the round."""
+        hashes = (phase.model.ref.model_hash, phase.model.ref.state_hash)
+        try:
+            return self._in_round(phase, lambda at: at.publish(*hashes, now), now)
+        except VeilsumError as error:
+            reason = f"round {phase.record.round.number}: its result was not published: {error}"
+            return self._closed(phase, phase.record) + self._end("aborted", reason)
 
     def _failed(self, record: RoundRecord, outcome: Failed, model: CurrentModel) -> list[Effect]:
         again = self._retries.after(record.round, outcome)
