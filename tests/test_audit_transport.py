@@ -13,13 +13,15 @@ from support.consortium import Consortium, make_consortium
 from support.serving import foreign, operating, run_async, serving, status_of
 from support.tiny_trainer import TinyTrainer
 from veilsum.cli import main as command_line
-from veilsum.control import Deadlines, RunSpec, RunStatus
+from veilsum.control import Deadlines, RoundId, RunSpec, RunStatus
+from veilsum.errors import DecodeError
 from veilsum.model import ModelLayout
 from veilsum.proto.v1 import federation_pb2 as pb
 from veilsum.secagg import LocalPolicy
 from veilsum.site.egress import EgressChain, EgressHead, EgressRecord
 from veilsum.transport.checkpoints import model_to_bytes
 from veilsum.transport.site_app import serve_site
+from veilsum.transport.wire_data import decode_audit_request, encode_audit_request
 
 MODEL = {"w": np.zeros((3, 4), np.float32), "steps": np.array([5, 6], np.int64)}
 RUN = RunSpec(task_id="tiny", min_sites=3, weight_cap=10, deadlines=Deadlines(*[30.0] * 6))
@@ -87,6 +89,15 @@ def test_a_coordinator_that_was_not_told_to_keeps_nothing_to_check(consortium, t
     for site in consortium.sites:
         kinds = [record.kind for record in listed(tmp_path / f"{site}.vsx")]
         assert (kinds.count("result-ack"), kinds.count("refuse")) == (0, 1)
+
+
+def test_a_request_names_some_chunks_and_not_any_number():
+    round_id = RoundId("run", 3, 1)
+    asked = [(0, 0), (1, 2**40)]
+    assert decode_audit_request(encode_audit_request(round_id, asked)) == (round_id, asked)
+    for chunks in ([], [(1, 0)] * 65_537):
+        with pytest.raises(DecodeError, match="1 to 65536 can be"):
+            decode_audit_request(encode_audit_request(round_id, chunks))
 
 
 @pytest.mark.parametrize(
