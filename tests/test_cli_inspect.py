@@ -15,6 +15,10 @@ from veilsum import _native
 from veilsum.cli import main
 from veilsum.cli.inspect import examine
 from veilsum.errors import ConfigError, DecodeError
+from veilsum.model import ModelLayout, result_digest
+from veilsum.optimizers import FedAdam
+from veilsum.optimizers.applying import state_hash
+from veilsum.transport.checkpoints import save_model
 from veilsum.transport.egress_file import open_egress
 
 SECRET_VALUE = np.float32(1234.5678)
@@ -105,6 +109,22 @@ def test_a_model_shows_its_tensors(tmp_path: Path, arrays: dict[str, np.ndarray]
 
     assert facts["kind"] == "safetensors"
     assert {row["name"]: row["shape"] for row in facts["tensors"]} == {"w": [100, 50], "n": [3]}
+
+
+def test_a_model_and_an_optimizers_state_have_the_hash_that_a_sites_policy_pins(
+    tmp_path: Path, arrays: dict[str, np.ndarray]
+) -> None:
+    layout = ModelLayout.from_arrays(arrays)
+    optimizer = FedAdam().start(layout)
+    optimizer.step(arrays, arrays)
+    model, state, other = tmp_path / "model", tmp_path / "state", tmp_path / "other"
+    save_model(model, layout, arrays)
+    state.write_bytes(optimizer.to_bytes())
+    save_file({"mask": np.ones(3, np.bool_)}, other)
+
+    assert examine(model)["model_hash"] == result_digest(layout, arrays)
+    assert examine(state)["state_hash"] == state_hash(optimizer).hex()
+    assert not {"model_hash", "state_hash"} & set(examine(other))
 
 
 def test_values_are_never_shown(

@@ -95,6 +95,14 @@ def test_every_site_makes_every_step_and_keeps_the_model(optimizer: str) -> None
     assert federation.states_asked == set()
 
 
+def test_a_sum_that_a_device_made_is_stepped_by_sites_to_the_same_bits() -> None:
+    federation = Watched(SITES, backend="emu", site_backend="emu")
+
+    _run(federation, _spec(2, "fedyogi", hadamard=1024, metrics=("auc",)))
+
+    assert federation.levels() == [dict.fromkeys(SITES, MODEL_RECOMPUTED)] * 2
+
+
 def test_what_sites_keep_is_the_coordinators_model_to_the_last_bit() -> None:
     seen: list[dict[str, np.ndarray]] = []
 

@@ -149,6 +149,6 @@ def test_run_it_for_real_works_exactly_as_written(folder: Path) -> None:
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "5 of 5" in done.stdout
-    assert "kind   safetensors" in done.stdout
+    assert "kind        safetensors" in done.stdout
     digests = re.findall(r"\b[0-9a-f]{16}\b", done.stdout)
     assert len(set(digests)) == 5  # five rounds, five different means

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -332,7 +333,7 @@ def _evidence(data: bytes, _file: Path) -> Facts:
     return {**stated_facts(data), "verified": "no: veilsum pki check-evidence"}
 
 
-def _safetensors(_data: bytes, file: Path) -> Facts:
+def _safetensors(data: bytes, file: Path) -> Facts:
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -344,7 +345,24 @@ def _safetensors(_data: bytes, file: Path) -> Facts:
             ]
     except SafetensorError as error:
         raise DecodeError(f"{file} is not a safetensors file: {error}") from error
-    return {"tensors": tensors}
+    return {**_start_hash(data), "tensors": tensors}
+
+
+def _start_hash(data: bytes) -> Facts:
+    """What `start_models` in a site's policy calls this model or optimizer state."""
+    from veilsum.model import result_digest
+    from veilsum.optimizers.state import OptimizerState
+    from veilsum.transport.checkpoints import model_from_bytes
+
+    try:
+        OptimizerState.from_bytes(data)
+        return {"state_hash": hashlib.sha256(data).hexdigest()}
+    except DecodeError:
+        pass
+    try:
+        return {"model_hash": result_digest(*model_from_bytes(data))}
+    except DecodeError:  # tensors that no round can have
+        return {}
 
 
 def _is_safetensors(data: bytes) -> bool:
