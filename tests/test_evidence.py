@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +20,9 @@ from veilsum.errors import DecodeError
 from veilsum.pki.roster_file import write_roster
 from veilsum.secagg.evidence import MAGIC, MAX_EVIDENCE_BYTES, Evidence, Fault
 from veilsum.secagg.wire import Writer
+from veilsum.transport import evidence_files, site_app
+from veilsum.transport.logs import Log
+from veilsum.transport.outgoing import Outgoing
 
 BAD = NAMES[1]
 PLAN = make_plan(4, colluders=1, share_threshold=2)
@@ -129,3 +134,24 @@ def test_inspect_says_what_evidence_claims_and_that_it_did_not_verify_it(real, t
         f"site {BAD}",
     )
     assert facts["verified"] == "no: veilsum pki check-evidence"
+
+
+def test_a_site_keeps_evidence_beside_its_ledger_and_a_full_folder_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    settings = SimpleNamespace(site=BAD, ledger=tmp_path / "ledger")
+    settings.ledger.mkdir(mode=0o700)
+    monkeypatch.setattr(evidence_files, "_MOST", 2)
+
+    async def main() -> None:
+        app = site_app._SiteApp(None, None, settings, Outgoing(None, Log("site")), Log("site"))
+        for data in (b"one", b"two", b"three"):
+            app._keep(data)
+
+    asyncio.run(main())
+
+    folder = settings.ledger / "evidence"
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == {
+        "coordinator-1.vse": b"one",
+        "coordinator-2.vse": b"two",
+    }

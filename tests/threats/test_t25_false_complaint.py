@@ -247,3 +247,41 @@ def secagg_error() -> type[Exception]:
     from veilsum.errors import PeerError
 
     return PeerError
+
+
+# --- other attempts -----------------------------------------------------------------------
+
+
+def test_complaints_and_answers_of_another_attempt_are_none():
+    """Context and T1 are in both: nothing that was said once can be said again by anyone else."""
+    old = federation()
+    old.run()
+    complaint = complaint_of(old, LIAR, DEALER, OTHER)
+    (sent,) = old.sites[DEALER].handle(accusation(old, complaint))
+    made = Federation(make_plan(6, colluders=2, attempt=1))
+    made.contribute = lambda site: []  # type: ignore[method-assign]
+    made.run()
+
+    (refused,) = made.sites[DEALER].handle(accusation(made, complaint))
+    assert isinstance(refused, secagg.Withdraw)
+    for site, message in ((LIAR, complaint), (SITES[0], sent.message)):
+        made.deliver(site, "", message)
+        assert site in made.excluded
+    assert made.coordinator.phase != "complaints"
+    assert accused(made) == set()
+    assert left_out(made) == set()
+
+
+def test_a_repeated_complaint_and_a_repeated_answer_change_nothing():
+    made = federation()
+    made.run()
+    complaint = complaint_of(made, LIAR, DEALER, OTHER)
+    made.deliver(LIAR, "", complaint)
+    answer = made.hold("justification", origin=DEALER)
+    for _ in range(2):
+        made.deliver(LIAR, "", complaint)
+        made.deliver(DEALER, "", answer)
+
+    assert made.excluded == {}
+    close(made)
+    assert disputes(made) == {(DEALER, LIAR)}

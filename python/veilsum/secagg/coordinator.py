@@ -152,7 +152,9 @@ class CoordinatorSession:
             if kind == Refuse.kind:
                 return self._on_refusal(site, message)
             if isinstance(phase, CollectingInputs | Judging) and kind in _COMPLAINTS:
-                return self._on_complaint(phase, site, kind, Envelope.from_bytes(message))
+                effects = self._on_complaint(phase, site, kind, Envelope.from_bytes(message))
+                self._heard.add(heard)
+                return effects
             if isinstance(phase, Judging):
                 raise PeerError(site, "sent something else than an answer to a complaint")
             if site not in phase.expected:
