@@ -139,7 +139,7 @@ def test_inspect_says_what_evidence_claims_and_that_it_did_not_verify_it(real, t
 def test_a_site_keeps_evidence_beside_its_ledger_and_a_full_folder_stops_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    settings = SimpleNamespace(site=BAD, ledger=tmp_path / "ledger")
+    settings = SimpleNamespace(site=BAD, ledger=tmp_path / "ledger", max_model_bytes=1)
     settings.ledger.mkdir(mode=0o700)
     monkeypatch.setattr(evidence_files, "_MOST", 2)
 
