@@ -8,15 +8,14 @@ it has a key. The variant with the first removed has contexts without the model 
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
-from support.secagg import NAMES, Federation, forge, make_plan
+from support.secagg import NAMES, Federation, forge, kind_on_the_wire, make_plan
 from veilsum import secagg
 from veilsum._native import Secret
+from veilsum.secagg.envelope import Envelope
 from veilsum.secagg.ledger_records import ModelKnown
-from veilsum.secagg.messages import RoundOpen
+from veilsum.secagg.messages import KeyRoster, RoundOpen
 from veilsum.secagg.policy import LocalPolicy
 
 SITES = NAMES[:5]
@@ -40,7 +39,7 @@ def _ledgers() -> dict[str, secagg.Ledger]:
 
 
 def _split(policy: LocalPolicy) -> Federation:
-    """A round in which the victim was told of another model than the rest."""
+    """A round whose invitation names another model to the victim than to the rest."""
     federation = Federation(
         _plan(COMMON), policies=dict.fromkeys(SITES, policy), ledgers=_ledgers()
     )
@@ -49,7 +48,6 @@ def _split(policy: LocalPolicy) -> Federation:
         if to == VICTIM:
             told = forge(RoundOpen, message, context=special.context, manifest=special.to_bytes())
             federation.queue[number] = (origin, to, told)
-    federation.run()
     return federation
 
 
@@ -72,25 +70,38 @@ def test_without_the_model_in_the_context_both_models_are_in_one_sum(
     monkeypatch.setattr(secagg.Plan, "context", b"\7" * 32)
 
     federation = _split(CREDULOUS)
+    federation.run()
 
     assert federation.result.sites == SITES
     assert _models(federation) == {COMMON, SPECIAL}
 
 
-def test_two_models_are_two_rounds_without_a_key_in_common() -> None:
-    """Even among sites that would train from anything."""
+def test_two_models_are_two_rounds_even_among_sites_that_would_train_from_anything() -> None:
     federation = _split(CREDULOUS)
 
+    federation.run()
+
+    assert _models(federation) == {COMMON, SPECIAL}
     assert federation.result.sites == OTHERS
-    assert "not of this round" in federation.excluded[VICTIM] or VICTIM in federation.excluded
-    victim, other = (_secrets(federation, site) for site in (VICTIM, OTHERS[0]))
-    assert victim.context != other.context
+    assert "belongs to another round or attempt" in federation.excluded[VICTIM]
 
 
-def _secrets(federation: Federation, site: str) -> Any:
-    plan = federation.sites[site].plan
-    assert plan is not None
-    return plan
+def test_a_coordinator_that_brings_both_together_is_refused_by_the_rest() -> None:
+    """It would have to show them keys that the victim signed for another context."""
+    federation = _split(CREDULOUS)
+    honest = federation.hold("key-roster", to=OTHERS[0])
+    adverts = {
+        origin: Envelope.from_bytes(message)
+        for origin, to, message in federation.sent
+        if to == "" and kind_on_the_wire(message) == "key-advert"
+    }
+    assert set(adverts) == set(SITES)
+    both = forge(KeyRoster, honest, adverts=tuple(adverts[site] for site in SITES))
+
+    effect = federation.sites[OTHERS[0]].handle(both)[-1]
+
+    assert isinstance(effect, secagg.Withdraw)
+    assert "belongs to another round or attempt" in effect.reason
 
 
 def test_the_victim_refuses_before_it_has_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,6 +109,7 @@ def test_the_victim_refuses_before_it_has_a_key(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(secagg.Plan, "context", b"\7" * 32)
 
     federation = _split(CAREFUL)
+    federation.run()
 
     assert _withdrawn(federation) == [(VICTIM, "model")]
     assert VICTIM not in federation.payloads("key-advert")
