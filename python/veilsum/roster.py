@@ -206,6 +206,11 @@ class Roster:
                 entries,
                 bytes.fromhex(document["previous"]),
             )
+            # JSON has other numbers than integers, and other things than text, that would be
+            # written as they were read.
+            texts = (entry.region for entry in entries)
+            if type(roster.epoch) is not int or not all(isinstance(text, str) for text in texts):
+                raise TypeError("an epoch is an integer, a region text")
         except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
             if isinstance(error, ConfigError):
                 raise

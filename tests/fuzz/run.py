@@ -2,8 +2,14 @@
 
 There is a target for the chunk parser, one for the layout parser, and one for the decoder of each
 family of codecs, taken from the product's own table: a new family is fuzzed without a line here.
-Seeds are made by the encoder at the start of a run; nothing is kept from one run to the next,
-except an input that failed, which is left in the working directory.
+Two more take the bits of masked words and the shares of secrets. What is written in Python, the
+messages of the protocol and what is checked about them, is fuzzed by atheris, which must be
+importable; its targets share one minute, because their inputs are small and few branches deep.
+
+Seeds are made by the code at the start of a run; nothing is kept from one run to the next,
+except an input that failed, which is left in the working directory. For hours:
+
+    run.py FOLDER_OF_PROGRAMS --seconds 7200 [--only messages]
 """
 
 from __future__ import annotations
@@ -24,6 +30,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from fuzz import protocol
 from support.codec_options import every_codec, required_options, variants
 from veilsum import EncodedUpdate, ModelLayout, _native, encode
 from veilsum.codecs.families import FAMILIES
@@ -42,12 +49,18 @@ RSS_LIMIT_MB = 1024
 
 @dataclass(frozen=True)
 class Target:
-    """A program, its arguments and the first inputs."""
+    """A program, its arguments, the first inputs, and its share of the seconds."""
 
     name: str
     program: str
     arguments: tuple[str, ...]
     seeds: tuple[bytes, ...]
+    share: float = 1.0
+
+    def command(self, programs: Path) -> list[str]:
+        if self.program.endswith(".py"):
+            return [sys.executable, str(Path(__file__).with_name(self.program)), *self.arguments]
+        return [str(programs / self.program), *self.arguments]
 
 
 # --- seeds -------------------------------------------------------------------------------
@@ -97,6 +110,22 @@ def layout_seeds() -> Iterator[bytes]:
         yield ModelLayout(_native.Layout(tensors)).to_bytes()
 
 
+def unpack_seeds() -> Iterator[bytes]:
+    rng = np.random.default_rng(1)
+    for bits in range(1, 65):
+        for count in (1 + bits % 7, 137):
+            head = struct.pack(">BHBB", bits - 1, count, bits % 16, 0)
+            yield head + rng.bytes(-(-count * bits // 8))
+
+
+def shamir_seeds() -> Iterator[bytes]:
+    rng = np.random.default_rng(1)
+    for count in range(7):
+        for mode in (0, 1, 2, 4, 6):
+            indices = struct.pack(f">{count}H", *rng.choice(np.arange(1, 200), count, False))
+            yield bytes([count, mode]) + indices + rng.bytes(32 * count)
+
+
 # --- targets -------------------------------------------------------------------------------
 
 
@@ -107,6 +136,12 @@ def codec_target(name: str, names: tuple[str, ...]) -> Target:
 def targets() -> Iterator[Target]:
     yield Target("chunk", "fuzz_chunk", (), tuple(chunk_seeds()))
     yield Target("layout", "fuzz_layout", (), tuple(layout_seeds()))
+    yield Target("unpack", "fuzz_unpack", (), tuple(unpack_seeds()), share=0.5)
+    yield Target("shamir", "fuzz_shamir", (), tuple(shamir_seeds()), share=0.5)
+    for kind in protocol.TARGETS:
+        seeds = tuple(kind().seeds())
+        share = 1 / len(protocol.TARGETS)
+        yield Target(kind.name, "fuzz_protocol.py", (kind.name,), seeds, share)
     known = {name for family in FAMILIES for name in family.names}
     shared = {name for group in SHARED.values() for name in group}
     for group, names in SHARED.items():
@@ -128,9 +163,8 @@ def run(target: Target, programs: Path, seconds: int) -> str:
         for number, seed in enumerate(target.seeds):
             (Path(corpus) / f"seed-{number}").write_bytes(seed)
         command = [
-            str(programs / target.program),
-            *target.arguments,
-            f"-max_total_time={seconds}",
+            *target.command(programs),
+            f"-max_total_time={max(1, round(seconds * target.share))}",
             "-max_len=8192",
             "-timeout=20",
             f"-malloc_limit_mb={MALLOC_LIMIT_MB}",
@@ -142,7 +176,8 @@ def run(target: Target, programs: Path, seconds: int) -> str:
         environment = os.environ | {"ASAN_OPTIONS": "quarantine_size_mb=16"}
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
         if done.returncode != 0:
-            raise SystemExit(f"fuzz target {target.name} failed:\n{done.stderr[-6000:]}")
+            said = done.stdout[-3000:] + done.stderr[-6000:]
+            raise SystemExit(f"fuzz target {target.name} failed:\n{said}")
         runs = re.search(r"number_of_executed_units:\s*(\d+)", done.stderr)
         coverage = re.findall(r"cov: (\d+)", done.stderr)
         if runs is None or not coverage or int(runs[1]) <= len(target.seeds):
