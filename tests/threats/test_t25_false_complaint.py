@@ -76,7 +76,8 @@ def key_of_a_liar(liar: str):
 
 
 @pytest.mark.parametrize("receivers", [[SITES[0]], SITES[2:4]])
-def test_in_a_dispute_with_few_both_ends_are_left_out(receivers, monkeypatch):
+def test_in_disputes_with_few_the_dealer_and_one_of_them_are_left_out(receivers, monkeypatch):
+    """Were it all of them, one dishonest dealer would take *c* honest sites with it."""
     seals_badly(monkeypatch, DEALER, receivers, "key")
     monkeypatch.setattr(site_complaints, "_box_key", key_of_a_liar(DEALER))
     made = federation()
@@ -85,7 +86,20 @@ def test_in_a_dispute_with_few_both_ends_are_left_out(receivers, monkeypatch):
 
     assert accused(made) == set()
     assert disputes(made) == {(DEALER, site) for site in receivers}
-    assert left_out(made) == {DEALER, *receivers}
+    assert left_out(made) == {DEALER, receivers[0]}
+
+
+def test_who_is_in_a_dispute_with_a_dealer_that_another_complaint_convicts_is_not_left_out(
+    monkeypatch,
+):
+    seals_badly(monkeypatch, DEALER, [SITES[5]], "content")
+    seals_badly(monkeypatch, DEALER, [SITES[0]], "key")
+    monkeypatch.setattr(site_complaints, "_box_key", key_of_a_liar(DEALER))
+    made = federation()
+    made.run()
+
+    assert accused(made) == {(DEALER, "BAD_DEAL")}
+    assert left_out(made) == {DEALER}
 
 
 def test_a_dealer_that_names_the_agreed_key_for_garbage_is_convicted(monkeypatch):
@@ -182,6 +196,45 @@ def test_one_site_complains_once_so_it_takes_one_honest_dealer_with_it_at_most()
     close(made)
 
     assert left_out(made) == {SITES[0], LIAR}
+
+
+def test_two_who_complain_about_one_honest_dealer_take_one_site_out_that_is_not_theirs():
+    made = federation()
+    made.run()
+    for liar in (LIAR, SITES[5]):
+        made.deliver(liar, "", complaint_of(made, liar, DEALER, OTHER))
+    made.run()
+    close(made)
+
+    assert left_out(made) == {DEALER, LIAR}
+
+
+def test_a_complaint_and_an_answer_that_come_twice_cost_nobody_the_round():
+    made = federation()
+    made.run()
+    complaint = complaint_of(made, LIAR, DEALER, OTHER)
+    made.deliver(LIAR, "", complaint)
+    made.deliver(LIAR, "", complaint)
+    answer = made.hold("justification", origin=DEALER)
+    made.deliver(DEALER, "", answer)
+    made.deliver(DEALER, "", answer)
+
+    assert made.excluded == {}
+    assert made.coordinator.phase == "complaints"
+
+
+def test_a_second_answer_of_another_key_costs_the_dealer_the_round_and_the_first_counts():
+    made = federation()
+    made.run()
+    made.deliver(LIAR, "", complaint_of(made, LIAR, DEALER, OTHER))
+    answer = made.hold("justification", origin=DEALER)
+    made.deliver(DEALER, "", answer)
+    made.deliver(DEALER, "", seal(replace(read(Justification, answer), key=OTHER)))
+    close(made)
+
+    assert set(made.excluded) == {DEALER}
+    assert disputes(made) == {(DEALER, LIAR)}
+    assert accused(made) == set()
 
 
 # --- what a dealer answers ----------------------------------------------------------------

@@ -78,15 +78,17 @@ class Judging:
         """Takes a dealer's answer; the first one counts.
 
         Raises:
-            DecodeError, PeerError: it answers no complaint about this dealer, or another one.
+            DecodeError, PeerError: it answers no complaint about this dealer, or one that has its
+                answer.
         """
         key = plan.roster.signing_key(site)
         answer = open_envelope(Justification, envelope, key, sender=site, context=plan.context)
         heard = self.received.get(answer.complainer)
         if heard is None or heard.complaint.dealer != site or answer.t1 != heard.complaint.t1:
             raise PeerError(site, "answered a complaint that nobody made about it")
-        if heard.answer is None:
-            heard.justification, heard.answer = answer, envelope
+        if heard.answer is not None:
+            raise PeerError(site, f"answered the complaint of site {answer.complainer!r} twice")
+        heard.justification, heard.answer = answer, envelope
         return heard
 
     def evidence(self, plan: Plan, heard: Heard) -> Evidence:
@@ -103,17 +105,27 @@ class Judging:
         an honest one in every attempt. So it is with a dealer that does not answer, as it may have
         uploaded meanwhile and have no key left. A dealer that more sites complain about than may be
         dishonest is the one who is wrong.
+
+        Complaints of which one end is out already take nobody else out: the pairs have no site in
+        common, each has a dishonest one, and so no more honest sites are out than dishonest ones.
         """
         undecided = [*self._with(Finding.DISPUTE), *self._with(Finding.OPEN)]
+        convicted = {
+            heard.complaint.dealer
+            for finding in (Finding.BAD_DEAL, Finding.UNJUSTIFIED)
+            for heard in self._with(finding)
+        }
         count = Counter(heard.complaint.dealer for heard in undecided)
-        out: dict[str, str] = {}
+        out = {
+            dealer: "has dealt what more sites complain about than can be wrong"
+            for dealer, complaints in count.items()
+            if complaints > plan.colluders and dealer not in convicted
+        }
         for heard in undecided:
             dealer, complainer = heard.complaint.dealer, heard.complaint.sender
-            if count[dealer] > plan.colluders:
-                out.setdefault(dealer, "has dealt what more sites complain about than can be wrong")
-            else:
-                out.setdefault(dealer, f"could not settle a complaint of site {complainer!r}")
-                out.setdefault(complainer, f"could not settle its complaint about site {dealer!r}")
+            if {dealer, complainer}.isdisjoint(convicted | out.keys()):
+                out[dealer] = f"could not settle a complaint of site {complainer!r}"
+                out[complainer] = f"could not settle its complaint about site {dealer!r}"
         return [
             *(self._disputed(plan, heard) for heard in self._with(Finding.DISPUTE)),
             *(LeaveOut(site, reason) for site, reason in out.items()),
