@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,7 @@ def values_of(codec: str, count: int) -> list[float]:
     return [reference.f32(((place * 37) % 101 - 50) / 64) for place in range(count)]
 
 
+@cache
 def make_chunk(codec: str, index: int = 1, sections: tuple[bytes, bytes] | None = None) -> bytes:
     first = index * CHUNK
     count = min(CHUNK, GROUP_SIZE - first)
