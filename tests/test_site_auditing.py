@@ -16,7 +16,7 @@ from support.secagg import consortium, make_contributions, make_plan, read, smal
 from veilsum import secagg
 from veilsum._native import Secret
 from veilsum.aggregate.secure_sum import SecureSum
-from veilsum.control import RoundId, RunSpec
+from veilsum.control import RoundId, RunSpec, TaskSettings
 from veilsum.coordinator.effects import SaveLink
 from veilsum.errors import AuditError, ConfigError, DecodeError, PeerError
 from veilsum.model import ModelLayout
@@ -386,6 +386,27 @@ def test_a_site_that_found_a_result_to_be_wrong_is_in_no_later_round_of_the_run(
     others = tuple(site for site in SITES if site != ALONE)
     assert run_outvoted(federation) == [SITES, others]
     assert "found a result of that run to be wrong" in "\n".join(federation.sites[ALONE].notes)
+
+
+@pytest.mark.usefixtures("lying_coordinator")
+@pytest.mark.parametrize("remembers", [False, True])
+def test_a_new_run_is_no_way_back_to_a_model_that_came_of_a_wrong_result(monkeypatch, remembers):
+    """The coordinator chooses run ids. A quorum of the others made the step to this model; to one
+    who could not tell that their result was wrong, it is as good as any."""
+    if not remembers:
+        monkeypatch.setattr(Ledger, "has_rejected", lambda *args: False)
+    federation = outvoted()
+    federation.submit("first", replace(SPEC, rounds=1), small_model())
+    federation.run("first")
+    (model,) = federation.saved_models("first")
+
+    federation.submit("second", replace(SPEC, rounds=1, task=TaskSettings(seed=7)), model)
+
+    (record,) = federation.run("second").rounds
+    others = tuple(site for site in SITES if site != ALONE)
+    assert record.sites == (others if remembers else SITES)
+    told = "the model came of a result that this site found to be wrong"
+    assert (told in "\n".join(federation.sites[ALONE].notes)) == remembers
 
 
 def test_what_was_rejected_is_read_back_and_contradicts_an_acknowledgement():

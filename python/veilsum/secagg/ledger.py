@@ -87,6 +87,7 @@ class LedgerState:
         self._acks: dict[tuple[str, str], AckSent] = {}  # by task and run, the last one
         self._models: dict[str, bytes] = {}  # task -> model after the last of them
         self._rejected: set[tuple[str, str]] = set()  # task and run
+        self._wrong: set[bytes] = set()  # digests of the results that it found to be wrong
         self._overtaken = False
         self._known: dict[str, set[ModelKnown]] = {}  # by task
         self._rosters: dict[str, RosterAgreed] = {}  # by consortium, the last one
@@ -169,8 +170,9 @@ class LedgerState:
                 self._of(attempt).ack = record
                 self._acks[attempt.task_id, attempt.run_id] = record
                 self._models[attempt.task_id] = model_hash
-            case ResultRejected(attempt):
+            case ResultRejected(attempt, result):
                 self._rejected.add((attempt.task_id, attempt.run_id))
+                self._wrong.add(result)
             case Overtaken():
                 self._overtaken = True
             case ModelKnown(task_id):
@@ -217,6 +219,10 @@ class LedgerState:
     def last_ack(self, task_id: str, run_id: str) -> AckSent | None:
         """The last result of a run that this site acknowledged; None before the first."""
         return self._acks.get((task_id, run_id))
+
+    def has_rejected(self, result_digest: bytes) -> bool:
+        """Whether this site found that result to be wrong."""
+        return result_digest in self._wrong
 
     def vote_in(self, attempt: Attempt) -> bytes | None:
         """T3 that this site voted for, if that is the last attempt of its run it was in."""
@@ -330,6 +336,10 @@ class Ledger:
     def last_ack(self, task_id: str, run_id: str) -> AckSent | None:
         """As of LedgerState."""
         return self._state.last_ack(task_id, run_id)
+
+    def has_rejected(self, result_digest: bytes) -> bool:
+        """As of LedgerState."""
+        return self._state.has_rejected(result_digest)
 
     def vote_in(self, attempt: Attempt) -> bytes | None:
         """As of LedgerState."""

@@ -167,7 +167,7 @@ def _follow_back(
     """
     wanted = model
     for link in links[:MOST_LINKS]:
-        wanted = _before(policy, plan.roster, wanted, link)
+        wanted = _before(policy, plan.roster, wanted, link, ledger)
         if ledger.knows_model(wanted) or _is_pinned(policy, wanted):
             return
     raise Refusal(
@@ -179,7 +179,9 @@ def _follow_back(
     )
 
 
-def _before(policy: LocalPolicy, roster: Roster, model: ModelKnown, link: Link) -> ModelKnown:
+def _before(
+    policy: LocalPolicy, roster: Roster, model: ModelKnown, link: Link, ledger: Ledger
+) -> ModelKnown:
     """The model from which a round led to this one."""
     try:
         last = open_link(roster, link)
@@ -191,6 +193,9 @@ def _before(policy: LocalPolicy, roster: Roster, model: ModelKnown, link: Link) 
     led_to = ModelKnown(plan.task_id, result.model_hash, result.state_hash)
     if not led_to.covers(model):
         raise Refusal("model", "a result that should lead to the model leads to another")
+    if ledger.has_rejected(last.result_digest):
+        # A new run is one more name that the coordinator chooses.
+        raise Refusal("model", "the model came of a result that this site found to be wrong")
     policy.check(plan)
     vouching = [ack for ack in last.acks.values() if ack.checked >= MODEL_RECOMPUTED]
     if len(vouching) < plan.vote_quorum:
