@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,12 +13,14 @@ import pytest
 from support.serving import run_async
 from veilsum.control import RoundId
 from veilsum.errors import DecodeError, LedgerError, VeilsumError
-from veilsum.site.effects import FetchLinks, FetchSum
+from veilsum.site.effects import FetchLinks, FetchModel, FetchSum
 from veilsum.site.events import LinksFetched, SumFetched, SumFetchFailed
-from veilsum.transport import client, fetching
+from veilsum.transport import client, fetching, site_app
 from veilsum.transport.client import Connection, Refused, Unreachable
 from veilsum.transport.fetching import Fetching
 from veilsum.transport.logs import Log
+from veilsum.transport.outgoing import Outgoing
+from veilsum.transport.settings import SiteSettings
 
 ROUND = RoundId("run", 1)
 
@@ -154,5 +159,34 @@ def test_without_links_the_site_has_to_do_without() -> None:
         ):
             event = await fetches.links(effect, connection)  # type: ignore[arg-type]
             assert event == LinksFetched(ROUND, links)
+
+    run_async(main)
+
+
+def test_a_coordinator_that_never_ends_its_models_has_a_site_wait_for_one_only(
+    tmp_path: Path,
+) -> None:
+    """Every invitation to a further round is one of these; what came of each would stay in memory
+    until the connection ends."""
+    settings = SiteSettings("a", "localhost:1", tmp_path, tmp_path, "a:b", insecure=True)
+    waiting: list[int] = []
+
+    async def never(round_id: RoundId, *, max_bytes: int) -> Any:
+        waiting.append(round_id.number)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            waiting.remove(round_id.number)
+
+    async def main() -> None:
+        app = site_app._SiteApp(None, None, settings, Outgoing(None, Log("site")), Log("site"))  # type: ignore[arg-type]
+        connection: Any = SimpleNamespace(fetch_model=never)
+        for number in range(1, 9):
+            await app._carry_out(FetchModel(RoundId("run", number)), connection)
+            while number not in waiting:
+                await asyncio.sleep(0)
+            assert waiting == [number]
+        for task in app._tasks:
+            task.cancel()
 
     run_async(main)

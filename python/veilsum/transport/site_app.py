@@ -206,6 +206,7 @@ class _SiteApp:
         self._loop = asyncio.get_running_loop()
         self._training = TrainingThread(trainer, self._post_from_thread, log)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._fetch: asyncio.Task[None] | None = None
         self._failed: asyncio.Future[None] = self._loop.create_future()
         # Cancelling what awaits a thread does not stop the thread. Without this, a connection
         # that breaks would wipe the mask keys of an update that is just being masked.
@@ -295,13 +296,13 @@ class _SiteApp:
             case SendToCoordinator(message):
                 await connection.send(message)
             case FetchModel():
-                self._start(self._answer(self._fetching.model(effect, connection)))
+                self._start_fetching(self._fetching.model(effect, connection))
             case FetchSum():
-                self._start(self._answer(self._fetching.sum(effect, connection)))
+                self._start_fetching(self._fetching.sum(effect, connection))
             case FetchLinks():
-                self._start(self._answer(self._fetching.links(effect, connection)))
+                self._start_fetching(self._fetching.links(effect, connection))
             case FetchAudit():
-                self._start(self._answer(self._fetching.audit(effect, connection)))
+                self._start_fetching(self._fetching.audit(effect, connection))
             case Train():
                 self._training.start(effect)
             case StopTraining(round_id):
@@ -325,10 +326,19 @@ class _SiteApp:
         except ConfigError as error:
             self._log.warning("evidence could not be kept", reason=str(error))
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
+        return task
+
+    def _start_fetching(self, fetched: Awaitable[SiteEvent]) -> None:
+        """Ends what was fetched before: the core awaits the last thing it asked for. A coordinator
+        that opens one round after another and holds back the end of each model would otherwise
+        have this site keep all that came of them."""
+        if self._fetch is not None:
+            self._fetch.cancel()
+        self._fetch = self._start(self._answer(fetched))
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """What a task cannot deal with ends the connection, and what is no passing state the
