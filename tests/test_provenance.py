@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from support.federation import Fault, Federation, ShiftTrainer, small_model
-from veilsum.control import OptimizerSpec, RoundId, RunSpec
+from veilsum.control import OptimizerSpec, RoundClosed, RoundId, RunClosed, RunSpec
 from veilsum.coordinator.effects import SaveLink
 from veilsum.secagg import LocalPolicy, Plan
 from veilsum.secagg.origin import read_links
@@ -17,6 +17,7 @@ from veilsum.secagg.payload import open_envelope
 from veilsum.secagg.result_messages import MODEL_RECOMPUTED, SIGNATURE_ONLY, ResultAck
 from veilsum.secagg.transcript import signers_of
 from veilsum.site.effects import FetchLinks, FetchModel, FetchSum, SiteEffect
+from veilsum.site.events import CoordinatorSent, LinksFetched
 
 SITES = ("basel", "kyoto", "lyon", "oslo", "quito")
 LATE = "quito"
@@ -231,3 +232,41 @@ def test_sites_without_provenance_fetch_no_sum_and_sign_only_what_they_saw() -> 
     ]
     assert [site for _, site, _ in federation.asked if _ == "x"] == []
     assert federation.rounds_of("FetchSum", SITES[0]) == []
+
+
+@pytest.mark.parametrize("how", ["round", "run"])
+def test_a_site_that_still_asks_for_results_when_its_round_closes_does_not_enter_it(
+    how: str,
+) -> None:
+    """Whatever answers it later: it would train for nobody."""
+
+    class Slow(Watched):
+        asking: SiteEffect | None = None
+        slow = False
+
+        def _carry_out_for(self, site: str, effect: SiteEffect) -> None:
+            if self.slow and site == LATE and isinstance(effect, FetchLinks):
+                self.asking = effect
+            else:
+                super()._carry_out_for(site, effect)
+
+    federation = Slow(SITES)
+    _run(federation, _spec(1))
+    (model,) = federation.saved_models("run")
+    federation.slow = True
+    federation.submit("next", _spec(1), model)
+    core = federation.sites[LATE].core
+    while federation.asking is None:
+        assert federation.step()
+    assert core.phase == "asking"
+    where = RoundId("next", 1)
+    closed = RoundClosed(where, False, "", "") if how == "round" else RunClosed("next", False, "")
+
+    core.handle(CoordinatorSent(RoundClosed(RoundId("run", 1), True, "", "")))
+    core.handle(CoordinatorSent(RunClosed("run", True, "")))
+    assert core.phase == "asking"  # others than its own change nothing
+    core.handle(CoordinatorSent(closed))
+
+    assert core.phase == "idle"
+    assert core.handle(LinksFetched(where, federation.links_to(where))) == []
+    assert core.phase == "idle"

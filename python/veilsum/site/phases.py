@@ -67,3 +67,14 @@ class Delivering:
 
 
 SitePhase: TypeAlias = Idle | Asking | Fetching | Training | Holding | Delivering
+
+
+def round_of(phase: SitePhase) -> RoundId | None:
+    """The round that a phase is about, whether or not the site takes part in it yet."""
+    match phase:
+        case Idle():
+            return None
+        case Asking(opened):
+            return opened.round
+        case _:
+            return phase.part.round

@@ -73,6 +73,7 @@ from veilsum.site.phases import (
     Part,
     SitePhase,
     Training,
+    round_of,
 )
 from veilsum.site.provenance import ModelKeeper, check_model
 from veilsum.site.rounding import SECRET_BYTES, rounding_secret
@@ -229,8 +230,8 @@ class SiteCore:
     def _on_run_closed(self, run_id: str, ended: str) -> list[SiteEffect]:
         self._participation.forget(run_id)
         self._unsent.drop()
-        part = self._part()
-        left = self._leave("the run ended") if part and part.round.run_id == run_id else []
+        current = round_of(self._phase)
+        left = self._leave("the run ended") if current and current.run_id == run_id else []
         return [*left, Note(f"run {run_id} {ended}")]
 
     def _on_opened(self, opened: RoundOpened) -> list[SiteEffect]:
@@ -393,8 +394,7 @@ class SiteCore:
         return [StopTraining(phase.part.round), note] if isinstance(phase, Training) else [note]
 
     def _leave_round(self, round_id: RoundId, why: str) -> list[SiteEffect]:
-        part = self._part()
-        return self._leave(why) if part is not None and part.round == round_id else []
+        return self._leave(why) if round_of(self._phase) == round_id else []
 
     def _give_up(
         self, round_id: RoundId, code: str, reason: str, local_reason: str
