@@ -8,6 +8,8 @@ helpers needs four votes. Of the same updates, the difference of both sums is A'
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from support.secagg import NAMES, Federation, make_contributions, make_plan
@@ -24,14 +26,23 @@ def ledgers() -> dict[str, secagg.Ledger]:
     return honest | {site: Forgetful() for site in HELPERS}
 
 
-def attempt(number: int, cohort: tuple[str, ...], kept: dict[str, secagg.Ledger]) -> Federation:
-    plan = make_plan(len(cohort), cohort=cohort, colluders=2, attempt=number, metrics=())
+def attempt(
+    number: int,
+    cohort: tuple[str, ...],
+    kept: dict[str, secagg.Ledger],
+    *,
+    run_id: str = "run-1",
+    **policy: Any,
+) -> Federation:
+    plan = make_plan(
+        len(cohort), cohort=cohort, colluders=2, attempt=number, run_id=run_id, metrics=()
+    )
     everybody = make_contributions(make_plan(7, colluders=2, metrics=()))
     return Federation(
         plan,
         ledgers=kept,
         contributions=everybody,
-        policies=dict.fromkeys(cohort, secagg.LocalPolicy(min_colluders=2)),
+        policies=dict.fromkeys(cohort, secagg.LocalPolicy(min_colluders=2, **policy)),
     )
 
 
@@ -47,8 +58,8 @@ def first(kept: dict[str, secagg.Ledger]) -> Federation:
     return made
 
 
-def second(kept: dict[str, secagg.Ledger]) -> Federation:
-    made = attempt(1, (B, C, *HELPERS), kept)
+def second(kept: dict[str, secagg.Ledger], **changes: Any) -> Federation:
+    made = attempt(1, (B, C, *HELPERS), kept, **changes)
     while made.queue and made.coordinator.phase != "aborted":
         made.deliver(*made.queue.popleft())
     return made
@@ -69,6 +80,10 @@ def test_if_only_voting_spent_an_update_the_two_sums_would_show_one(monkeypatch)
     kept = ledgers()
     larger, smaller = result_of(first(kept)), result_of(second(kept))
 
+    show_the_victim_s(larger, smaller)
+
+
+def show_the_victim_s(larger: secagg.SecureResult, smaller: secagg.SecureResult) -> None:
     total, rest = (
         {name: mean * result.total_weight for name, mean in result.arrays.items()}
         for result in (larger, smaller)
@@ -86,5 +101,17 @@ def test_what_has_left_a_site_is_in_no_other_attempt_voted_or_not():
 
     again = second(kept)
 
+    assert result_of(again) is None
+    assert set(withdrawals(again).values()) == {"spent"}
+
+
+def test_in_another_run_only_sites_that_say_so_refuse_what_left_them_without_a_vote():
+    """The limit that docs/security.md states, and the setting that removes it."""
+    kept = ledgers()
+    show_the_victim_s(result_of(first(kept)), result_of(second(kept, run_id="another")))
+
+    kept = ledgers()
+    assert result_of(first(kept)) is not None
+    again = second(kept, run_id="another", spent="input")
     assert result_of(again) is None
     assert set(withdrawals(again).values()) == {"spent"}
