@@ -116,7 +116,7 @@ def test_ctrl_c_ends_a_command_without_a_traceback(
 
     monkeypatch.setattr("veilsum.cli.inspect.examine", interrupted)
 
-    assert main.exit_code(["inspect", str(tmp_path)]) == 130
+    assert main.exit_code(["inspect", str(tmp_path / "chunk")]) == 130
     assert "Traceback" not in capsys.readouterr().err
 
 

@@ -47,7 +47,7 @@ def adverts_for(federation: Federation, plans: dict[str, secagg.Plan]) -> list[E
     adverts = []
     for site, plan in plans.items():
         opened = seal(RoundOpen(plan.context, COORDINATOR, plan.to_bytes()))
-        (effect,) = federation.sites[site].handle(opened)
+        *_, effect = federation.sites[site].handle(opened)
         assert isinstance(effect, secagg.Send)
         assert kind_on_the_wire(effect.message) == KeyAdvert.kind
         adverts.append(Envelope.from_bytes(effect.message))
@@ -60,7 +60,7 @@ def test_sites_that_were_shown_different_generators_do_not_exchange_keys() -> No
     adverts = tuple(adverts_for(federation, plans))
 
     for site, plan in plans.items():
-        (effect,) = federation.sites[site].handle(
+        *_, effect = federation.sites[site].handle(
             seal(KeyRoster(plan.context, COORDINATOR, adverts))
         )
 
@@ -75,7 +75,7 @@ def test_a_site_is_not_talked_into_a_second_generator_in_one_attempt() -> None:
     )
     session.handle(first)
 
-    (effect,) = session.handle(second)
+    *_, effect = session.handle(second)
 
     assert isinstance(effect, secagg.Withdraw)
     assert effect.code == "equivocation"
