@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -144,6 +145,23 @@ def test_a_training_that_is_not_wanted_any_more_gives_no_result(training) -> Non
     thread.start(train(3))  # the second never begins
     trainer.gate.set()
     assert results(events).round.number == 3
+    assert events.empty()
+
+
+def test_of_trainings_that_wait_for_a_stubborn_one_only_the_last_is_kept(training) -> None:
+    """Each holds a model, and rounds are opened by the coordinator."""
+    trainer, events, thread = training
+    thread.start(train(1))
+    assert trainer.begun.wait(SECONDS)
+    kept = []
+    for number in range(2, 9):
+        model = {name: array.copy() for name, array in MODEL.items()}
+        kept.append(weakref.ref(next(iter(model.values()))))
+        thread.start(replace(train(number), arrays=model))
+    del model
+    assert [array() is not None for array in kept] == [False] * 6 + [True]
+    trainer.gate.set()
+    assert results(events).round.number == 8
     assert events.empty()
 
 

@@ -7,6 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -79,6 +80,9 @@ class TrainingThread:
         """Trains when what ran before has come to its end; that is asked to stop."""
         if self._wanted is not None:
             self._wanted.stop.set()
+        # One that was not begun holds a model, and what runs may take long to come to its end.
+        with suppress(queue.Empty):
+            self._jobs.get_nowait()
         self._wanted = _Job(train)
         self._jobs.put(self._wanted)
 
