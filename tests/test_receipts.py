@@ -328,6 +328,7 @@ def votes_of(body: dict[str, Any], *keep: int) -> None:
         (lambda body: body.update(cohort_difference=None), "first round follows nothing"),
         (lambda body: body.update(acks=body["acks"] * 80), "longer than any round's"),
         (lambda body: body.update(acks="x"), "holds it in another form"),
+        (lambda body: body.update(cohort_difference=float("inf")), "holds it in another form"),
         (lambda body: body.update(dealt=7), "holds it in another form"),
     ],
 )

@@ -13,7 +13,6 @@ and hashes, and of a site alone it says when its messages are named, how much le
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -323,7 +322,7 @@ def _parts(body: dict[str, Any]) -> RoundParts:
             bytes.fromhex(body["previous"]),
             None if difference is None else int(difference),
         )
-    except (ValueError, TypeError, LookupError, AttributeError, binascii.Error) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
         if isinstance(error, DecodeError):
             raise
         raise DecodeError("the receipt lacks something, or holds it in another form") from error
