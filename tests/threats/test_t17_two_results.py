@@ -11,7 +11,16 @@ from typing import NamedTuple
 
 import pytest
 
-from support.secagg import Federation, fixed_entropy, forge, make_plan, read, seal, signing_key
+from support.secagg import (
+    NAMES,
+    Federation,
+    fixed_entropy,
+    forge,
+    make_plan,
+    read,
+    seal,
+    signing_key,
+)
 from threats.rounds import SITES
 from veilsum import secagg
 from veilsum._native import Secret
@@ -177,3 +186,57 @@ def test_the_two_results_are_signed_and_contradict_for_anyone():
     assert one.payload_digest != other.payload_digest
     same = replace(read(RoundResult, told.results[1]), model_hash=MODELS[0])
     assert same == read(RoundResult, told.results[0])
+
+
+def test_attempts_with_other_sites_can_each_have_a_quorum_and_nobody_goes_from_one_to_the_other():
+    """What one result per round does not mean: these are as three runs under one name, each with as
+    many honest sites in its sum as the plan promises."""
+    helpers, honest = NAMES[:2], NAMES[2:]
+    policy = secagg.LocalPolicy()
+    ledgers = {site: secagg.Ledger.in_memory(Secret.zeros) for site in honest}
+    ended = []
+    for attempt in range(3):
+        pair = honest[2 * attempt : 2 * attempt + 2]
+        cohort = tuple(sorted((*helpers, *pair)))
+        plan = make_plan(4, cohort=cohort, colluders=len(helpers), attempt=attempt)
+        own = {site: ledgers[site] for site in pair}
+        held = Federation(plan, ledgers=own, policies=dict.fromkeys(cohort, policy))
+        held.run()
+        held.publish(bytes([attempt]) * 32)
+        held.run()
+        ended.append((pair, plan, held.acknowledged))
+
+    assert [acknowledged.quorum for _, _, acknowledged in ended] == [True] * 3
+    for which, (_, plan, acknowledged) in enumerate(ended):
+        previous = acknowledged.previous
+        following = replace(
+            plan,
+            round_number=2,
+            attempt=0,
+            model_hash=bytes([which]) * 32,
+            previous_result=previous.digest,
+            cohort=tuple(sorted((*helpers, *honest))),
+            **_thresholds(8),
+        )
+        opened = seal(
+            RoundOpen(following.context, COORDINATOR, following.to_bytes(), previous.link)
+        )
+        for pair, _, _ in ended:
+            for site in pair:
+                session = secagg.SiteSession(
+                    site=site,
+                    signing_key=signing_key(site),
+                    roster=plan.roster,
+                    policy=policy,
+                    entropy=fixed_entropy(9),
+                    ledger=_copy(ledgers[site]),
+                )
+                (effect,) = session.handle(opened)
+                own = site in ended[which][0]
+                assert isinstance(effect, secagg.Send if own else secagg.Withdraw)
+                assert own or effect.code == "equivocation"
+
+
+def _thresholds(sites: int) -> dict[str, int]:
+    like = make_plan(sites, colluders=2)
+    return {name: getattr(like, name) for name in ("vote_quorum", "share_threshold", "ring_bits")}

@@ -3,7 +3,9 @@ takes part in the next one.
 
 A round's result is known by q acknowledgements. Honest sites acknowledge one result per attempt
 and open no further attempt at a round whose result they have acknowledged, and q is more than
-(n+c)/2: so no two results of one round get q, whatever the coordinator shows to whom.
+(n+c)/2: so no two results of one round get q among the same n sites, whatever the coordinator shows
+to whom. Attempts to which it invites others are as different runs: none of their sites goes on from
+the other's result.
 """
 
 from __future__ import annotations
