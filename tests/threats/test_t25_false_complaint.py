@@ -187,6 +187,19 @@ def test_a_complaint_about_something_else_costs_its_maker_the_round(change):
     assert made.coordinator.phase == "inputs"
 
 
+@pytest.mark.parametrize("stranger", [NAMES[7], "nobody"])
+@pytest.mark.parametrize("kind", [Complaint, Justification])
+def test_who_was_not_invited_changes_nothing(stranger, kind):
+    made = federation()
+    made.run()
+    complaint = replace(read(Complaint, complaint_of(made, LIAR, DEALER, OTHER)), sender=stranger)
+    answer = Justification(made.plan.context, stranger, complaint.t1, LIAR, OTHER)
+    message = complaint if kind is Complaint else answer
+
+    assert made.coordinator.handle(stranger, seal(message, signer=NAMES[7])) == []
+    assert made.coordinator.phase == "inputs"
+
+
 def test_one_site_complains_once_so_it_takes_one_honest_dealer_with_it_at_most():
     made = federation()
     made.run()

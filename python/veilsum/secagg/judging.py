@@ -57,6 +57,7 @@ class Judging:
         Raises:
             DecodeError, PeerError: it is not about a box of this round, or a second one.
         """
+        self._check_expected(site)
         key = plan.roster.signing_key(site)
         complaint = open_envelope(Complaint, envelope, key, sender=site, context=plan.context)
         dealers = self.dealers
@@ -81,6 +82,7 @@ class Judging:
             DecodeError, PeerError: it answers no complaint about this dealer, or one that has its
                 answer.
         """
+        self._check_expected(site)
         key = plan.roster.signing_key(site)
         answer = open_envelope(Justification, envelope, key, sender=site, context=plan.context)
         heard = self.received.get(answer.complainer)
@@ -90,6 +92,10 @@ class Judging:
             raise PeerError(site, f"answered the complaint of site {answer.complainer!r} twice")
         heard.justification, heard.answer = answer, envelope
         return heard
+
+    def _check_expected(self, site: str) -> None:
+        if site not in self.expected:
+            raise PeerError(site, f"has no part in the {self.name} phase")
 
     def evidence(self, plan: Plan, heard: Heard) -> Evidence:
         """What the finding rests on."""
