@@ -57,9 +57,10 @@ def test_links_are_limited_in_number_and_in_size(monkeypatch: pytest.MonkeyPatch
         assert many.handed_out == 3
         monkeypatch.setattr(client, "LINKS_LIMIT", 8)
         large = Pieces(*[b"link"] * 9)
-        with pytest.raises(DecodeError, match="results have more than 8 bytes"):
-            await large.fetch_links(ROUND, most=5)
+        # A site that missed two rounds needs two, however far back the coordinator can go.
+        assert await large.fetch_links(ROUND, most=5) == (b"link",) * 2
         assert large.handed_out == 3
+        assert await Pieces(b"too large").fetch_links(ROUND, most=5) == ()
 
     run_async(main)
 
