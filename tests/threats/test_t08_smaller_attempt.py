@@ -78,7 +78,7 @@ def test_if_only_voting_spent_an_update_the_two_sums_would_show_one(monkeypatch)
 
     monkeypatch.setattr(ledger_module._Latest, "next_is", forgets_what_left)
     kept = ledgers()
-    larger, smaller = result_of(first(kept)), result_of(second(kept))
+    larger, smaller = result_of(first(kept)), result_of(second(kept, spent="vote"))
 
     show_the_victim_s(larger, smaller)
 
@@ -105,13 +105,13 @@ def test_what_has_left_a_site_is_in_no_other_attempt_voted_or_not():
     assert set(withdrawals(again).values()) == {"spent"}
 
 
-def test_in_another_run_only_sites_that_say_so_refuse_what_left_them_without_a_vote():
-    """The limit that docs/security.md states, and the setting that removes it."""
+def test_nor_in_another_run_unless_a_site_trusts_whoever_starts_runs():
     kept = ledgers()
-    show_the_victim_s(result_of(first(kept)), result_of(second(kept, run_id="another")))
+    larger = result_of(first(kept))
+    show_the_victim_s(larger, result_of(second(kept, run_id="another", spent="vote")))
 
     kept = ledgers()
     assert result_of(first(kept)) is not None
-    again = second(kept, run_id="another", spent="input")
+    again = second(kept, run_id="another")
     assert result_of(again) is None
     assert set(withdrawals(again).values()) == {"spent"}

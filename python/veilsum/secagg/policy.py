@@ -55,8 +55,9 @@ class LocalPolicy:
         max_attempts: most attempts at one round that the site may be invited to.
         cohort_difference: what to do about a survivor set that differs from the last one of
             its task by fewer sites than a sum must have: "warn" or "refuse".
-        spent: from when on an update may never be sent again in its task: "vote", once this site
-            has voted in the attempt that it was in; "input", once it has left.
+        spent: from when on an update may never be sent again in its task: "input", once it has
+            left; "vote", once this site has voted in the attempt that it was in. With "vote" a
+            coordinator that chooses cohorts can get two sums that differ by one site's update.
         missed_rounds: whether the site goes on after a round whose result it did not acknowledge
             itself: "acks", if a quorum of that round's sites did; "refuse", never in that run.
         provenance: what the site asks of the model it is to train from: "recompute", that it was
@@ -84,7 +85,7 @@ class LocalPolicy:
     min_invited: int = 3
     max_attempts: int = 3
     cohort_difference: CohortDifference = "warn"
-    spent: Spent = "vote"
+    spent: Spent = "input"
     audit: Audit = "off"
     missed_rounds: MissedRounds = "acks"
     provenance: Provenance = "recompute"
