@@ -97,12 +97,13 @@ def test_without_a_quorum_the_round_stays_and_the_run_ends() -> None:
     assert closed == [True] * 5
 
 
-def test_the_last_round_of_a_run_needs_no_quorum() -> None:
+def test_the_last_round_of_a_run_needs_no_quorum_and_says_if_there_was_none() -> None:
     federation = Federation(SITES, faults=silent("basel", "kyoto", "lyon", "oslo", "quito"))
 
     status = run(federation, spec(rounds=1))
 
-    assert status.state == "completed"
+    reason = "round 1: 0 sites acknowledged its result, 4 are needed for a next round"
+    assert (status.state, status.reason) == ("completed", reason)
 
 
 def test_a_result_that_cannot_be_published_ends_the_run_and_the_round_stays(monkeypatch) -> None:

@@ -343,10 +343,13 @@ class Job:
         self._retries.leave_out(phase.round.journal.left_out)
         effects = self._closed(phase, phase.record)
         number = phase.record.round.number
+        missing = phase.round.unacknowledged
+        reason = f"round {number}: {missing}" if missing else ""
         if number == self._spec.rounds:
-            return effects + self._end("completed", "")
-        if phase.round.unacknowledged:
-            return effects + self._end("aborted", f"round {number}: {phase.round.unacknowledged}")
+            # The run has its model, and no later run can begin from it: an operator must know.
+            return effects + self._end("completed", reason)
+        if missing:
+            return effects + self._end("aborted", reason)
         ref = replace(phase.model.ref, previous=phase.round.previous)
         model = CurrentModel(phase.model.arrays, ref)
         return effects + self._gather(model, RoundId(self._run_id, number + 1), now)

@@ -361,6 +361,7 @@ class _SiteApp:
             try:
                 if await self._push(effect, connection, first_chunk):
                     break
+                await asyncio.sleep(backoff.delay())  # for one that wants the same again and again
                 first_chunk, _ = await connection.push_status(header.round, header.update_id)
             except Unreachable as error:
                 # The same bytes again, from where they are missing: a second, newly masked
