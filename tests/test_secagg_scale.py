@@ -142,7 +142,11 @@ except ConfigError as error:
 )
 def test_sites_that_cannot_lock_memory_for_a_round_say_so_and_what_helps():
     done = subprocess.run(
-        [sys.executable, "-c", NO_MEMORY_LEFT], capture_output=True, text=True, check=True
+        [sys.executable, "-c", NO_MEMORY_LEFT],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )
 
     message, hint = done.stdout.splitlines()

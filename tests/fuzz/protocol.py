@@ -43,7 +43,7 @@ from veilsum.pki.roster_signing import SignedRoster
 from veilsum.roster import Roster, key_id
 from veilsum.secagg.complaints import Accusation, Complaint, Justification
 from veilsum.secagg.envelope import Envelope
-from veilsum.secagg.evidence import Evidence
+from veilsum.secagg.evidence import Evidence, Fault
 from veilsum.secagg.keys import BOX_BYTES
 from veilsum.secagg.manifest import write_manifest
 from veilsum.secagg.masks import MaskKeys
@@ -155,17 +155,21 @@ def all_kinds() -> list[type[Message]]:
 # --- F1: envelopes and payloads -----------------------------------------------------------
 
 
+def posted(federation: Federation) -> list[bytes]:
+    """Everything that was sent in a round, uploads by their headers."""
+    return [item.header if isinstance(item, secagg.UploadInput) else item
+            for _, _, item in federation.sent]  # fmt: skip
+
+
 class Messages(Target):
     """The first byte chooses a parser; the rest is what it gets."""
 
     name = "messages"
 
     def __init__(self) -> None:
-        round_ = played()
         self._kinds = all_kinds()
         self._signers = {key_id(key): key for key in map(self._public_key, (COORDINATOR, *NAMES))}
-        messages = [item.header if isinstance(item, secagg.UploadInput) else item
-                    for _, _, item in round_.sent]  # fmt: skip
+        messages = posted(played())
         self._deals = [one for one in messages if kind_of_message(one) == SealedDeal.kind]
         self._envelopes = [one for one in messages if one not in self._deals]
         self._envelopes += [seal(message) for message in troubled()]
@@ -428,9 +432,13 @@ class Certificates(Target):
 
 class Manifests(Target):
     """A manifest, and what a site's policy says to it. The first byte says whether it follows, or
-    is a plan's with some of its numbers replaced: pairs of which number, and by what."""
+    is a plan's with some of its numbers replaced: pairs of which number, and by what. Most are
+    replaced by a neighbour, as that is where bounds are."""
 
     name = "manifests"
+
+    _STEPS = (-3, -2, -1, 1, 2, 3)
+    _VALUES = (0, 1, 2, 3, 4, 5, 8, 255, 2**16, 2**31)
 
     def __init__(self) -> None:
         self._roster = consortium().roster
@@ -459,7 +467,7 @@ class Manifests(Target):
         yield from cut_short(b"\1" + one for one in self._known)
         for plan in range(len(self._plans)):
             for place in range(len(self._numbers)):
-                yield b"\0" + b"".join(number.to_bytes(2, "big") for number in (plan, place, 3))
+                yield b"\0" + b"".join(number.to_bytes(2, "big") for number in (plan, place, 2))
 
     def run(self, data: bytes) -> None:
         if data[:1] != b"\0":
@@ -468,7 +476,9 @@ class Manifests(Target):
         at = Input(data[1:])
         plan = copy(self._plans[at.below(len(self._plans))])
         while at:
-            object.__setattr__(plan, self._numbers[at.below(len(self._numbers))], at.below(300))
+            name = self._numbers[at.below(len(self._numbers))]
+            choices = (*(getattr(plan, name) + step for step in self._STEPS), *self._VALUES)
+            object.__setattr__(plan, name, choices[at.below(len(choices))])
         try:
             manifest = write_manifest(plan)
         except (OverflowError, ValueError):  # a number that has no place in a manifest
@@ -594,7 +604,8 @@ class Transcripts(Target):
 
 
 class Evidences(Target):
-    """Evidence of one site's fault, and whom else it could be made to convict."""
+    """Evidence of one site's fault, and whom else it could be made to convict. Behind a zero: what
+    a round without a fault could be made to show, put together from its messages."""
 
     name = "evidence"
 
@@ -608,11 +619,28 @@ class Evidences(Target):
         self._real = blamed[0].evidence
         self._shown = secagg.check_evidence(self._real, self._roster)
         assert isinstance(self._shown, secagg.Guilty)
+        round_ = played()
+        self._manifest = round_.plan.to_bytes()
+        self._accused = (COORDINATOR, *round_.plan.cohort)
+        messages = posted(round_)
+        deals = [one for one in messages if kind_of_message(one) == SealedDeal.kind]
+        headers = [SealedDeal.from_bytes(one).header for one in deals]
+        others = [Envelope.from_bytes(one) for one in messages if one not in deals]
+        self._signed = sorted({*headers, *others}, key=Envelope.to_bytes)
+        self._papers = (*Evidence.from_bytes(self._real).papers, bytes(32), self._manifest)
 
     def seeds(self) -> Iterator[bytes]:
         yield from cut_short(iter([self._real]))
+        for fault in range(len(Fault)):
+            yield b"\0" + b"".join(
+                number.to_bytes(2, "big") for number in (fault, 1, 2, 3, 4, 1, 0)
+            )
 
     def run(self, data: bytes) -> None:
+        if data[:1] == b"\0":
+            shown = secagg.check_evidence(self._put_together(Input(data[1:])), self._roster)
+            assert isinstance(shown, secagg.Invalid), "convicts who did nothing"
+            return
         try:
             assert Evidence.from_bytes(data).to_bytes() == data, "evidence has two encodings"
         except DecodeError:
@@ -622,6 +650,13 @@ class Evidences(Target):
             assert data != self._real, "evidence shows nothing"
         else:
             assert found == self._shown, "convicts who did nothing"
+
+    def _put_together(self, at: Input) -> bytes:
+        fault = list(Fault)[at.below(len(Fault))]
+        accused = self._accused[at.below(len(self._accused))]
+        signed = [self._signed[at.below(len(self._signed))] for _ in range(at.below(6))]
+        papers = [self._papers[at.below(len(self._papers))] for _ in range(at.below(4))]
+        return Evidence(fault, accused, self._manifest, tuple(signed), tuple(papers)).to_bytes()
 
 
 TARGETS: tuple[type[Target], ...] = (

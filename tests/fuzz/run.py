@@ -7,7 +7,8 @@ messages of the protocol and what is checked about them, is fuzzed by atheris, w
 importable; its targets share one minute, because their inputs are small and few branches deep.
 
 Seeds are made by the code at the start of a run; nothing is kept from one run to the next,
-except an input that failed, which is left in the working directory. For hours:
+except an input that failed, which is left in the working directory. For hours (--only gives one
+target all of the seconds):
 
     run.py FOLDER_OF_PROGRAMS --seconds 7200 [--only messages]
 """
@@ -23,7 +24,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,7 @@ SHARED = {
 # header must not become an allocation.
 MALLOC_LIMIT_MB = 4
 RSS_LIMIT_MB = 1024
+MAX_LEN = 8192  # of an input, unless a seed is longer: that would be cut
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,7 @@ def run(target: Target, programs: Path, seconds: int) -> str:
         command = [
             *target.command(programs),
             f"-max_total_time={max(1, round(seconds * target.share))}",
-            "-max_len=8192",
+            f"-max_len={max(MAX_LEN, 2 * max(map(len, target.seeds)))}",
             "-timeout=20",
             f"-malloc_limit_mb={MALLOC_LIMIT_MB}",
             f"-rss_limit_mb={RSS_LIMIT_MB}",
@@ -192,7 +194,9 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--only")
     chosen = parser.parse_args()
-    todo = [one for one in targets() if chosen.only in (None, one.name)]
+    todo = list(targets())
+    if chosen.only is not None:  # by itself it has all of the seconds
+        todo = [replace(one, share=1.0) for one in todo if one.name == chosen.only]
     if not todo:
         raise SystemExit(f"there is no fuzz target {chosen.only}")
     with ThreadPoolExecutor(chosen.jobs) as pool:
