@@ -92,6 +92,11 @@ async def round_opened(connection: Connection) -> RoundOpened:
     raise AssertionError("the stream ended")
 
 
+# What a client of grpc.aio says, instead of what the server said, if the server ended the call
+# before the first message was written: callers whom the gate refuses are not read at all.
+ANSWER_LOST = (grpc.StatusCode.INTERNAL, "Internal error from Core")
+
+
 async def join_status(port: int, files: IssuedFiles, message: pb.SiteMessage | bytes) -> tuple:
     """How a Join ends that begins with this message."""
 
@@ -99,10 +104,13 @@ async def join_status(port: int, files: IssuedFiles, message: pb.SiteMessage | b
         yield message
 
     async with foreign(port, files) as client:
+        join = client.federation.Join
         if isinstance(message, bytes):
             join = client.channel.stream_stream("/veilsum.v1.Federation/Join")
-            return await status_of(join(messages()))
-        return await status_of(client.federation.Join(messages()))
+        ended = ANSWER_LOST
+        while ended == ANSWER_LOST:
+            ended = await status_of(join(messages()))
+        return ended
 
 
 # --- who gets in --------------------------------------------------------------------
