@@ -32,6 +32,7 @@ from veilsum.roster import Roster
 from veilsum.secagg.messages import kind_of_message
 from veilsum.transport import wire_data
 from veilsum.transport.callers import INSECURE_IDENTITY
+from veilsum.transport.outgoing import update_kind
 from veilsum.transport.process import KEEPALIVE_OPTIONS
 from veilsum.transport.received_model import receive_model
 from veilsum.transport.server import FEDERATION
@@ -337,8 +338,8 @@ class Connection:
             LedgerError: a part of it could not be put down, and has not left.
         """
         push = self._channel.stream_unary(f"/{FEDERATION}/PushUpdate")
-        kind = "masked-update" if header.masked_header else "plain-update"
-        leaving = _Leaving(_frames(header, chunks, first_chunk), kind, self._endpoint)
+        frames = _frames(header, chunks, first_chunk)
+        leaving = _Leaving(frames, update_kind(header), self._endpoint)
         try:
             answer = await push(leaving, metadata=self._endpoint.metadata)
         except grpc.aio.AioRpcError as error:

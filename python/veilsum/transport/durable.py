@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from veilsum.errors import ConfigError
+from veilsum.errors import ConfigError, LedgerError
 
 
 def sync_folder(folder: Path) -> None:
@@ -79,3 +81,52 @@ def write_all(descriptor: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
+
+
+class AppendOnly:
+    """A file that is written behind its end until something goes wrong once: after a write or an
+    fsync that failed nobody knows what is on the disk.
+
+    Args:
+        descriptor: of open_to_append; this closes it.
+        name: of the file, for errors: "the ledger".
+        waits: whether what is written is always made durable at once. Else it is at the end.
+    """
+
+    def __init__(self, descriptor: int, name: str, *, waits: bool) -> None:
+        self._descriptor: int | None = descriptor
+        self._name = name
+        self._waits = waits
+
+    @contextmanager
+    def writing(self) -> Iterator[int]:
+        """The descriptor, to write with. Whatever is raised meanwhile closes the file for good.
+
+        Raises:
+            LedgerError: it is closed, or could not be written.
+        """
+        if self._descriptor is None:
+            raise LedgerError(
+                f"{self._name} is closed", hint="restart the site once its disk is well"
+            )
+        try:
+            yield self._descriptor
+        except BaseException as error:
+            self.close()
+            if not isinstance(error, OSError):
+                raise
+            raise LedgerError(
+                f"{self._name} cannot be written: {error.strerror}",
+                hint="see to the disk, then restart the site",
+            ) from error
+
+    def close(self) -> None:
+        """Lets go of the file. Idempotent."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is None:
+            return
+        if not self._waits:
+            with suppress(OSError):
+                os.fsync(descriptor)
+        with suppress(OSError):
+            os.close(descriptor)

@@ -22,7 +22,7 @@ from veilsum.errors import ConfigError, LedgerError
 from veilsum.pki.files import write_private
 from veilsum.secagg.egress_summary import EgressSummary
 from veilsum.site.egress import EgressChain, EgressHead
-from veilsum.transport.durable import open_to_append, read_all, sync_folder, write_all
+from veilsum.transport.durable import AppendOnly, open_to_append, read_all, sync_folder, write_all
 
 PIECES = frozenset({"masked-update", "plain-update"})
 """Kinds of which an update's bytes leave in many messages."""
@@ -54,7 +54,7 @@ class EgressFile:
     """An open egress ledger. Made by open_egress."""
 
     def __init__(self, descriptor: int, chain: EgressChain) -> None:
-        self._descriptor: int | None = descriptor
+        self._file = AppendOnly(descriptor, "the egress ledger", waits=False)
         self._chain = chain
         self._last_kind = ""
 
@@ -65,24 +65,11 @@ class EgressFile:
             LedgerError: the record may not be in the file: the message must stay. The ledger
                 takes no more records.
         """
-        descriptor = self._descriptor
-        if descriptor is None:
-            raise LedgerError(
-                "the egress ledger is closed", hint="restart the site once its disk is well"
-            )
         unix_ms = time.time_ns() // 1_000_000
-        try:
+        with self._file.writing() as descriptor:
             write_all(descriptor, self._chain.add(unix_ms, kind, size_bytes, digest))
             if kind != self._last_kind or kind not in _UNWAITED:
                 os.fsync(descriptor)
-        except BaseException as error:
-            self.close()
-            if not isinstance(error, OSError):
-                raise
-            raise LedgerError(
-                f"the egress ledger cannot be written: {error.strerror}",
-                hint="see to the disk, then restart the site",
-            ) from error
         self._last_kind = kind
 
     def summary(self) -> EgressSummary:
@@ -91,12 +78,7 @@ class EgressFile:
 
     def close(self) -> None:
         """Lets go of the file. Idempotent."""
-        descriptor, self._descriptor = self._descriptor, None
-        if descriptor is not None:
-            with suppress(OSError):
-                os.fsync(descriptor)
-            with suppress(OSError):
-                os.close(descriptor)
+        self._file.close()
 
 
 def _create(file: Path, head: EgressHead) -> None:

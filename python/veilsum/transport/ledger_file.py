@@ -35,7 +35,7 @@ from veilsum.secagg.ledger_records import (
     home_in,
     make_head,
 )
-from veilsum.transport.durable import open_to_append, read_all, sync_folder, write_all
+from veilsum.transport.durable import AppendOnly, open_to_append, read_all, sync_folder, write_all
 
 RECORDS_FILE = "ledger.vsl"
 KEY_FILE = "ledger.key"
@@ -87,7 +87,7 @@ class LedgerFile:
     def __init__(
         self, descriptor: int, chain: Chain, key: Secret, records: tuple[LedgerRecord, ...]
     ) -> None:
-        self._descriptor: int | None = descriptor
+        self._file = AppendOnly(descriptor, "the ledger", waits=True)
         self._chain = chain
         self.key = key
         self.records = records
@@ -106,27 +106,13 @@ class LedgerFile:
         Raises:
             LedgerError: it may not be. The ledger takes no more records.
         """
-        descriptor = self._descriptor
-        if descriptor is None:
-            raise LedgerError("the ledger is closed", hint="restart the site once its disk is well")
-        try:
+        with self._file.writing() as descriptor:
             write_all(descriptor, self._chain.join(record))
             os.fsync(descriptor)
-        except BaseException as error:
-            self.close()
-            if not isinstance(error, OSError):
-                raise
-            raise LedgerError(
-                f"the ledger cannot be written: {error.strerror}",
-                hint="see to the disk, then restart the site",
-            ) from error
 
     def close(self) -> None:
         """Lets go of the files. Idempotent."""
-        descriptor, self._descriptor = self._descriptor, None
-        if descriptor is not None:
-            with suppress(OSError):
-                os.close(descriptor)
+        self._file.close()
 
 
 def _opened(folder: Path, *, adopt: bool) -> LedgerFile:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from veilsum.control import UpdateHeader
 from veilsum.secagg.egress_summary import EgressSummary, no_egress
 from veilsum.transport.egress_file import PIECES, EgressFile
 from veilsum.transport.logs import Log
+
+
+def update_kind(header: UpdateHeader) -> str:
+    """The kind of message that an update leaves as."""
+    return "masked-update" if header.masked_header else "plain-update"
 
 
 class Outgoing:

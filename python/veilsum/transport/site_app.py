@@ -48,7 +48,7 @@ from veilsum.transport.evidence_files import save_evidence
 from veilsum.transport.fetching import Fetching
 from veilsum.transport.ledger_file import open_ledger
 from veilsum.transport.logs import Log, start_logging
-from veilsum.transport.outgoing import Outgoing
+from veilsum.transport.outgoing import Outgoing, update_kind
 from veilsum.transport.process import harden_process, stop_signals, versions
 from veilsum.transport.settings import SiteSettings, tls_files
 from veilsum.transport.tls import load_signing_key, load_tls_identity
@@ -382,7 +382,7 @@ class _SiteApp:
         try:
             return await connection.push_update(header, effect.chunks, first_chunk=first_chunk)
         finally:
-            self._outgoing.upload_ended("masked-update" if header.masked_header else "plain-update")
+            self._outgoing.upload_ended(update_kind(header))
 
     async def _resume_at(self, effect: Upload, connection: Connection, otherwise: int) -> int:
         header = effect.header
