@@ -21,6 +21,7 @@ from support.secagg import (
     make_contributions,
     make_plan,
 )
+from support.word_uploads import upload_of_words
 from veilsum import _native, secagg
 from veilsum._native import Secret
 from veilsum.aggregate import step_sums
@@ -358,23 +359,9 @@ def test_an_update_of_weight_0_is_all_zeros() -> None:
 def summed(plan: secagg.Plan, words: list[int]) -> SecureSum:
     """Sums of three sites with one full weight in all; group 1 is given, rotated."""
     total = SecureSum(plan.ring)
-    chunks: list[bytes] = []
-    for stream, head in zip(plan.ring.streams, ([plan.weight_cap, 3], words), strict=True):
-        padded = [word % 2**stream.bits for word in head]
-        padded += [0] * (stream.elements - len(head))
-        chunks += _native.ring_word_chunks(
-            np.array(padded, np.uint64),
-            bits=stream.bits,
-            group=stream.group,
-            keys=[],
-            signs=[],
-            generator="chacha20",
-            plan_digest=plan.context,
-            update_id=0,
-            chunk_coordinates=plan.chunk_coordinates,
-            threads=1,
-        )
-    total.fold(chunks)
+    groups = [stream.group for stream in plan.ring.streams]
+    given = dict(zip(groups, ([plan.weight_cap, 3], words), strict=True))
+    total.fold(upload_of_words(plan, given))
     return total
 
 

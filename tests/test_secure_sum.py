@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.secagg import make_contributions, make_plan
+from support.word_uploads import upload_of_words
 from veilsum import _native, secagg
 from veilsum._native import Secret
 from veilsum.aggregate.ring_spec import METRIC_STEPS
@@ -29,31 +30,9 @@ def plan() -> secagg.Plan:
     return make_plan(3)
 
 
-def chunks_of(plan: secagg.Plan, words: dict[int, list[int]]) -> list[bytes]:
-    """One upload whose words are given outright; missing ones are zero."""
-    chunks: list[bytes] = []
-    for stream in plan.ring.streams:
-        given = words.get(stream.group, [])
-        padded = [word % 2**stream.bits for word in given]
-        padded += [0] * (stream.elements - len(given))
-        chunks += _native.ring_word_chunks(
-            np.array(padded, np.uint64),
-            bits=stream.bits,
-            group=stream.group,
-            keys=[],
-            signs=[],
-            generator="chacha20",
-            plan_digest=plan.context,
-            update_id=0,
-            chunk_coordinates=plan.chunk_coordinates,
-            threads=1,
-        )
-    return chunks
-
-
 def summed(plan: secagg.Plan, words: dict[int, list[int]]) -> SecureSum:
     total = SecureSum(plan.ring)
-    total.fold(chunks_of(plan, {0: [WEIGHT, CONTRIBUTORS, 0, 0], **words}))
+    total.fold(upload_of_words(plan, {0: [WEIGHT, CONTRIBUTORS, 0, 0], **words}))
     return total
 
 
@@ -110,14 +89,14 @@ def test_the_largest_sum_that_a_plan_allows_decodes_exactly(sites, value_bits):
     total = SecureSum(plan.ring)
     for number in range(sites):
         scalars = [plan.weight_cap if number == 0 else 0, 1]
-        total.fold(chunks_of(plan, {0: scalars, 1: [limit, -limit]}))
+        total.fold(upload_of_words(plan, {0: scalars, 1: [limit, -limit]}))
     total.add_masks(keys, [1] * sites)
     total.add_masks(keys, [-1] * sites)
 
     mean = total.finish(sites)
 
     assert [int(value) for value in mean.arrays[0]] == [sites * limit, -sites * limit]
-    total.fold(chunks_of(plan, {1: [1]}))
+    total.fold(upload_of_words(plan, {1: [1]}))
     with pytest.raises(RoundAborted, match="is out of range"):
         total.finish(sites)
 
@@ -130,10 +109,10 @@ def test_the_largest_sum_of_integers_that_a_plan_allows_decodes_exactly():
 
     total = SecureSum(plan.ring)
     for _ in range(3):
-        total.fold(chunks_of(plan, {0: [100, 1], 2: [words, -words]}))
+        total.fold(upload_of_words(plan, {0: [100, 1], 2: [words, -words]}))
 
     assert total.finish(3).arrays[0].tolist() == [largest, -largest]
-    total.fold(chunks_of(plan, {2: [1]}))
+    total.fold(upload_of_words(plan, {2: [1]}))
     with pytest.raises(RoundAborted, match="is out of range"):
         total.finish(3)
 
@@ -224,7 +203,7 @@ def test_anything_in_a_gap_between_tensors_aborts_the_round(plan, group):
 
 def test_an_upload_with_a_chunk_too_few_is_not_folded(plan):
     total = summed(plan, {1: [5]})
-    chunks = chunks_of(plan, {0: [1, 1], 1: [7]})
+    chunks = upload_of_words(plan, {0: [1, 1], 1: [7]})
 
     with pytest.raises(ConfigError, match="an upload has 3 chunks, got 2"):
         total.fold(chunks[:2])

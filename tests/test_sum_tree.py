@@ -10,7 +10,8 @@ import pytest
 
 from reference import ring
 from support.secagg import make_plan, small_arrays
-from veilsum import _native, secagg
+from support.word_uploads import upload_of_words
+from veilsum import secagg
 from veilsum.aggregate.ring_spec import SumChunk
 from veilsum.aggregate.secure_sum import SecureSum
 from veilsum.errors import DecodeError
@@ -37,26 +38,8 @@ def words_of(plan: secagg.Plan, seed: int) -> dict[int, np.ndarray]:
 def summed(plan: secagg.Plan, *updates: dict[int, np.ndarray]) -> SecureSum:
     total = SecureSum(plan.ring)
     for words in updates:
-        total.fold(upload_of(plan, words))
+        total.fold(upload_of_words(plan, words))
     return total
-
-
-def upload_of(plan: secagg.Plan, words: dict[int, np.ndarray]) -> list[bytes]:
-    chunks: list[bytes] = []
-    for stream in plan.ring.streams:
-        chunks += _native.ring_word_chunks(
-            words[stream.group],
-            bits=stream.bits,
-            group=stream.group,
-            keys=[],
-            signs=[],
-            generator="chacha20",
-            plan_digest=plan.context,
-            update_id=0,
-            chunk_coordinates=plan.chunk_coordinates,
-            threads=1,
-        )
-    return chunks
 
 
 def test_leaves_hold_the_words_of_the_sum_as_integers_pack_them(plan):

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from support.secagg import UPLOAD, Federation, make_contributions, make_plan
-from veilsum import _native, secagg
+from support.word_uploads import upload_of_words
+from veilsum import secagg
 from veilsum.errors import DecodeError, PeerError
 from veilsum.model import ModelLayout
 from veilsum.secagg.receiver import InputReceiver
@@ -35,20 +36,7 @@ def federation() -> Federation:
 
 def padded(plan: secagg.Plan, upload: secagg.UploadInput, arrived: int) -> tuple[bytes, ...]:
     """What arrived, and zeros where the rest would be."""
-    empty: list[bytes] = []
-    for stream in plan.ring.streams:
-        empty += _native.ring_word_chunks(
-            np.zeros(stream.elements, np.uint64),
-            bits=stream.bits,
-            group=stream.group,
-            keys=[],
-            signs=[],
-            generator=plan.mask_generator,
-            plan_digest=plan.context,
-            update_id=upload.update_id,
-            chunk_coordinates=plan.chunk_coordinates,
-            threads=1,
-        )
+    empty = upload_of_words(plan, {}, update_id=upload.update_id)
     return (*upload.chunks[:arrived], *empty[arrived:])
 
 

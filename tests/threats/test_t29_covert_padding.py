@@ -13,6 +13,7 @@ import pytest
 
 from reference import codecs as reference
 from support.secagg import UPLOAD, Federation, forge, make_contributions, make_plan
+from support.word_uploads import upload_of_words
 from veilsum import _native, secagg
 from veilsum.aggregate.secure_sum import SecureSum
 from veilsum.errors import ConfigError, DecodeError, PeerError, RoundAborted
@@ -124,25 +125,7 @@ def test_a_word_between_tensors_ends_the_round():
 
 def secagg_sum(plan: secagg.Plan, gap: int) -> SecureSum:
     total = SecureSum(plan.ring)
-    chunks: list[bytes] = []
-    for stream in plan.ring.streams:
-        words = np.zeros(stream.elements, np.uint64)
-        words[: 2 if stream.group == 0 else 0] = 1
-        if stream.group == 1:
-            words[gap] = 1
-        chunks += _native.ring_word_chunks(
-            words,
-            bits=stream.bits,
-            group=stream.group,
-            keys=[],
-            signs=[],
-            generator=plan.mask_generator,
-            plan_digest=plan.context,
-            update_id=0,
-            chunk_coordinates=plan.chunk_coordinates,
-            threads=1,
-        )
-    total.fold(chunks)
+    total.fold(upload_of_words(plan, {0: [1, 1], 1: [0] * gap + [1]}))
     return total
 
 
