@@ -1,7 +1,8 @@
-"""What a coordinator serves of a round beside its model: sum, optimizer state, and links."""
+"""What a coordinator serves of a round: its model, sum, optimizer state, and links."""
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from pathlib import Path
 
@@ -11,9 +12,18 @@ import pytest
 from veilsum.control import RoundId
 from veilsum.errors import ConfigError
 from veilsum.model import ModelLayout, result_digest
-from veilsum.transport.models import PIECE_BYTES, Models, file_pieces, serialise, sum_pieces
+from veilsum.transport.checkpoints import save_model
+from veilsum.transport.models import (
+    PIECE_BYTES,
+    Models,
+    ServedModel,
+    Unreadable,
+    file_pieces,
+    serve_checkpoint,
+    sum_pieces,
+)
 from veilsum.transport.storage import Storage
-from veilsum.transport.wire_data import decode_data_piece
+from veilsum.transport.wire_data import decode_data_piece, decode_model_data, decode_model_header
 
 ROUND = RoundId("run", 1)
 NEXT = RoundId("run", 2)
@@ -27,11 +37,106 @@ def _bytes(size: int) -> bytes:
     return np.random.default_rng(size).bytes(size)
 
 
-def _models(round_id: RoundId = ROUND, state: Path | None = None) -> Models:
+def _served(folder: Path, round_id: RoundId = ROUND) -> ServedModel:
+    file = folder / f"round-{round_id.number - 1}.safetensors"
+    save_model(file, LAYOUT, MODEL)
+    return serve_checkpoint(round_id, LAYOUT, file, (HASH, ZEROS))
+
+
+def _models(folder: Path, state: Path | None = None) -> Models:
     models = Models()
-    models.put(serialise(round_id, LAYOUT, MODEL, HASH, ZEROS), state)
-    models.invite(round_id, "lyon")
+    models.put(_served(folder), state)
+    models.invite(ROUND, "lyon")
     return models
+
+
+def _stream(model: ServedModel) -> list[bytes]:
+    """The data of a model's stream, piece by piece."""
+    models = Models()
+
+    async def read() -> list[bytes]:
+        begins = range(0, model.size_bytes, PIECE_BYTES)
+        return [decode_model_data(await models.read(model, begin)) for begin in begins]
+
+    return asyncio.run(read())
+
+
+@pytest.mark.parametrize("values", [1, PIECE_BYTES // 4, PIECE_BYTES // 4 + 1, PIECE_BYTES])
+def test_a_model_is_served_from_its_checkpoint_in_pieces_of_a_megabyte(
+    values: int, tmp_path: Path
+) -> None:
+    model = {
+        "counter": np.array(3, np.int64),
+        "half": np.arange(5, dtype=np.float16),
+        "empty": np.zeros((0, 4), np.float32),
+        "bulk": np.random.default_rng(values).normal(size=values).astype(np.float32),
+    }
+    layout = ModelLayout.from_arrays(model)
+    file = tmp_path / "round-0.safetensors"
+    save_model(file, layout, model)
+
+    served = serve_checkpoint(ROUND, layout, file, (HASH, ZEROS))
+
+    data = b"".join(array.tobytes() for array in model.values())
+    assert decode_model_header(served.header) == (layout.to_bytes(), len(data), HASH)
+    pieces = _stream(served)
+    assert b"".join(pieces) == data
+    assert {len(piece) for piece in pieces[:-1]} <= {PIECE_BYTES}
+
+
+def test_a_checkpoint_that_is_not_as_it_was_written_is_not_served(tmp_path: Path) -> None:
+    served = _served(tmp_path)
+    file = served.file
+    written = file.read_bytes()
+
+    def serve() -> ServedModel:
+        return serve_checkpoint(ROUND, LAYOUT, file, (HASH, ZEROS))
+
+    for changed in (written[:-1], written + b"x", b"x" + written[1:], b""):
+        file.write_bytes(changed)
+        with pytest.raises(
+            ConfigError, match=r"round-0\.safetensors is not the model that was wri"
+        ):
+            serve()
+    file.write_bytes(written[:-3])
+    with pytest.raises(Unreadable, match=r"round-0\.safetensors ends at byte"):
+        _stream(served)
+    file.unlink()
+    with pytest.raises(Unreadable, match=r"cannot read round-0\.safetensors: No such file"):
+        _stream(served)
+    with pytest.raises(ConfigError, match=r"cannot read the model round-0\.safetensors: No such"):
+        serve()
+
+
+def test_versions_of_a_model_are_served_side_by_side_while_they_are_wanted(tmp_path: Path) -> None:
+    models = Models()
+    rounds = [RoundId("run", number) for number in range(1, 6)]
+    other = RoundId("other", 1)
+
+    def put(round_id: RoundId, since: int | None) -> None:
+        models.put(_served(tmp_path, round_id), since=since)
+        models.invite(round_id, "lyon")
+
+    def served() -> list[int]:
+        found = []
+        for round_id in rounds:
+            try:
+                found.append(models.get(round_id, "lyon").round.number)
+            except ConfigError:
+                continue
+        return found
+
+    put(other, None)
+    for round_id in rounds[:3]:
+        put(round_id, 1)
+    assert served() == [1, 2, 3]
+    put(rounds[3], 3)
+    assert served() == [3, 4]
+    put(rounds[4], None)
+    assert served() == [5]
+    models.drop("run")
+    assert served() == []
+    assert models.get(other, "lyon").round == other
 
 
 @pytest.mark.parametrize("size", [1, PIECE_BYTES, PIECE_BYTES + 1, 3 * PIECE_BYTES - 7])
@@ -56,7 +161,7 @@ def test_a_file_is_served_in_pieces_of_a_megabyte(size: int, tmp_path: Path) -> 
 
 
 def test_only_those_who_were_invited_get_what_there_is(tmp_path: Path) -> None:
-    models = _models(state=tmp_path / "state")
+    models = _models(tmp_path, tmp_path / "state")
     pieces = sum_pieces([b"sum"])
 
     with pytest.raises(ConfigError, match="round 1 of run 'run' has no sum for this site"):
@@ -77,10 +182,10 @@ def test_only_those_who_were_invited_get_what_there_is(tmp_path: Path) -> None:
 
 
 def test_the_next_round_and_the_end_of_the_run_forget_it(tmp_path: Path) -> None:
-    models = _models(state=tmp_path / "state")
+    models = _models(tmp_path, tmp_path / "state")
     models.put_sum(ROUND, sum_pieces([b"sum"]))
 
-    models.put(serialise(NEXT, LAYOUT, MODEL, HASH, ZEROS))
+    models.put(_served(tmp_path, NEXT))
     models.invite(NEXT, "lyon")
 
     with pytest.raises(ConfigError, match="no sum"):

@@ -37,7 +37,9 @@ class PublishModel:
     (SaveLink) that lead to it.
 
     Attributes:
+        model: kept before, as the one after the round with the number before this.
         state_hash: of what the server's optimizer remembers (optimizers.applying), 32 bytes.
+        since: the run's rounds from this number on are served beside it; None: this one alone.
     """
 
     round: RoundId
@@ -45,6 +47,7 @@ class PublishModel:
     model: Mapping[str, NDArray[Any]]
     model_hash: bytes
     state_hash: bytes
+    since: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,6 +75,36 @@ def model_to_bytes(layout: ModelLayout, arrays: Arrays) -> bytes:
     return b"".join((_header(layout), *tensor_bytes(layout, arrays)))
 
 
+def tensor_range(file: Path, layout: ModelLayout) -> range:
+    """Which bytes of a file that save_model() wrote are the tensors, one after the other in
+    layout order. Reads no more than its header.
+
+    Raises:
+        ConfigError: the file cannot be read, or is not what was written.
+    """
+    header = _header(layout)
+    tensors = range(len(header), len(header) + _data_bytes(layout))
+    try:
+        with open(file, "rb") as stream:
+            found = stream.read(len(header))
+            size = os.fstat(stream.fileno()).st_size
+    except OSError as error:
+        raise ConfigError(f"cannot read the model {file.name}: {error.strerror}") from error
+    if found != header or size != tensors.stop:
+        raise ConfigError(
+            f"{file} is not the model that was written there: it has {size} bytes, "
+            f"{tensors.stop} were written",
+            hint="do not change files of a run; restore it from a copy, or abort the run",
+        )
+    return tensors
+
+
+def _data_bytes(layout: ModelLayout) -> int:
+    return sum(
+        math.prod(shape) * NUMPY_DTYPES[dtype].itemsize for _, dtype, shape in layout.native.tensors
+    )
+
+
 def _header(layout: ModelLayout) -> bytes:
     document: dict[str, Any] = {}
     end = 0

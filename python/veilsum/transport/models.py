@@ -1,73 +1,104 @@
-"""What sites fetch of a round: the model it begins with, serialised once whoever asks for it and
-how often; the sum it ends with; and what the server's optimizer remembered in between."""
+"""What sites fetch of a round: the model it begins with, read from its checkpoint as it is sent;
+the sum it ends with; and what the server's optimizer remembered in between."""
 
 from __future__ import annotations
 
+import asyncio
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from veilsum.control import RoundId
-from veilsum.errors import ConfigError
+from veilsum.errors import ConfigError, VeilsumError
 from veilsum.model import ModelLayout
-from veilsum.transport.checkpoints import Arrays, tensor_bytes
+from veilsum.transport.checkpoints import tensor_range
 from veilsum.transport.wire_data import encode_data_piece, encode_model_data, encode_model_header
 
 PIECE_BYTES = 1 << 20
 
+# At once, for all sites together: more would only queue up for the disk, and keep the threads
+# that everything else of the coordinator needs as well.
+_MOST_READS = 4
+
+
+class Unreadable(VeilsumError):  # noqa: N818  a disk's fault, not a site's
+    """A file that this coordinator has written cannot be read any more."""
+
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """The messages of one FetchModel answer, ready to be sent.
+    """One FetchModel answer. Memory holds none of the model: it lies in its checkpoint.
 
     Attributes:
         start: the hashes of model and optimizer state that the round begins with.
+        header: the first message.
+        file: the checkpoint.
+        tensors: the bytes of the file that follow in the answer.
     """
 
     round: RoundId
     start: tuple[bytes, bytes]
-    pieces: tuple[bytes, ...] = field(repr=False)
+    header: bytes = field(repr=False)
+    file: Path
+    tensors: range
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the data that follows the header."""
+        return len(self.tensors)
+
+
+@dataclass(slots=True)
+class _Round:
+    """What is served of one round, and to whom."""
+
+    model: ServedModel
+    state_file: Path | None
+    invited: set[str] = field(default_factory=set)
+    sum: tuple[bytes, ...] | None = None
 
 
 class Models:
-    """What is served of each open round; a run's next round replaces the one before."""
+    """What is served of each open round."""
 
     def __init__(self) -> None:
-        self._served: dict[str, ServedModel] = {}
-        self._invited: dict[str, set[str]] = {}  # run -> sites of its open round
-        self._sums: dict[str, tuple[bytes, ...]] = {}
-        self._states: dict[str, Path] = {}
+        self._rounds: dict[RoundId, _Round] = {}
+        self._reads = asyncio.Semaphore(_MOST_READS)
 
-    def put(self, model: ServedModel, state_file: Path | None = None) -> None:
+    def put(
+        self, model: ServedModel, state_file: Path | None = None, *, since: int | None = None
+    ) -> None:
         """Serves a model from now on, to those who will be invited.
 
         Args:
-            state_file: what the server's optimizer remembers; kept until the next round has
-                begun. None: nothing.
+            state_file: what the server's optimizer remembers. None: nothing.
+            since: the run's rounds from this number on are still served beside it; None: it
+                replaces whatever was served of the run.
         """
-        run_id = model.round.run_id
-        self.drop(run_id)
-        self._served[run_id] = model
-        self._invited[run_id] = set()
-        if state_file is not None:
-            self._states[run_id] = state_file
+        new = model.round
+        for known in list(self._rounds):
+            if known.run_id == new.run_id and (since is None or known.number < since):
+                del self._rounds[known]
+        self._rounds[new] = _Round(model, state_file)
 
     def put_sum(self, round_id: RoundId, pieces: tuple[bytes, ...]) -> None:
         """Serves the sum of an open round as well, as sum_pieces() made it."""
-        served = self._served.get(round_id.run_id)
-        if served is not None and served.round == round_id:
-            self._sums[round_id.run_id] = pieces
+        served = self._rounds.get(round_id)
+        if served is not None:
+            served.sum = pieces
 
     def invite(self, round_id: RoundId, site: str) -> None:
         """A site may fetch the model of a round."""
-        served = self._served.get(round_id.run_id)
-        if served is not None and served.round == round_id:
-            self._invited[round_id.run_id].add(site)
+        served = self._rounds.get(round_id)
+        if served is not None:
+            served.invited.add(site)
 
     def drop(self, run_id: str) -> None:
         """The run is over. Answers that are under way go on."""
-        for kept in (self._served, self._invited, self._sums, self._states):
-            kept.pop(run_id, None)
+        for known in list(self._rounds):
+            if known.run_id == run_id:
+                del self._rounds[known]
 
     def get(self, round_id: RoundId, site: str) -> ServedModel:
         """The model of a round, for a site.
@@ -75,11 +106,7 @@ class Models:
         Raises:
             ConfigError: it is not served, or not any more, or the site was not invited.
         """
-        served = self._served.get(round_id.run_id)
-        invited = self._invited.get(round_id.run_id, ())
-        if served is None or served.round != round_id or site not in invited:
-            raise _nothing(round_id, "model")
-        return served
+        return self._served(round_id, site).model
 
     def get_sum(self, round_id: RoundId, site: str) -> tuple[bytes, ...]:
         """The messages of one FetchSum answer, for a site.
@@ -87,8 +114,7 @@ class Models:
         Raises:
             ConfigError: as get().
         """
-        self.get(round_id, site)
-        pieces = self._sums.get(round_id.run_id)
+        pieces = self._served(round_id, site).sum
         if pieces is None:
             raise _nothing(round_id, "sum")
         return pieces
@@ -99,11 +125,25 @@ class Models:
         Raises:
             ConfigError: as get().
         """
-        self.get(round_id, site)
-        file = self._states.get(round_id.run_id)
+        file = self._served(round_id, site).state_file
         if file is None:
             raise _nothing(round_id, "optimizer state")
         return file
+
+    def _served(self, round_id: RoundId, site: str) -> _Round:
+        served = self._rounds.get(round_id)
+        if served is None or site not in served.invited:
+            raise _nothing(round_id, "model")
+        return served
+
+    async def read(self, model: ServedModel, begin: int) -> bytes:
+        """The message that goes on at byte `begin` of a model's data.
+
+        Raises:
+            Unreadable: the checkpoint is gone, or not as it was written.
+        """
+        async with self._reads:
+            return await asyncio.to_thread(_model_piece, model, begin)
 
 
 def _nothing(round_id: RoundId, what: str) -> ConfigError:
@@ -112,15 +152,39 @@ def _nothing(round_id: RoundId, what: str) -> ConfigError:
     )
 
 
-def serialise(
-    round_id: RoundId, layout: ModelLayout, arrays: Arrays, model_hash: bytes, state_hash: bytes
+def serve_checkpoint(
+    round_id: RoundId, layout: ModelLayout, file: Path, start: tuple[bytes, bytes]
 ) -> ServedModel:
-    """All messages of a model's stream. Copies the model once, so call it off the event loop."""
-    views = tensor_bytes(layout, arrays)
-    size = sum(view.nbytes for view in views)
-    header = encode_model_header(layout.to_bytes(), size, model_hash)
-    pieces = (header, *map(encode_model_data, _pieces(views)))
-    return ServedModel(round_id, (model_hash, state_hash), pieces)
+    """A model as it lies in a file that save_model() wrote; reads the file's header only.
+
+    Args:
+        start: the hashes of model and optimizer state.
+
+    Raises:
+        ConfigError: the file cannot be read, or is another than was written.
+    """
+    tensors = tensor_range(file, layout)
+    header = encode_model_header(layout.to_bytes(), len(tensors), start[0])
+    return ServedModel(round_id, start, header, file, tensors)
+
+
+def _model_piece(model: ServedModel, begin: int) -> bytes:
+    # Opened anew for every piece: the number of open files does not depend on that of sites.
+    part = model.tensors[begin : begin + PIECE_BYTES]
+    try:
+        descriptor = os.open(model.file, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            data = os.pread(descriptor, len(part), part.start)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise Unreadable(f"cannot read {model.file.name}: {error.strerror}") from error
+    if len(data) != len(part):
+        raise Unreadable(
+            f"{model.file.name} ends at byte {part.start + len(data)}, "
+            f"it had {model.tensors.stop} when it was written"
+        )
+    return encode_model_data([data])
 
 
 def sum_pieces(chunks: Iterable[bytes]) -> tuple[bytes, ...]:

@@ -50,7 +50,7 @@ from veilsum.transport.audits import Audits, write_transcript
 from veilsum.transport.links import Links
 from veilsum.transport.logs import Log
 from veilsum.transport.metrics import Metrics
-from veilsum.transport.models import Models, serialise, sum_pieces
+from veilsum.transport.models import Models, serve_checkpoint, sum_pieces
 from veilsum.transport.storage import Storage
 from veilsum.transport.uploads import Uploads
 from veilsum.transport.watchers import Watchers
@@ -257,18 +257,13 @@ class Runner:
 
     async def _publish(self, effect: PublishModel) -> None:
         self._started[effect.round] = time.monotonic()
-        served = await asyncio.to_thread(
-            serialise,
-            effect.round,
-            effect.layout,
-            effect.model,
-            effect.model_hash,
-            effect.state_hash,
-        )
-        state = self._outside.storage.optimizer_file(effect.round.run_id, effect.round.number - 1)
-        self._outside.models.put(served, state if state.exists() else None)
-        size = sum(map(len, served.pieces))
-        self._log.info("round opened", **_ids(effect.round), model_bytes=size)
+        storage, before = self._outside.storage, effect.round.number - 1
+        file = storage.model_file(effect.round.run_id, before)
+        start = (effect.model_hash, effect.state_hash)
+        served = await asyncio.to_thread(serve_checkpoint, effect.round, effect.layout, file, start)
+        state = storage.optimizer_file(effect.round.run_id, before)
+        self._outside.models.put(served, state if state.exists() else None, since=effect.since)
+        self._log.info("round opened", **_ids(effect.round), model_bytes=served.size_bytes)
 
     async def _publish_audit(self, effect: PublishAudit) -> None:
         folder = self._outside.transcripts

@@ -26,7 +26,7 @@ from veilsum.transport.callers import CallRefused, Gate
 from veilsum.transport.links import REPLACED, Link, Links
 from veilsum.transport.logs import Log
 from veilsum.transport.metrics import Metrics
-from veilsum.transport.models import Models, file_pieces
+from veilsum.transport.models import PIECE_BYTES, Models, Unreadable, file_pieces
 from veilsum.transport.runner import Runner
 from veilsum.transport.storage import Storage
 from veilsum.transport.uploads import IncomingUpload, Superseded
@@ -43,6 +43,7 @@ _STATUS: tuple[tuple[type[VeilsumError], grpc.StatusCode], ...] = (
     (DecodeError, grpc.StatusCode.INVALID_ARGUMENT),
     (PeerError, grpc.StatusCode.FAILED_PRECONDITION),
     (Superseded, grpc.StatusCode.ABORTED),
+    (Unreadable, grpc.StatusCode.UNAVAILABLE),
     (TooSlow, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (ConfigError, grpc.StatusCode.INVALID_ARGUMENT),
 )
@@ -250,7 +251,10 @@ class FederationService:
         site = self._site(context)
         round_id = wire_data.decode_model_request(request)
         model = _found(self._models.get, round_id, site)
-        for piece in model.pieces:
+        yield model.header
+        self._desk.metrics.sent(len(model.header))
+        for begin in range(0, model.size_bytes, PIECE_BYTES):
+            piece = await self._models.read(model, begin)
             yield piece
             self._desk.metrics.sent(len(piece))
 

@@ -32,9 +32,11 @@ MAX_CHUNKS = 2**24
 _MAX_MODEL_BYTES = 2**44
 _MAX_AUDITED_CHUNKS = 65_536
 
-# A key is (field number << 3) | 2: UpdateFrame.chunks is field 2, UpdateChunks.chunk field 1.
+# A key is (field number << 3) | 2: UpdateFrame.chunks is field 2, UpdateChunks.chunk field 1,
+# ModelPiece.data field 2.
 _CHUNKS_KEY = 0x12
 _CHUNK_KEY = 0x0A
+_MODEL_DATA_KEY = 0x12
 
 # --- updates ------------------------------------------------------------------------
 
@@ -247,8 +249,9 @@ def encode_model_header(layout: bytes, size_bytes: int, model_hash: bytes) -> by
 
 
 def encode_model_data(parts: Sequence[Buffer]) -> bytes:
-    """A further piece: these bytes, one after the other."""
-    return dump(pb.ModelPiece(data=b"".join(parts)))
+    """A further piece: these bytes, one after the other, as protobuf would make it, in one copy."""
+    size = sum(memoryview(part).nbytes for part in parts)
+    return b"".join((bytes((_MODEL_DATA_KEY,)), _varint(size), *parts))
 
 
 def decode_model_header(piece: bytes) -> tuple[bytes, int, bytes]:
