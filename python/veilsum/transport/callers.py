@@ -67,6 +67,15 @@ class Gate:
             )
         return identity
 
+    def site(self, context: Context) -> str | None:
+        """Which site of the roster calls, or None if somebody else does."""
+        try:
+            identity = self._identity(context)
+        except CallRefused:
+            return None
+        known = identity.consortium == self.consortium and identity.name in self.sites
+        return identity.name if known and identity.role == "site" else None
+
     def _identity(self, context: Context) -> Identity:
         uris = self._claimed(context) if self.insecure else self._certified(context)
         if len(uris) != 1:

@@ -136,10 +136,11 @@ class _App:
             Models(),
             Links(),
             Watchers(storage),
-            Metrics(),
+            Metrics(roster.sites),
             transcripts=transcripts,
         )
         self._runner = Runner(core, self._outside, log)
+        self._outside.metrics.watch_disk(storage.folder, storage.database, storage.spool)
 
     async def serve(
         self,

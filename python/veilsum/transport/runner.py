@@ -140,7 +140,9 @@ class Runner:
 
     async def _process(self, event: Event) -> None:
         try:
-            effects = await asyncio.to_thread(self._core.handle, event, now=time.monotonic())
+            began = time.monotonic()
+            effects = await asyncio.to_thread(self._core.handle, event, now=began)
+            self._outside.metrics.core_took(type(event).__name__, time.monotonic() - began)
         except Exception as error:
             by_operator = isinstance(event, (RunSubmitted, RunAbortRequested))
             if by_operator and isinstance(error, VeilsumError):
@@ -240,6 +242,7 @@ class Runner:
             case SaveRun(status):
                 await self._save_run(status)
             case Announce(event):
+                outside.metrics.run_event(event)
                 await outside.watchers.announce(event)
             case _:
                 assert_never(effect)
@@ -277,10 +280,10 @@ class Runner:
         refusal = None if effect.accepted else effect.reason
         self.uploads.answer(effect.round, effect.site, refusal)
         if effect.accepted:
-            self._outside.metrics.update_accepted()
+            self._outside.metrics.update_accepted(effect.site)
             self._log.info("update accepted", **_ids(effect.round), site=effect.site)
         else:
-            self._outside.metrics.refused("update")
+            self._outside.metrics.refused("update", effect.site)
             self._log.warning(
                 "update refused", **_ids(effect.round), site=effect.site, reason=effect.reason
             )
@@ -297,7 +300,7 @@ class Runner:
             effect.optimizer_state,
         )
         seconds = time.monotonic() - self._started.pop(record.round, time.monotonic())
-        self._outside.metrics.round_finished(record.completed, seconds)
+        self._outside.metrics.round_finished(record, seconds)
         self._log.info(
             "round ended",
             **_ids(record.round),
@@ -319,6 +322,7 @@ class Runner:
     async def _save_run(self, status: RunStatus) -> None:
         kept = replace(status, rounds=())
         await asyncio.to_thread(self._outside.storage.save_run, kept)
+        self._outside.metrics.run_state(kept)
         if status.state in ("completed", "aborted"):
             self._outside.models.drop(status.run_id)
             self._outside.audits.drop(status.run_id)

@@ -62,11 +62,12 @@ class Desk:
     async def refuse(self, context: Any, error: Exception) -> None:
         """Ends a call with the status and text that fit an exception. Does not return."""
         status, text = _status_of(error)
+        site = self.gate.site(context)
         if status is grpc.StatusCode.INTERNAL:
             self.log.exception("a call failed")
         else:
-            self.log.warning("call refused", status=status.name, reason=text)
-        self.metrics.refused(status.name.lower())
+            self.log.warning("call refused", site=site, status=status.name, reason=text)
+        self.metrics.refused(status.name.lower(), site)
         await context.abort(status, text)
 
 
@@ -256,14 +257,14 @@ class FederationService:
         for begin in range(0, model.size_bytes, PIECE_BYTES):
             piece = await self._models.read(model, begin)
             yield piece
-            self._desk.metrics.sent(len(piece))
+            self._desk.metrics.sent(len(piece), site)
 
     async def _fetch_sum(self, request: bytes, context: Any) -> AsyncGenerator[bytes, None]:
         site = self._site(context)
         round_id = wire_data.decode_fetch_request(request)
         for piece in _found(self._models.get_sum, round_id, site):
             yield piece
-            self._desk.metrics.sent(len(piece))
+            self._desk.metrics.sent(len(piece), site)
 
     async def _fetch_links(self, request: bytes, context: Any) -> AsyncGenerator[bytes, None]:
         site = self._site(context)
@@ -272,7 +273,7 @@ class FederationService:
         while (link := await asyncio.to_thread(next, links, None)) is not None:
             piece = wire_data.encode_data_piece([link])
             yield piece
-            self._desk.metrics.sent(len(piece))
+            self._desk.metrics.sent(len(piece), site)
 
     async def _fetch_state(self, request: bytes, context: Any) -> AsyncGenerator[bytes, None]:
         site = self._site(context)
@@ -280,7 +281,7 @@ class FederationService:
         pieces = file_pieces(_found(self._models.get_state_file, round_id, site))
         while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
             yield piece
-            self._desk.metrics.sent(len(piece))
+            self._desk.metrics.sent(len(piece), site)
 
     async def _fetch_audit(self, request: bytes, context: Any) -> AsyncGenerator[bytes, None]:
         site = self._site(context)
@@ -288,7 +289,7 @@ class FederationService:
         parts = pieces(_found(self._audits.get, round_id, site), asked)
         while (data := await asyncio.to_thread(next, parts, None)) is not None:
             yield wire_data.encode_data_piece([data])
-            self._desk.metrics.sent(len(data))
+            self._desk.metrics.sent(len(data), site)
 
     async def _push(self, requests: AsyncIterator[bytes], context: Any) -> bytes:
         site = self._site(context)
@@ -299,15 +300,17 @@ class FederationService:
         header, first_chunk = wire_data.decode_update_header(first)
         upload = await self._desk.runner.uploads.begin(site, header, first_chunk)
         if not upload.settled:
-            await self._receive(upload, requests)
+            await self._receive(site, upload, requests)
         if upload.complete:
             await upload.commit()
         return wire_data.encode_receipt(*upload.receipt())
 
-    async def _receive(self, upload: IncomingUpload, requests: AsyncIterator[bytes]) -> None:
+    async def _receive(
+        self, site: str, upload: IncomingUpload, requests: AsyncIterator[bytes]
+    ) -> None:
         async for frame in requests:
             written = await upload.take(wire_data.decode_update_chunks(frame))
-            self._desk.metrics.received(written)
+            self._desk.metrics.received(written, site)
 
     async def _status(self, request: bytes, context: Any) -> bytes:
         site = self._site(context)

@@ -77,6 +77,8 @@ class Storage:
 
     def __init__(self, folder: Path) -> None:
         make_private_folder(folder)
+        self.folder = folder
+        self.database = folder / "state.db"
         self.spool = folder / "spool"
         self.sums = self.spool / "sums"
         self.models = folder / "models"
@@ -87,7 +89,7 @@ class Storage:
             make_private_folder(part)
         self._lock_file = _lock(folder / "lock")
         self._mutex = threading.Lock()
-        self._database = _open_database(folder / "state.db")
+        self._database = _open_database(self.database)
         self._empty_spool()
         self._abort_interrupted_runs()
 
