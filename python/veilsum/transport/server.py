@@ -253,7 +253,7 @@ class FederationService:
         round_id = wire_data.decode_model_request(request)
         model = _found(self._models.get, round_id, site)
         yield model.header
-        self._desk.metrics.sent(len(model.header))
+        self._desk.metrics.sent(len(model.header), site)
         for begin in range(0, model.size_bytes, PIECE_BYTES):
             piece = await self._models.read(model, begin)
             yield piece
