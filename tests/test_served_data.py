@@ -20,7 +20,6 @@ from veilsum.transport.models import (
     Unreadable,
     file_pieces,
     serve_checkpoint,
-    sum_pieces,
 )
 from veilsum.transport.storage import Storage
 from veilsum.transport.wire_data import decode_data_piece, decode_model_data, decode_model_header
@@ -139,17 +138,6 @@ def test_versions_of_a_model_are_served_side_by_side_while_they_are_wanted(tmp_p
     assert models.get(other, "lyon").round == other
 
 
-@pytest.mark.parametrize("size", [1, PIECE_BYTES, PIECE_BYTES + 1, 3 * PIECE_BYTES - 7])
-def test_a_sum_is_served_in_pieces_of_a_megabyte(size: int) -> None:
-    words = _bytes(size)
-    chunks = [words[begin : begin + 700_001] for begin in range(0, size, 700_001)]
-
-    pieces = [decode_data_piece(piece) for piece in sum_pieces(chunks)]
-
-    assert b"".join(pieces) == words
-    assert {len(piece) for piece in pieces[:-1]} <= {PIECE_BYTES}
-
-
 @pytest.mark.parametrize("size", [1, PIECE_BYTES, PIECE_BYTES + 1])
 def test_a_file_is_served_in_pieces_of_a_megabyte(size: int, tmp_path: Path) -> None:
     file = tmp_path / "optimizer-1.safetensors"
@@ -162,19 +150,19 @@ def test_a_file_is_served_in_pieces_of_a_megabyte(size: int, tmp_path: Path) -> 
 
 def test_only_those_who_were_invited_get_what_there_is(tmp_path: Path) -> None:
     models = _models(tmp_path, tmp_path / "state")
-    pieces = sum_pieces([b"sum"])
+    file = tmp_path / "round-1.words"
 
     with pytest.raises(ConfigError, match="round 1 of run 'run' has no sum for this site"):
-        models.get_sum(ROUND, "lyon")
-    models.put_sum(NEXT, pieces)  # of a round that is not open
+        models.get_sum_file(ROUND, "lyon")
+    models.put_sum(NEXT, file)  # of a round that is not open
     with pytest.raises(ConfigError, match="no sum"):
-        models.get_sum(ROUND, "lyon")
-    models.put_sum(ROUND, pieces)
+        models.get_sum_file(ROUND, "lyon")
+    models.put_sum(ROUND, file)
 
-    assert models.get_sum(ROUND, "lyon") == pieces
+    assert models.get_sum_file(ROUND, "lyon") == file
     assert models.get_state_file(ROUND, "lyon") == tmp_path / "state"
     assert models.get(ROUND, "lyon").start == (HASH, ZEROS)
-    for get in (models.get, models.get_sum, models.get_state_file):
+    for get in (models.get, models.get_sum_file, models.get_state_file):
         with pytest.raises(ConfigError, match="no model for this site"):
             get(ROUND, "oslo")
         with pytest.raises(ConfigError, match="no model for this site"):
@@ -183,13 +171,13 @@ def test_only_those_who_were_invited_get_what_there_is(tmp_path: Path) -> None:
 
 def test_the_next_round_and_the_end_of_the_run_forget_it(tmp_path: Path) -> None:
     models = _models(tmp_path, tmp_path / "state")
-    models.put_sum(ROUND, sum_pieces([b"sum"]))
+    models.put_sum(ROUND, tmp_path / "round-1.words")
 
     models.put(_served(tmp_path, NEXT))
     models.invite(NEXT, "lyon")
 
     with pytest.raises(ConfigError, match="no sum"):
-        models.get_sum(NEXT, "lyon")
+        models.get_sum_file(NEXT, "lyon")
     with pytest.raises(ConfigError, match="no optimizer state"):
         models.get_state_file(NEXT, "lyon")
     models.drop("run")

@@ -327,3 +327,19 @@ def test_a_dtype_that_cannot_be_averaged_is_named() -> None:
 def test_bytes_that_are_no_model_are_refused(data: bytes) -> None:
     with pytest.raises(DecodeError):
         model_from_bytes(data)
+
+
+def test_of_a_runs_sums_the_last_is_kept_until_the_run_ends(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    first = storage.save_sum(RoundId("run", 1), iter([b"ab", b"c"]))
+    assert first.read_bytes() == b"abc"
+
+    second = storage.save_sum(RoundId("run", 2), [b"d"])
+    other = storage.save_sum(RoundId("other", 1), [b"e"])
+
+    assert not first.exists()
+    assert second == storage.sum_file("run", 2)
+    storage.drop_sums("run")
+    storage.drop_sums("run")
+    assert (second.exists(), other.read_bytes()) == (False, b"e")
+    storage.close()

@@ -335,7 +335,7 @@ class Federation:
             case to_do.DropAudit(round_id):
                 self.audits.drop(round_id.run_id)
             case to_do.PublishSum(round_id, words):
-                self._sums[round_id] = words
+                self._sums[round_id] = tuple(words)
             case to_do.SaveRound(optimizer_state=OptimizerState() as state):
                 data = state.to_bytes()
                 self._states[hashlib.sha256(data).digest()] = data

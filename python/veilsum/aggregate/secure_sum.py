@@ -291,8 +291,8 @@ class SecureSum:
         for place, values in pieces:
             with np.errstate(over="ignore"):  # an overflow is looked for right below
                 mean[place] = round_to_bfloat16(values) if dtype == "bf16" else values
-        if dtype != "bf16" and not np.isfinite(mean).all():
-            trip(f"the mean of {name!r} does not fit {dtype}")
+            if dtype != "bf16" and not np.isfinite(mean[place]).all():
+                trip(f"the mean of {name!r} does not fit {dtype}")
         return mean.reshape(shape)
 
     def _integer_mean(self, number: int, words: NDArray[Any], total_weight: int) -> NDArray[Any]:

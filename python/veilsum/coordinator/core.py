@@ -25,7 +25,7 @@ from veilsum.coordinator.events import (
 from veilsum.coordinator.job import Job
 from veilsum.coordinator.policy import check_run, cohort_of
 from veilsum.coordinator.round import Receiver
-from veilsum.coordinator.rounds import Entropy, RoundFactory
+from veilsum.coordinator.rounds import Entropy, ReadKept, RoundFactory
 from veilsum.difference import check_fits
 from veilsum.errors import ConfigError, PeerError
 from veilsum.roster import Roster
@@ -43,6 +43,7 @@ class Coordinator:
         spool: a directory for the updates of plain rounds, "" to keep them in memory.
         backend: what sums the updates of rounds: "cpu", or a device such as "cuda:0".
         audits: whether masked rounds keep what others need to check their sums (PublishAudit).
+        kept: gives models back that SaveRound kept, so that none is in memory between rounds.
 
     Raises:
         ConfigError: the key is not the one the roster lists for the coordinator.
@@ -58,6 +59,7 @@ class Coordinator:
         spool: str = "",
         backend: str = "cpu",
         audits: bool = False,
+        kept: ReadKept | None = None,
     ) -> None:
         if signing_key.public_key().public_bytes_raw() != roster.coordinator_key:
             raise ConfigError(
@@ -65,7 +67,9 @@ class Coordinator:
                 hint="point the coordinator at the key its roster was made with",
             )
         self._roster = roster
-        self._factory = RoundFactory(roster, signing_key, entropy, threads, spool, backend, audits)
+        self._factory = RoundFactory(
+            roster, signing_key, entropy, threads, spool, backend, audits, kept
+        )
         self._present: set[str] = set()
         self._jobs: dict[str, Job] = {}  # in the order they came
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,14 +52,15 @@ class PublishModel:
 
 @dataclass(frozen=True, slots=True)
 class PublishSum:
-    """Serve the integer sum of an open masked round to the sites that were invited to it.
+    """Keep the integer sum of an open masked round, and serve it to the sites that were invited.
 
     Attributes:
-        words: of its chunks, in order.
+        words: of its chunks, in order; to be taken once, before the next event, because a chunk
+            is packed when its turn comes.
     """
 
     round: RoundId
-    words: tuple[bytes, ...] = field(repr=False)
+    words: Iterable[bytes] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -314,6 +314,7 @@ class Job:
         self._records.append(record)
         self._retries.leave_out(phase.round.journal.left_out)
         effects = self._kept(record, model)
+        model = self._put_away(record, model)
         if isinstance(outcome, Failed):
             return effects + self._closed(phase, record) + self._failed(record, outcome, model)
         settling = Settling(model, phase.invitation, phase.round, record)
@@ -372,6 +373,13 @@ class Job:
             CloseUploads(record.round, record.reason or "the round is complete"),
             SaveRound(record, model.ref.layout, saved, state),
         ]
+
+    def _put_away(self, record: RoundRecord, model: CurrentModel) -> CurrentModel:
+        """The model as SaveRound keeps it; its arrays are in that effect alone."""
+        kept = self._factory.kept
+        if kept is None or not record.completed:
+            return model
+        return replace(model, arrays=kept(self._run_id, record.round.number, model.ref.layout))
 
     def _closed(self, phase: Running | Settling, record: RoundRecord) -> list[Effect]:
         phase.round.close()

@@ -172,7 +172,7 @@ class MaskedRound:
                 self.outcome = Failed(reason)
             case secagg.Completed(result):
                 self.outcome = _finished(result)
-                words = tuple(chunk.words for chunk in self._session.sum_chunks())
+                words = (chunk.words for chunk in self._session.sum_chunks())
                 return [PublishSum(self._invitation.round, words)]
             case secagg.Acknowledged(previous, receipt, quorum):
                 self.settled, self.previous = True, previous

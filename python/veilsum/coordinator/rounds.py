@@ -15,13 +15,16 @@ from veilsum.coordinator.masked_round import MaskedRound
 from veilsum.coordinator.plain_round import PlainRound
 from veilsum.coordinator.policy import task_of_round
 from veilsum.coordinator.round import Round
-from veilsum.model import ModelLayout
+from veilsum.model import ModelLayout, StoredModel
 from veilsum.roster import Roster
 from veilsum.secagg.audit_record import AuditRecord
 from veilsum.secagg.result_checks import NO_RESULT
 
 Entropy: TypeAlias = Callable[[int], bytes]
 """size -> that many fresh random bytes. They become public nonces."""
+
+ReadKept: TypeAlias = Callable[[str, int, ModelLayout], StoredModel]
+"""(run, round, layout) -> the model after that round, once SaveRound was carried out."""
 
 _NONCE_BYTES = 32
 
@@ -50,6 +53,7 @@ class RoundFactory:
         spool: a directory for the updates of plain rounds, "" to keep them in memory.
         backend: what sums them: "cpu", or a device such as "cuda:0".
         audits: whether masked rounds keep what others need to check their sums.
+        kept: gives models back that were saved; None keeps a run's model in memory.
     """
 
     roster: Roster
@@ -59,6 +63,7 @@ class RoundFactory:
     spool: str
     backend: str = "cpu"
     audits: bool = False
+    kept: ReadKept | None = None
 
     def make(
         self, spec: RunSpec, invitation: Invitation, start: ModelRef, journal: Journal

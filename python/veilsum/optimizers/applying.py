@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from veilsum.errors import ConfigError, DecodeError, RoundAborted
-from veilsum.model import NUMPY_DTYPES, ModelLayout
+from veilsum.model import NUMPY_DTYPES, ModelLayout, StoredModel, flat_part, parts_of
 from veilsum.optimizers.server import ServerOptimizer
 from veilsum.optimizers.settings import OptimizerSettings
 from veilsum.optimizers.state import OptimizerState
@@ -57,17 +57,22 @@ def apply_mean(
 
     Args:
         model, mean: one array per tensor, shapes and dtypes of the layout; bfloat16 as
-            uint16 bit patterns.
+            uint16 bit patterns. To a stored model `mean` is given away: the new model is
+            written over it, so that no two models are in memory.
 
     Returns:
-        New arrays, of the same dtypes.
+        Arrays of the same dtypes: new ones, or those of `mean`.
 
     Raises:
-        RoundAborted: a value leaves the range of its tensor's dtype.
+        RoundAborted: a value leaves the range of its tensor's dtype, or a stored model cannot be
+            read.
     """
     tensors = optimizer.layout.native.tensors
-    new = {name: np.empty(shape, NUMPY_DTYPES[dtype]) for name, dtype, shape in tensors}
     try:
+        if isinstance(model, StoredModel):
+            optimizer.step_stored(model, mean)
+            return dict(mean)
+        new = {name: np.empty(shape, NUMPY_DTYPES[dtype]) for name, dtype, shape in tensors}
         return optimizer.step(model, mean, out=new)
     except ConfigError as error:
         raise RoundAborted(str(error), hint=error.hint) from error
@@ -97,9 +102,10 @@ def state_hash(optimizer: ServerOptimizer) -> bytes:
 
 def _as_started(optimizer: ServerOptimizer, state: OptimizerState) -> bool:
     """A state may be loaded that has made no step and still is not the one that starts."""
-    started = optimizer.settings.start(optimizer.layout).state()
+    first, second = optimizer.started_with
     return all(
-        np.array_equal(array, there[name])
-        for here, there in ((state.first, started.first), (state.second, started.second))
-        for name, array in here.items()
+        bool((flat_part(array, part) == value).all())
+        for moments, value in ((state.first, first), (state.second, second))
+        for part in parts_of(optimizer.layout)
+        if (array := moments.get(optimizer.layout.names[part.number])) is not None
     )

@@ -14,7 +14,17 @@ from veilsum import _native
 from veilsum.arrays import on_host
 from veilsum.devices import available_threads, device_name
 from veilsum.errors import ConfigError, DecodeError
-from veilsum.model import ModelLayout, fit_arrays, fit_resident, is_resident, widen_tensors
+from veilsum.model import (
+    ModelLayout,
+    StoredModel,
+    TensorPart,
+    fit_arrays,
+    fit_resident,
+    flat_part,
+    is_resident,
+    parts_of,
+    widen_tensors,
+)
 from veilsum.optimizers.places import empty_model, writable_model
 from veilsum.optimizers.settings import OptimizerSettings
 from veilsum.optimizers.state import Moments, OptimizerState
@@ -46,9 +56,9 @@ class ServerOptimizer:
         self._steps = 0
         self._spoiled = False
         has_first, has_second = _native.optimizer_moments(settings.name)
-        tau = getattr(settings, "tau", _UNUSED)
-        self._first = self._placed(self._moments(0.0)) if has_first else {}
-        self._second = self._placed(self._moments(tau * tau)) if has_second else {}
+        first, second = self.started_with
+        self._first = self._placed(self._moments(first)) if has_first else {}
+        self._second = self._placed(self._moments(second)) if has_second else {}
 
     @property
     def settings(self) -> OptimizerSettings:
@@ -64,6 +74,12 @@ class ServerOptimizer:
     def device(self) -> str | None:
         """On which its moments lie; None if in host memory."""
         return self._device or None
+
+    @property
+    def started_with(self) -> tuple[float, float]:
+        """The value of each first and each second moment before any step."""
+        tau = getattr(self._settings, "tau", _UNUSED)
+        return 0.0, tau * tau
 
     @property
     def steps(self) -> int:
@@ -101,6 +117,40 @@ class ServerOptimizer:
             native.apply(means, threads=self._threads)
         return self.named(updated, out)
 
+    def step_stored(self, model: StoredModel, mean: Mapping[str, NDArray[Any]]) -> None:
+        """step(model, mean, out=mean), reading the model part by part: in memory is one model,
+        the mean, which becomes the new one.
+
+        Args:
+            mean: writable arrays of the layout's dtypes (bfloat16 as uint16 bit patterns).
+
+        Raises:
+            ConfigError: as step(), or the model cannot be read; `mean` then holds both.
+        """
+        self._require_usable()
+        if model.layout != self._layout:
+            raise ConfigError("the stored model is not of the optimizer's layout")
+        if self._device:
+            raise ConfigError("moments on a device do not step a stored model")
+        means = writable_model(self._layout, mean, "")
+        self._spoiled = True
+        for part in parts_of(self._layout):
+            self._step_part(part, model.read(part), flat_part(means[part.number], part))
+        self._spoiled = False
+        self._steps += 1
+
+    def _step_part(self, part: TensorPart, old: NDArray[Any], place: NDArray[Any]) -> None:
+        name, dtype, _ = self._layout.native.tensors[part.number]
+        native = self._native_step(
+            _native.Layout([(name, dtype, (part.count,))]),
+            [old],
+            [place],
+            gain=1.0,
+            first=[flat_part(self._first[name], part)] if name in self._first else [],
+            second=[flat_part(self._second[name], part)] if name in self._second else [],
+        )
+        native.apply([place], threads=self._threads)
+
     @contextmanager
     def stepping(
         self,
@@ -133,16 +183,32 @@ class ServerOptimizer:
             updated = empty_model(self._layout, device if there else "")
         else:
             updated = writable_model(self._layout, out, device)
-        native = self._native_step(old, updated, gain)
+        native = self._native_step(
+            self._layout.native,
+            old,
+            updated,
+            gain=gain,
+            first=list(self._first.values()),
+            second=list(self._second.values()),
+        )
         self._spoiled = True
         yield native, updated
         self._spoiled = False
         self._steps += 1
 
-    def _native_step(self, model: list[Any], updated: list[Any], gain: float) -> _native.ServerStep:
+    def _native_step(
+        self,
+        layout: _native.Layout,
+        model: list[Any],
+        updated: list[Any],
+        *,
+        gain: float,
+        first: list[Any],
+        second: list[Any],
+    ) -> _native.ServerStep:
         settings = self._settings
         return _native.ServerStep(
-            self._layout.native,
+            layout,
             optimizer=settings.name,
             learning_rate=settings.learning_rate,
             gain=gain,
@@ -150,8 +216,8 @@ class ServerOptimizer:
             beta2=getattr(settings, "beta2", _UNUSED),
             tau=getattr(settings, "tau", _UNUSED),
             model=model,
-            first=list(self._first.values()),
-            second=list(self._second.values()),
+            first=first,
+            second=second,
             updated=updated,
         )
 

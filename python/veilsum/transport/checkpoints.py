@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from typing_extensions import Buffer
 
 from veilsum._native import Layout
 from veilsum.errors import ConfigError, DecodeError
-from veilsum.model import NUMPY_DTYPES, ModelLayout
+from veilsum.model import NUMPY_DTYPES, ModelLayout, StoredModel, TensorPart, parts_of
 from veilsum.optimizers.state import OptimizerState
 from veilsum.transport.durable import sync_folder
 
@@ -36,6 +37,15 @@ def tensor_bytes(layout: ModelLayout, arrays: Arrays) -> list[memoryview]:
     return views
 
 
+def tensor_pieces(layout: ModelLayout, arrays: Arrays) -> Iterator[memoryview]:
+    """The same bytes; of a stored model no more than a part is in memory."""
+    if not isinstance(arrays, StoredModel):
+        yield from tensor_bytes(layout, arrays)
+        return
+    for part in parts_of(layout):
+        yield arrays.read(part).view(np.uint8).data
+
+
 def save_model(file: Path, layout: ModelLayout, arrays: Arrays) -> None:
     """Writes a safetensors file with the tensors in layout order.
 
@@ -44,7 +54,7 @@ def save_model(file: Path, layout: ModelLayout, arrays: Arrays) -> None:
     Raises:
         ConfigError: the file cannot be written.
     """
-    save_pieces(file, [_header(layout), *tensor_bytes(layout, arrays)], what="the model")
+    save_pieces(file, chain([_header(layout)], tensor_pieces(layout, arrays)), what="the model")
 
 
 def save_pieces(file: Path, pieces: Iterable[bytes | memoryview], *, what: str) -> None:
@@ -131,6 +141,28 @@ def load_model(file: Path) -> tuple[ModelLayout, dict[str, NDArray[Any]]]:
         return model_from_bytes(data)
     except DecodeError as error:
         raise ConfigError(f"{file.name}: {error}") from error
+
+
+def stored_model(file: Path, layout: ModelLayout) -> StoredModel:
+    """A model that save_model() writes, or will have written when it is read: it is never in
+    memory as a whole. Reading raises ConfigError if the file is gone or is another."""
+    begins = [0]
+    for _, dtype, shape in layout.native.tensors:
+        begins.append(begins[-1] + math.prod(shape) * NUMPY_DTYPES[dtype].itemsize)
+
+    def read(part: TensorPart) -> NDArray[Any]:
+        dtype = NUMPY_DTYPES[layout.native.tensors[part.number][1]]
+        place = begins[part.number] + part.first * dtype.itemsize
+        begin = tensor_range(file, layout).start + place
+        try:
+            values = np.fromfile(file, dtype, part.count, offset=begin)
+        except OSError as error:
+            raise ConfigError(f"cannot read the model {file.name}: {error.strerror}") from error
+        if values.size != part.count:
+            raise ConfigError(f"the model {file.name} was cut short while it was read")
+        return values
+
+    return StoredModel(layout, read)
 
 
 def load_optimizer_state(file: Path) -> OptimizerState:

@@ -96,6 +96,7 @@ async def serve_coordinator(
             spool=str(storage.sums),
             backend=require_backend(settings.backend),
             audits=settings.audits or settings.transcripts is not None,
+            kept=storage.stored_model,
         )
         await _App(core, roster, storage, settings.transcripts, log).serve(
             settings, tls, stop, ready

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -56,7 +56,7 @@ class _Round:
     model: ServedModel
     state_file: Path | None
     invited: set[str] = field(default_factory=set)
-    sum: tuple[bytes, ...] | None = None
+    sum_file: Path | None = None
 
 
 class Models:
@@ -82,11 +82,11 @@ class Models:
                 del self._rounds[known]
         self._rounds[new] = _Round(model, state_file)
 
-    def put_sum(self, round_id: RoundId, pieces: tuple[bytes, ...]) -> None:
-        """Serves the sum of an open round as well, as sum_pieces() made it."""
+    def put_sum(self, round_id: RoundId, file: Path) -> None:
+        """Serves the sum of an open round as well, whose words are in a file."""
         served = self._rounds.get(round_id)
         if served is not None:
-            served.sum = pieces
+            served.sum_file = file
 
     def invite(self, round_id: RoundId, site: str) -> None:
         """A site may fetch the model of a round."""
@@ -108,16 +108,16 @@ class Models:
         """
         return self._served(round_id, site).model
 
-    def get_sum(self, round_id: RoundId, site: str) -> tuple[bytes, ...]:
-        """The messages of one FetchSum answer, for a site.
+    def get_sum_file(self, round_id: RoundId, site: str) -> Path:
+        """Where the words of a round's sum are, for a site.
 
         Raises:
             ConfigError: as get().
         """
-        pieces = self._served(round_id, site).sum
-        if pieces is None:
+        file = self._served(round_id, site).sum_file
+        if file is None:
             raise _nothing(round_id, "sum")
-        return pieces
+        return file
 
     def get_state_file(self, round_id: RoundId, site: str) -> Path:
         """Where the state of the server's optimizer is that the round began with, for a site.
@@ -187,11 +187,6 @@ def _model_piece(model: ServedModel, begin: int) -> bytes:
     return encode_model_data([data])
 
 
-def sum_pieces(chunks: Iterable[bytes]) -> tuple[bytes, ...]:
-    """All messages of a sum's stream, whose words are `chunks`. Copies it once."""
-    return tuple(map(encode_data_piece, _pieces([memoryview(chunk) for chunk in chunks])))
-
-
 def file_pieces(file: Path) -> Iterator[bytes]:
     """The messages of a file's stream, each read when it is asked for.
 
@@ -204,21 +199,3 @@ def file_pieces(file: Path) -> Iterator[bytes]:
                 yield encode_data_piece([data])
     except OSError as error:
         raise ConfigError(f"cannot read {file.name}: {error.strerror}") from error
-
-
-def _pieces(views: list[memoryview]) -> Iterator[list[memoryview]]:
-    """Groups of consecutive parts of about a megabyte, across their bounds."""
-    group: list[memoryview] = []
-    room = PIECE_BYTES
-    for view in views:
-        begin = 0
-        while begin < view.nbytes:
-            part = view[begin : begin + room]
-            group.append(part)
-            begin += part.nbytes
-            room -= part.nbytes
-            if room == 0:
-                yield group
-                group, room = [], PIECE_BYTES
-    if group:
-        yield group

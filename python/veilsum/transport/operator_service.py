@@ -63,6 +63,7 @@ class OperatorService:
         state = await asyncio.to_thread(self._optimizer_state, spec.server_optimizer.state_file)
         if state is not None:
             await asyncio.to_thread(self._storage.save_optimizer, run_id, 0, state)
+        model = self._storage.stored_model(run_id, 0, layout)
         await self._desk.runner.submit(RunSubmitted(run_id, spec, layout, model, state))
         self._desk.log.info("run submitted", run=run_id, operator=operator)
         return wire_runs.run_to_bytes(await self._run(run_id))

@@ -50,7 +50,7 @@ from veilsum.transport.audits import Audits, write_transcript
 from veilsum.transport.links import Links
 from veilsum.transport.logs import Log
 from veilsum.transport.metrics import Metrics
-from veilsum.transport.models import Models, serve_checkpoint, sum_pieces
+from veilsum.transport.models import Models, serve_checkpoint
 from veilsum.transport.storage import Storage
 from veilsum.transport.uploads import Uploads
 from veilsum.transport.watchers import Watchers
@@ -222,8 +222,8 @@ class Runner:
             case DropAudit(round_id):
                 outside.audits.drop(round_id.run_id)
             case PublishSum(round_id, words):
-                pieces = await asyncio.to_thread(sum_pieces, words)
-                outside.models.put_sum(round_id, pieces)
+                file = await asyncio.to_thread(outside.storage.save_sum, round_id, words)
+                outside.models.put_sum(round_id, file)
             case OpenUploads(round_id, sites):
                 self.uploads.open(round_id, sites)
             case CloseUploads(round_id, reason):
@@ -326,6 +326,7 @@ class Runner:
         if status.state in ("completed", "aborted"):
             self._outside.models.drop(status.run_id)
             self._outside.audits.drop(status.run_id)
+            await asyncio.to_thread(self._outside.storage.drop_sums, status.run_id)
         self._log.info("run", run=status.run_id, state=status.state, reason=status.reason)
 
 

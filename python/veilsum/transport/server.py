@@ -262,7 +262,8 @@ class FederationService:
     async def _fetch_sum(self, request: bytes, context: Any) -> AsyncGenerator[bytes, None]:
         site = self._site(context)
         round_id = wire_data.decode_fetch_request(request)
-        for piece in _found(self._models.get_sum, round_id, site):
+        pieces = file_pieces(_found(self._models.get_sum_file, round_id, site))
+        while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
             yield piece
             self._desk.metrics.sent(len(piece), site)
 

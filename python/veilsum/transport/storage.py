@@ -7,6 +7,8 @@
     models/<file>.safetensors             put here by people, to start runs from
     models/<run>/round-<n>.safetensors    the model after round n; 0 is the initial one
     receipts/<run>/round-<n>.json         what took place in masked round n, signed
+    sums/<run>/round-<n>.words            the integer sum of masked round n, which its sites fetch;
+                                          of the run's last round only
     models/<run>/optimizer-<n>.safetensors    what the server's optimizer remembers after it,
                                               of the last two rounds: sites may still have
                                               to make the later one's step from the earlier
@@ -25,17 +27,17 @@ import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from veilsum.control import RoundId, RoundRecord, RunEvent, RunStatus
 from veilsum.errors import ConfigError
-from veilsum.model import ModelLayout
+from veilsum.model import ModelLayout, StoredModel
 from veilsum.optimizers.state import OptimizerState
 from veilsum.pki.files import make_private_folder
-from veilsum.transport.checkpoints import Arrays, save_model, save_pieces
+from veilsum.transport.checkpoints import Arrays, save_model, save_pieces, stored_model
 from veilsum.transport.evidence_files import save_evidence
 from veilsum.transport.wire_runs import (
     event_from_bytes,
@@ -84,8 +86,16 @@ class Storage:
         self.models = folder / "models"
         self.receipts = folder / "receipts"
         self.evidence = folder / "evidence"
+        self.published = folder / "sums"
         self._links = folder / "links"
-        for part in (self.spool, self.models, self.receipts, self.evidence, self._links):
+        for part in (
+            self.spool,
+            self.models,
+            self.receipts,
+            self.published,
+            self.evidence,
+            self._links,
+        ):
             make_private_folder(part)
         self._lock_file = _lock(folder / "lock")
         self._mutex = threading.Lock()
@@ -171,6 +181,22 @@ class Storage:
         file = self.receipt_file(round_id.run_id, round_id.number)
         save_pieces(file, [receipt], what="the receipt")
 
+    def save_sum(self, round_id: RoundId, words: Iterable[bytes]) -> Path:
+        """Keeps the integer sum of a masked round, its packed chunks one after the other, instead
+        of the one of the run's round before.
+
+        Raises:
+            ConfigError: it cannot be written.
+        """
+        file = self.sum_file(round_id.run_id, round_id.number)
+        save_pieces(file, words, what="the sum")
+        self.sum_file(round_id.run_id, round_id.number - 1).unlink(missing_ok=True)
+        return file
+
+    def drop_sums(self, run_id: str) -> None:
+        """Nobody fetches a sum of this run any more."""
+        shutil.rmtree(self.published / run_id, ignore_errors=True)
+
     def save_optimizer(self, run_id: str, number: int, state: OptimizerState) -> None:
         """Keeps the optimizer's state after a round; number 0 is what a run goes on from.
 
@@ -237,6 +263,14 @@ class Storage:
     def model_file(self, run_id: str, number: int) -> Path:
         """Where the model after a round is kept."""
         return self.models / run_id / f"round-{number}.safetensors"
+
+    def stored_model(self, run_id: str, number: int, layout: ModelLayout) -> StoredModel:
+        """The model after a round, read from its file when it is asked for."""
+        return stored_model(self.model_file(run_id, number), layout)
+
+    def sum_file(self, run_id: str, number: int) -> Path:
+        """Where the integer sum of a masked round is kept."""
+        return self.published / run_id / f"round-{number}.words"
 
     def receipt_file(self, run_id: str, number: int) -> Path:
         """Where the receipt of a masked round is kept."""
