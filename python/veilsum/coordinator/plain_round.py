@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-
-from veilsum import _native, plain, secagg
+from veilsum import _native, secagg
 from veilsum.control import PlainPlan, RoundOpened, RunSpec, UpdateHeader
 from veilsum.coordinator.effects import AnswerUpload, Effect, OpenUploads, SendToSite
 from veilsum.coordinator.events import UpdateArrived
 from veilsum.coordinator.journal import Invitation, Journal, size_bytes
 from veilsum.coordinator.outcome import Failed, Finished, Outcome
 from veilsum.coordinator.plain_receiver import PlainReceiver
+from veilsum.coordinator.plain_updates import add_update, check_header, mean_metrics, open_receiver
 from veilsum.coordinator.policy import shortfall
 from veilsum.errors import DecodeError, DeviceError, PeerError
 from veilsum.model import ModelLayout, result_digest
@@ -73,12 +71,7 @@ class PlainRound:
     def receiver(self, site: str, header: UpdateHeader) -> PlainReceiver:
         """Checks the header before the first chunk is taken."""
         self._check_header(site, header)
-        receiver = PlainReceiver(self._plan, self._layout, site, header.update_id)
-        if header.chunk_count != receiver.chunk_count:
-            raise PeerError(
-                site, f"announced {header.chunk_count} chunks, an update has {receiver.chunk_count}"
-            )
-        return receiver
+        return open_receiver(self._plan, self._layout, site, header)
 
     def _check_header(self, site: str, header: UpdateHeader) -> None:
         if self.outcome is not None:
@@ -87,22 +80,14 @@ class PlainRound:
             raise PeerError(site, "sent a second update in this round")
         if site in self.journal.dropped:
             raise PeerError(site, f"was dropped: {self.journal.dropped[site]}")
-        if header.masked_header:
-            raise PeerError(site, "sent a masked update in a plain round")
-        if not 1 <= header.weight <= self._plan.weight_cap:
-            raise PeerError(
-                site, f"sent weight {header.weight}, expected 1 to {self._plan.weight_cap}"
-            )
-        if header.update_id != plain.update_id(self._plan, self._invitation.round, site):
-            raise PeerError(site, "sent an update id of another round or site")
-        _check_metrics(site, header.metrics, self._plan.metrics)
+        check_header(self._plan, self._invitation.round, site, header)
 
     def update(self, arrived: UpdateArrived, now: float) -> list[Effect]:
         """Commits a complete upload to the mean."""
         site, header = arrived.site, arrived.header
         try:
             self._check_header(site, header)
-            self._commit(arrived)
+            add_update(self._aggregator, self._plan, arrived, key=site, weight=header.weight)
         except (DecodeError, PeerError) as error:
             return [AnswerUpload(header.round, site, False, str(error))]
         self._headers[site] = header
@@ -110,19 +95,6 @@ class PlainRound:
         effects += self.journal.delivered(site, size_bytes(arrived.chunks), now)
         self._close_if_complete(now)
         return effects
-
-    def _commit(self, arrived: UpdateArrived) -> None:
-        settings = plain.codec_settings(self._plan.codec, self._plan.clip)
-        self._aggregator.add_chunks(
-            arrived.site,
-            arrived.header.weight,
-            arrived.chunks,
-            codec=settings.number,
-            scale=settings.scale,
-            plan_digest=self._plan.digest,
-            update_id=arrived.header.update_id,
-            chunk_coordinates=self._plan.chunk_coordinates,
-        )
 
     def deadline(self, now: float) -> list[Effect]:
         """Goes on without the silent sites."""
@@ -162,30 +134,8 @@ class PlainRound:
             digest=result_digest(self._layout, mean),
             total_weight=self._aggregator.total_weight,
             sites=self._aggregator.sites,
-            metrics=_mean_metrics(self._plan.metrics, self._headers),
+            metrics=mean_metrics(
+                self._plan.metrics,
+                ((header.weight, header.metrics) for header in self._headers.values()),
+            ),
         )
-
-
-def _check_metrics(site: str, metrics: Mapping[str, float], known: tuple[str, ...]) -> None:
-    unknown = sorted(set(metrics) - set(known))
-    if unknown:
-        raise PeerError(site, f"sent metric {unknown[0]!r}, which the round does not ask for")
-    for name, value in metrics.items():
-        if not abs(value) <= plain.METRIC_LIMIT:  # so written, it refuses nan as well
-            raise PeerError(
-                site, f"sent metric {name!r} that is not a number within ±{plain.METRIC_LIMIT}"
-            )
-
-
-def _mean_metrics(names: tuple[str, ...], headers: Mapping[str, UpdateHeader]) -> dict[str, float]:
-    """Weighted means over the sites that reported each metric; fsum makes them independent
-    of the order in which updates arrived."""
-    means = {}
-    for name in names:
-        reported = [header for header in headers.values() if name in header.metrics]
-        if reported:
-            total = sum(header.weight for header in reported)
-            means[name] = (
-                math.fsum(header.weight * header.metrics[name] for header in reported) / total
-            )
-    return means

@@ -108,13 +108,21 @@ class RoundFactory:
     def _plain(
         self, spec: RunSpec, invitation: Invitation, start: ModelRef, journal: Journal
     ) -> Round:
-        aggregator = _native.MeanAggregator(
-            start.layout.native,
+        aggregator = self.aggregator(start.layout)
+        plan = plain.make_plan(spec, start.layout, start.model_hash)
+        return PlainRound(plan, start.layout, aggregator, invitation, journal, spec)
+
+    def aggregator(self, layout: ModelLayout) -> _native.MeanAggregator:
+        """An empty mean of updates that may be read.
+
+        Raises:
+            ConfigError, DeviceError: the device is not there.
+        """
+        return _native.MeanAggregator(
+            layout.native,
             threads=self.threads,
             spool=self.spool,
             backend=self.backend,
             streaming_max_abs=0.0,
             streaming_max_total_weight=0,
         )
-        plan = plain.make_plan(spec, start.layout, start.model_hash)
-        return PlainRound(plan, start.layout, aggregator, invitation, journal, spec)
