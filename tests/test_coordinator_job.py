@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from support.federation import counting_bytes, make_roster, signing_key
+from support.federation import counting_bytes, handle_and_go_on, make_roster, signing_key
 from veilsum import _native, plain
 from veilsum.control import (
     Deadlines,
@@ -31,11 +31,14 @@ from veilsum.coordinator.effects import (
     Announce,
     AnswerUpload,
     CloseUploads,
+    DropUploads,
     Effect,
+    GoOn,
     OpenUploads,
     PublishModel,
     SaveRound,
     SaveRun,
+    SaveStanding,
     SendToSite,
     SetDeadline,
 )
@@ -48,6 +51,7 @@ from veilsum.coordinator.events import (
     SiteSent,
     UpdateArrived,
 )
+from veilsum.coordinator.standing import JobMemory, Standing
 from veilsum.errors import ConfigError, DecodeError, PeerError
 from veilsum.model import ModelLayout
 
@@ -79,7 +83,7 @@ class Bench:
         self.opened = self.tell(RunSubmitted("run", spec, LAYOUT, MODEL), 1.0)
 
     def tell(self, event: Event, now: float) -> list[Effect]:
-        return self.core.handle(event, now=now)
+        return handle_and_go_on(self.core, event, now)
 
     @property
     def plan(self) -> PlainPlan:
@@ -122,7 +126,9 @@ def test_a_round_opens_as_soon_as_the_whole_cohort_is_there() -> None:
     assert status.sites_waiting == COHORT
     assert bench.opened == [
         SaveRun(waiting),
-        SaveRun(status),
+        SaveRun(replace(status, phase="join", sites_waiting=())),
+        SaveStanding(Standing(ROUND, JobMemory(False, (), (), None).to_bytes())),
+        GoOn("run"),
         PublishModel(ROUND, LAYOUT, MODEL, bench.plan.model_hash, bytes(32)),
         *(
             SendToSite(site, RoundOpened(ROUND, "task", TaskSettings(), b"", bench.plan))
@@ -139,7 +145,7 @@ def test_while_sites_are_missing_a_round_waits_for_them_to_join() -> None:
 
     joined = bench.tell(SiteJoined("basel"), 2.0)
 
-    assert bench.opened[2:] == [
+    assert bench.opened[4:] == [
         SetDeadline(ROUND, "join", 60.0),
         Announce(RunEvent("run", "phase", 1, phase="join", sites_in=1, sites_expected=3)),
     ]
@@ -213,6 +219,7 @@ def test_a_round_ends_with_the_weighted_mean_as_soon_as_all_updates_are_there() 
         AnswerUpload(ROUND, "lyon", True, ""),
         Announce(delivered),
         CloseUploads(ROUND, "the round is complete"),
+        DropUploads(ROUND),
         *(SendToSite(site, RoundClosed(ROUND, True, "", record.digest)) for site in COHORT),
         Announce(ended),
         SaveRun(status),

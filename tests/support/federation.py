@@ -24,6 +24,7 @@ from veilsum.coordinator.core import Coordinator
 from veilsum.coordinator.events import (
     DeadlinePassed,
     Event,
+    Proceed,
     RunSubmitted,
     SiteJoined,
     SiteLeft,
@@ -161,6 +162,15 @@ class ShiftTrainer:
         """The same numbers for every model."""
         del model, task
         return EvaluationResult(dict(self.measured), 20)
+
+
+def handle_and_go_on(coordinator: Coordinator, event: Event, now: float) -> list[to_do.Effect]:
+    """What comes of an event, and of every Proceed that it asks for."""
+    effects = coordinator.handle(event, now=now)
+    for effect in list(effects):
+        if isinstance(effect, to_do.GoOn):
+            effects += handle_and_go_on(coordinator, Proceed(effect.run_id), now)
+    return effects
 
 
 @dataclass
@@ -339,6 +349,8 @@ class Federation:
             case to_do.SaveRound(optimizer_state=OptimizerState() as state):
                 data = state.to_bytes()
                 self._states[hashlib.sha256(data).digest()] = data
+            case to_do.GoOn(run_id):
+                self._queue.append(lambda: self._go_on(run_id))
             case to_do.SaveLink(_, after, _):
                 self._links[after] = effect
             case to_do.AnswerUpload(round_id, site, accepted, reason):
@@ -348,6 +360,9 @@ class Federation:
                 self._tell_site(site, answer)
             case _:
                 pass
+
+    def _go_on(self, run_id: str) -> None:
+        self.tell(Proceed(run_id))
 
     def _bring_back(self, round_id: RoundId) -> None:
         """A site that is to be back in the next round connects while this one runs."""

@@ -6,6 +6,7 @@ events. One run is active at a time; others wait their turn in the order they ca
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import assert_never
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -15,6 +16,9 @@ from veilsum.coordinator.effects import AnswerUpload, Effect, SaveRun
 from veilsum.coordinator.events import (
     DeadlinePassed,
     Event,
+    Proceed,
+    ResultPublished,
+    RoundSpoiled,
     RunAbortRequested,
     RunSubmitted,
     SiteJoined,
@@ -23,9 +27,11 @@ from veilsum.coordinator.events import (
     UpdateArrived,
 )
 from veilsum.coordinator.job import Job
+from veilsum.coordinator.listening import awaits, hears, secret
 from veilsum.coordinator.policy import check_run, cohort_of
 from veilsum.coordinator.round import Receiver
 from veilsum.coordinator.rounds import Entropy, ReadKept, RoundFactory
+from veilsum.coordinator.standing import RestoredRun
 from veilsum.difference import check_fits
 from veilsum.errors import ConfigError, PeerError
 from veilsum.roster import Roster
@@ -70,7 +76,7 @@ class Coordinator:
         self._factory = RoundFactory(
             roster, signing_key, entropy, threads, spool, backend, audits, kept
         )
-        self._present: set[str] = set()
+        self._present: dict[str, bytes] = {}  # and the process that each site says it is
         self._jobs: dict[str, Job] = {}  # in the order they came
 
     def status(self, run_id: str) -> RunStatus:
@@ -84,6 +90,54 @@ class Coordinator:
     def runs(self) -> tuple[RunStatus, ...]:
         """All runs, oldest first."""
         return tuple(job.status() for job in self._jobs.values())
+
+    @property
+    def present(self) -> Mapping[str, bytes]:
+        """The sites that are there, each with the process that it says it is."""
+        return dict(self._present)
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is no run to go on with: then events need not be written down."""
+        return self._active is None
+
+    def restore(self, run: RestoredRun) -> None:
+        """Takes over a run that an earlier process left; runs in the order they were submitted.
+        Then come the events that were written down since its standing, and resume().
+
+        Raises:
+            ConfigError: the run cannot go on with this roster, or what was kept is damaged.
+        """
+        submitted = run.submitted
+        check_fits(submitted.layout, submitted.model, "the kept model")
+        cohort = cohort_of(submitted.spec, self._roster)
+        job = Job.restored(run, cohort, self._present.keys(), self._factory)
+        self._jobs[submitted.run_id] = job
+
+    def resume(self) -> list[Effect]:
+        """After restore() and the events: what is still to be done."""
+        effects = [effect for job in self._jobs.values() for effect in job.resume()]
+        return effects + self._start_next()
+
+    def keeps(self, event: Event) -> bool:
+        """Whether an event has to be written down once it is handled, so that a later process
+        comes to the same state. To be asked before. Never while sites send what must not be."""
+        job = self._active
+        if job is None or secret(job.phase):
+            return False
+        match event:
+            case SiteJoined() | SiteLeft() | UpdateArrived() | Proceed():
+                return True
+            case SiteSent():
+                return hears(job.phase, event)
+            case DeadlinePassed():
+                return awaits(job.phase, event)
+            case _:
+                return False
+
+    @property
+    def _active(self) -> Job | None:
+        return next((job for job in self._jobs.values() if not (job.ended or job.waiting)), None)
 
     def upload_check(self, site: str, header: UpdateHeader) -> Receiver:
         """Opens an upload; the receiver checks its chunks, and may do so in another thread.
@@ -107,13 +161,12 @@ class Coordinator:
         Raises:
             ConfigError: an operator's request cannot be met; nothing has changed.
         """
-        effects = self._dispatch(event, now)
-        return effects + self._start_next(now)
+        return self._dispatch(event, now) + self._start_next()
 
     def _dispatch(self, event: Event, now: float) -> list[Effect]:
         match event:
-            case SiteJoined(site):
-                return self._on_joined(site, now)
+            case SiteJoined():
+                return self._on_joined(event, now)
             case SiteLeft(site, reason):
                 return self._on_left(site, f"lost its connection: {reason}", now)
             case SiteSent(_, message):
@@ -130,22 +183,29 @@ class Coordinator:
                 return self._on_submitted(event)
             case RunAbortRequested(run_id, reason):
                 return self._on_abort(run_id, reason, now)
+            case Proceed(run_id):
+                return self._job(run_id).proceed(now)
+            case ResultPublished(round_id):
+                return self._job(round_id.run_id).republish(event, now)
+            case RoundSpoiled(round_id, reason):
+                return self._job(round_id.run_id).spoiled(round_id, reason, now)
             case _:
                 assert_never(event)
 
-    def _on_joined(self, site: str, now: float) -> list[Effect]:
+    def _on_joined(self, event: SiteJoined, now: float) -> list[Effect]:
+        site = event.site
         if site not in self._roster.sites:
             return []
         # A new connection while the old one still seems open: the site's process began anew
         # or noticed the break first. Either way what it held for the round is gone.
         effects = self._on_left(site, _RECONNECTED, now) if site in self._present else []
-        self._present.add(site)
+        self._present[site] = event.instance
         for job in self._jobs.values():
             effects += job.joined(site, now)
         return effects
 
     def _on_left(self, site: str, reason: str, now: float) -> list[Effect]:
-        self._present.discard(site)
+        self._present.pop(site, None)
         effects: list[Effect] = []
         for job in self._jobs.values():
             effects += job.left(site, reason, now)
@@ -157,7 +217,7 @@ class Coordinator:
         check_fits(event.layout, event.model, "the initial model")
         check_run(event.spec, event.layout, self._roster)
         cohort = cohort_of(event.spec, self._roster)
-        job = Job(event, cohort, self._present, self._factory)
+        job = Job(event, cohort, self._present.keys(), self._factory)
         self._jobs[event.run_id] = job
         return [SaveRun(job.status())]
 
@@ -173,13 +233,13 @@ class Coordinator:
             raise ConfigError(f"there is no run {run_id!r}", hint="see `veilsum run list`")
         return job
 
-    def _start_next(self, now: float) -> list[Effect]:
+    def _start_next(self) -> list[Effect]:
         """Starts the oldest waiting run if none is active; one that ends at once (nobody can
         join it, say) makes room for the one after it."""
         effects: list[Effect] = []
         for job in self._jobs.values():
             if job.waiting:
-                effects += job.start(now)
+                effects += job.start()
             if not job.ended:
                 break
         return effects

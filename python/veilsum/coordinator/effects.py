@@ -9,6 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from veilsum.control import RoundId, RoundRecord, RunEvent, RunStatus, ToSite
+from veilsum.coordinator.standing import Standing
 from veilsum.model import ModelLayout
 from veilsum.optimizers.state import OptimizerState
 from veilsum.secagg.audit_record import AuditedSum
@@ -95,7 +96,7 @@ class OpenUploads:
 
 @dataclass(frozen=True, slots=True)
 class CloseUploads:
-    """Refuse further uploads of this round with the reason, and free its spool.
+    """Refuse further uploads of this round with the reason. Those that count are still needed.
 
     Comes when the round takes no more updates and again when it ends; a repeat, or one for a
     round whose uploads were never opened, changes nothing.
@@ -121,12 +122,39 @@ class AnswerUpload:
 @dataclass(frozen=True, slots=True)
 class SaveRound:
     """Persist a finished round: its record and, if it completed, the new model and what the
-    server's optimizer remembers, whose arrays change with the next step."""
+    server's optimizer remembers, whose arrays change with the next step.
+
+    Attributes:
+        result: of a masked round that completed, as the sites are told of it (ResultPublished).
+    """
 
     record: RoundRecord
     layout: ModelLayout
     model: Mapping[str, NDArray[Any]] | None
     optimizer_state: OptimizerState | None = None
+    result: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SaveStanding:
+    """Persist where a run stands between two rounds. Events before it are not needed any more to
+    rebuild the run (Coordinator.restore); until GoOn is answered it does nothing new."""
+
+    standing: Standing
+
+
+@dataclass(frozen=True, slots=True)
+class GoOn:
+    """Answer with Proceed(run_id) once everything before is carried out."""
+
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class DropUploads:
+    """The round is over: free its spool."""
+
+    round: RoundId
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,5 +217,8 @@ Effect = (
     | SaveEvidence
     | SaveLink
     | SaveRun
+    | SaveStanding
+    | GoOn
+    | DropUploads
     | Announce
 )

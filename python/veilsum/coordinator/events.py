@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from numpy.typing import NDArray
 from typing_extensions import Buffer
 
-from veilsum.control import Decline, Progress, ProtocolMessage, RoundId, RunSpec, UpdateHeader
+from veilsum.control import (
+    Decline,
+    Progress,
+    ProtocolMessage,
+    RoundId,
+    RoundRecord,
+    RunSpec,
+    UpdateHeader,
+)
 from veilsum.model import ModelLayout
 from veilsum.optimizers.state import OptimizerState
 
 
 @dataclass(frozen=True, slots=True)
 class SiteJoined:
-    """An authenticated site opened its Join stream (and has the same roster)."""
+    """An authenticated site opened its Join stream (and has the same roster).
+
+    instance: names the site's process; empty where it does not say.
+    """
 
     site: str
+    instance: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +89,40 @@ class RunAbortRequested:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Proceed:
+    """Go on with a run from its standing: what GoOn asks for."""
+
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResultPublished:
+    """In a replay, what became of the round whose sites were sending unmask shares: those are
+    written down nowhere, so what they led to takes their place.
+
+    Attributes:
+        result: the signed result, as it was sent.
+        words: of the sum, its chunks one after the other.
+        record, model, optimizer_state: as they were kept.
+    """
+
+    round: RoundId
+    result: bytes = field(repr=False)
+    words: Buffer = field(repr=False)
+    record: RoundRecord
+    model: Mapping[str, NDArray[Any]] = field(repr=False)
+    optimizer_state: OptimizerState | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RoundSpoiled:
+    """What an open round is made of is gone or damaged, so it can have no result."""
+
+    round: RoundId
+    reason: str
+
+
 Event = (
     SiteJoined
     | SiteLeft
@@ -85,4 +131,7 @@ Event = (
     | DeadlinePassed
     | RunSubmitted
     | RunAbortRequested
+    | Proceed
+    | ResultPublished
+    | RoundSpoiled
 )

@@ -16,7 +16,6 @@ from veilsum.control import (
     Decline,
     Progress,
     ProtocolMessage,
-    RoundClosed,
     RoundId,
     RoundRecord,
     RunClosed,
@@ -24,24 +23,26 @@ from veilsum.control import (
     RunStatus,
     UpdateHeader,
 )
-from veilsum.coordinator import announce
+from veilsum.coordinator import announce, round_end
 from veilsum.coordinator.effects import (
     AnswerUpload,
-    CloseUploads,
     Effect,
+    GoOn,
     PublishModel,
-    SaveRound,
     SaveRun,
+    SaveStanding,
     SendToSite,
     SetDeadline,
 )
 from veilsum.coordinator.events import (
     DeadlinePassed,
+    ResultPublished,
     RunSubmitted,
     SiteSent,
     UpdateArrived,
 )
 from veilsum.coordinator.job_phases import (
+    Between,
     CoolingDown,
     CurrentModel,
     Ended,
@@ -51,23 +52,17 @@ from veilsum.coordinator.job_phases import (
     Settling,
     Waiting,
 )
+from veilsum.coordinator.job_status import run_status
 from veilsum.coordinator.journal import Invitation, Journal
+from veilsum.coordinator.listening import JOIN, awaits, takes_part
+from veilsum.coordinator.model_steps import ModelSteps
 from veilsum.coordinator.outcome import Failed, Finished, Outcome
 from veilsum.coordinator.policy import missing_sites, shortfall
 from veilsum.coordinator.retry import COOLDOWN, Retries
 from veilsum.coordinator.round import Receiver, Round
-from veilsum.coordinator.rounds import ModelRef, RoundFactory
+from veilsum.coordinator.rounds import RoundFactory
+from veilsum.coordinator.standing import JobMemory, RestoredRun, Standing
 from veilsum.errors import ConfigError, DeviceError, PeerError, RoundAborted, VeilsumError
-from veilsum.model import result_digest
-from veilsum.optimizers.applying import (
-    FRESH,
-    apply_mean,
-    saved_state,
-    start_optimizer,
-    state_hash,
-)
-
-JOIN = "join"
 
 
 class Job:
@@ -95,13 +90,33 @@ class Job:
         self._given_up: set[str] = set()
         self._retries = Retries(submitted.spec)
         self._records: list[RoundRecord] = []
-        settings = submitted.spec.server_optimizer.settings(submitted.spec.server_learning_rate)
-        self._optimizer = start_optimizer(
-            settings, submitted.layout, submitted.optimizer_state, factory.threads
-        )
-        model_hash = bytes.fromhex(result_digest(submitted.layout, submitted.model))
-        start = ModelRef(submitted.layout, model_hash, None, self._state_hash())
-        self._phase: JobPhase = Waiting(CurrentModel(submitted.model, start))
+        self._steps = ModelSteps(submitted, factory.threads)
+        self._phase: JobPhase = Waiting(self._steps.refer_to(submitted.model))
+
+    @classmethod
+    def restored(
+        cls,
+        run: RestoredRun,
+        cohort: tuple[str, ...],
+        present: Set[str],
+        factory: RoundFactory,
+    ) -> Job:
+        """A run as an earlier process kept it; see resume()."""
+        job = cls(run.submitted, cohort, present, factory)
+        job._records = list(run.records)
+        if run.standing is not None:
+            job._stand_at(run.standing)
+        return job
+
+    def _stand_at(self, standing: Standing) -> None:
+        assert isinstance(self._phase, Waiting)
+        memory = JobMemory.from_bytes(standing.data)
+        self._given_up.update(memory.given_up)
+        self._retries.leave_out(memory.left_out)
+        model = self._phase.model
+        model = replace(model, ref=replace(model.ref, previous=memory.previous))
+        phase = CoolingDown if memory.cooling else Between
+        self._phase = phase(model, standing.round)
 
     @property
     def ended(self) -> bool:
@@ -115,42 +130,38 @@ class Job:
 
     def status(self) -> RunStatus:
         """The run as operators see it."""
-        phase = self._phase
-        state: RunState = "running"
-        number, name, reason, waiting = self._last_round, "", "", tuple[str, ...]()
-        match phase:
-            case Waiting():
-                state = "waiting"
-            case Gathering():
-                number, name, waiting = phase.round.number, JOIN, self._missing()
-            case CoolingDown():
-                number, name = phase.round.number, COOLDOWN
-            case Running() | Settling():
-                journal = phase.round.journal
-                number, name = phase.invitation.round.number, journal.phase
-                waiting = journal.waiting
-            case Ended():
-                state, reason = phase.state, phase.reason
-        return RunStatus(
-            run_id=self._run_id,
-            spec=self._spec,
-            state=state,
-            reason=reason,
-            current_round=number,
-            phase=name,
-            sites_waiting=waiting,
-            rounds=tuple(self._records),
-        )
+        return run_status(self._run_id, self._spec, self._phase, self._records, self._missing())
+
+    @property
+    def phase(self) -> JobPhase:
+        """What the run is at."""
+        return self._phase
 
     # --- what happens -----------------------------------------------------------
 
-    def start(self, now: float) -> list[Effect]:
+    def start(self) -> list[Effect]:
         """The run's turn has come."""
         phase = self._phase
         if not isinstance(phase, Waiting):
             raise ConfigError(f"run {self._run_id!r} has begun already")
-        effects = self._gather(phase.model, RoundId(self._run_id, 1), now)
-        return [SaveRun(self.status()), *effects] if not self.ended else effects
+        self._phase = Between(phase.model, RoundId(self._run_id, 1))
+        return [SaveRun(self.status()), *self._stand()]
+
+    def resume(self) -> list[Effect]:
+        """After the last event that led here was replayed: what is still to be done."""
+        match self._phase:
+            case Between():
+                return [GoOn(self._run_id)]
+            case CoolingDown(_, again):
+                return [SetDeadline(again, COOLDOWN, self._spec.deadlines.cooldown_s)]
+            case Ended():
+                return [SaveRun(self.status())]
+        return []
+
+    def proceed(self, now: float) -> list[Effect]:
+        """Begins the round that comes next; nothing if that has happened already."""
+        phase = self._phase
+        return self._gather(phase.model, phase.round, now) if isinstance(phase, Between) else []
 
     def joined(self, site: str, now: float) -> list[Effect]:
         """A site of the cohort connected; it takes part from the next round on."""
@@ -173,7 +184,7 @@ class Job:
         """A site sent a message. One about another round, or of a site that was not invited
         or was dropped, is stale and changes nothing."""
         phase, site = self._phase, event.site
-        if not isinstance(phase, Running | Settling) or not _takes_part(
+        if not isinstance(phase, Running | Settling) or not takes_part(
             phase, site, event.message.round
         ):
             return []
@@ -209,24 +220,41 @@ class Job:
 
     def deadline(self, event: DeadlinePassed, now: float) -> list[Effect]:
         """A phase's time is over; if the phase is over as well, nothing happens."""
+        if not awaits(self._phase, event):
+            return []
         match self._phase:
-            case Gathering(round=round_id) as phase if (round_id, JOIN) == (
-                event.round,
-                event.phase,
-            ):
+            case Gathering() as phase:
                 self._given_up.update(self._missing())
                 return self._open(phase, now)
-            case CoolingDown(model, round_id) if (round_id, COOLDOWN) == (
-                event.round,
-                event.phase,
-            ):
+            case CoolingDown(model, round_id):
                 return self._gather(model, round_id, now)
-            case (Running() | Settling()) as phase if (
-                phase.invitation.round,
-                phase.round.journal.phase,
-            ) == (event.round, event.phase):
+            case (Running() | Settling()) as phase:
                 return self._in_round(phase, lambda at: at.deadline(now), now)
         return []
+
+    def spoiled(self, round_id: RoundId, reason: str, now: float) -> list[Effect]:
+        """What the open round is made of is gone."""
+        phase = self._phase
+        if isinstance(phase, Running) and phase.invitation.round == round_id:
+            return self._finish_round(phase, Failed(reason), now)
+        return []
+
+    def republish(self, sent: ResultPublished, now: float) -> list[Effect]:
+        """In a replay, ends the round whose sites were unmasking its sum.
+
+        Raises:
+            ConfigError, DecodeError: the result is not of this round, model or sum.
+        """
+        phase = self._phase
+        if not isinstance(phase, Running) or phase.invitation.round != sent.round:
+            raise ConfigError(f"round {sent.round.number} has a result and is not open")
+        model = self._steps.take_over(sent.model, sent.optimizer_state, sent.record.model_hash)
+        effects = phase.round.republish(sent, model.ref.state_hash, now)
+        self._records.append(sent.record)
+        self._retries.leave_out(phase.round.journal.left_out)
+        settling = Settling(model, phase.invitation, phase.round, sent.record)
+        self._phase = settling
+        return effects + (self._settled(settling) if phase.round.settled else [])
 
     def abort(self, reason: str, now: float) -> list[Effect]:
         """An operator stops the run."""
@@ -299,7 +327,7 @@ class Job:
     ) -> list[Effect]:
         effects = step(phase.round)
         if isinstance(phase, Settling):
-            return effects + self._settled(phase, now) if phase.round.settled else effects
+            return effects + self._settled(phase) if phase.round.settled else effects
         outcome = phase.round.outcome
         return effects if outcome is None else effects + self._finish_round(phase, outcome, now)
 
@@ -307,19 +335,20 @@ class Job:
         model = phase.model
         if isinstance(outcome, Finished):
             try:
-                model = self._stepped(model, outcome)
+                model = self._steps.step(model, outcome)
             except RoundAborted as error:
                 outcome = Failed(str(error), final=True)
         record = phase.round.journal.record(outcome, model.ref.model_hash.hex(), now)
         self._records.append(record)
         self._retries.leave_out(phase.round.journal.left_out)
-        effects = self._kept(record, model)
-        model = self._put_away(record, model)
         if isinstance(outcome, Failed):
-            return effects + self._closed(phase, record) + self._failed(record, outcome, model)
-        settling = Settling(model, phase.invitation, phase.round, record)
+            kept = round_end.kept(record, model, None, b"")
+            return kept + self._closed(phase, record) + self._failed(record, outcome, model)
+        put_away = self._put_away(record, model)
+        settling = Settling(put_away, phase.invitation, phase.round, record)
         self._phase = settling
-        return effects + self._published(settling, now)
+        told = self._published(settling, now)
+        return round_end.kept(record, model, self._steps.state, phase.round.published) + told
 
     def _published(self, phase: Settling, now: float) -> list[Effect]:
         """What fails from here on must not take back what keeps the round."""
@@ -336,11 +365,12 @@ class Job:
             return self._end("aborted", f"round {record.round.number}: {outcome.reason}")
         self._phase = CoolingDown(model, again)
         return [
+            *self._stand(),
             SetDeadline(again, COOLDOWN, self._spec.deadlines.cooldown_s),
             announce.cooling_down(again, COOLDOWN, self._spec.max_attempts),
         ]
 
-    def _settled(self, phase: Settling, now: float) -> list[Effect]:
+    def _settled(self, phase: Settling) -> list[Effect]:
         self._retries.leave_out(phase.round.journal.left_out)
         effects = self._closed(phase, phase.record)
         number = phase.record.round.number
@@ -352,27 +382,18 @@ class Job:
         if missing:
             return effects + self._end("aborted", reason)
         ref = replace(phase.model.ref, previous=phase.round.previous)
-        model = CurrentModel(phase.model.arrays, ref)
-        return effects + self._gather(model, RoundId(self._run_id, number + 1), now)
+        self._phase = Between(replace(phase.model, ref=ref), RoundId(self._run_id, number + 1))
+        return effects + self._stand()
 
-    def _stepped(self, model: CurrentModel, result: Finished) -> CurrentModel:
-        layout = model.ref.layout
-        arrays = apply_mean(self._optimizer, model.arrays, result.mean)
-        model_hash = bytes.fromhex(result_digest(layout, arrays))
-        return CurrentModel(arrays, ModelRef(layout, model_hash, None, self._state_hash()))
-
-    def _state_hash(self) -> bytes:
-        """Of what the optimizer remembers. Plans of plain rounds do not state it."""
-        return state_hash(self._optimizer) if self._spec.masked else FRESH
-
-    def _kept(self, record: RoundRecord, model: CurrentModel) -> list[Effect]:
-        """Before any site hears of it."""
-        saved = model.arrays if record.completed else None
-        state = saved_state(self._optimizer) if record.completed else None
-        return [
-            CloseUploads(record.round, record.reason or "the round is complete"),
-            SaveRound(record, model.ref.layout, saved, state),
-        ]
+    def _stand(self) -> list[Effect]:
+        """The run does nothing new before this is kept."""
+        phase = self._phase
+        assert isinstance(phase, Between | CoolingDown)
+        cooling = isinstance(phase, CoolingDown)
+        given_up, left_out = tuple(self._given_up), self._retries.left_out
+        memory = JobMemory(cooling, given_up, left_out, phase.model.ref.previous)
+        saved = SaveStanding(Standing(phase.round, memory.to_bytes()))
+        return [saved] if cooling else [saved, GoOn(self._run_id)]
 
     def _put_away(self, record: RoundRecord, model: CurrentModel) -> CurrentModel:
         """The model as SaveRound keeps it; its arrays are in that effect alone."""
@@ -383,11 +404,7 @@ class Job:
 
     def _closed(self, phase: Running | Settling, record: RoundRecord) -> list[Effect]:
         phase.round.close()
-        closed = RoundClosed(record.round, record.completed, record.reason, record.digest)
-        return [
-            *(SendToSite(site, closed) for site in phase.invitation.cohort),
-            announce.round_ended(record, len(phase.invitation.cohort)),
-        ]
+        return round_end.closed(record, phase.invitation.cohort)
 
     def _end(self, state: RunState, reason: str) -> list[Effect]:
         self._phase = Ended(state, reason)
@@ -397,11 +414,3 @@ class Job:
             *(SendToSite(site, closed) for site in self._cohort if site in self._present),
             announce.run_ended(self._run_id, self._last_round, state, reason),
         ]
-
-
-def _takes_part(phase: Running | Settling, site: str, round_id: RoundId) -> bool:
-    return (
-        round_id == phase.invitation.round
-        and site in phase.invitation.cohort
-        and site not in phase.round.journal.dropped
-    )

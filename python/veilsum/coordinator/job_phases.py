@@ -30,6 +30,14 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
+class Between:
+    """`round` comes next, as soon as it is told to go on."""
+
+    model: CurrentModel
+    round: RoundId
+
+
+@dataclass(frozen=True, slots=True)
 class Gathering:
     """A round waits for sites to join."""
 
@@ -77,4 +85,4 @@ class Ended:
     reason: str
 
 
-JobPhase: TypeAlias = Waiting | Gathering | CoolingDown | Running | Settling | Ended
+JobPhase: TypeAlias = Waiting | Between | Gathering | CoolingDown | Running | Settling | Ended

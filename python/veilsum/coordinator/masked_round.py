@@ -22,7 +22,7 @@ from veilsum.coordinator.effects import (
     SaveReceipt,
     SendToSite,
 )
-from veilsum.coordinator.events import UpdateArrived
+from veilsum.coordinator.events import ResultPublished, UpdateArrived
 from veilsum.coordinator.journal import Invitation, Journal, size_bytes
 from veilsum.coordinator.outcome import Failed, Finished, Outcome
 from veilsum.errors import DecodeError, PeerError
@@ -72,6 +72,15 @@ class MaskedRound:
         self.previous: secagg.PreviousRound | None = None
         self.unacknowledged = ""
         self._led_to = b"", b""  # hashes of model and optimizer state
+
+    @property
+    def published(self) -> bytes:
+        """See CoordinatorSession."""
+        return self._session.published
+
+    def hears(self, site: str, payload: bytes) -> bool:
+        """See CoordinatorSession."""
+        return self._session.hears(site, payload)
 
     def begin(self, now: float) -> list[Effect]:
         """Sends every invited site the signed plan."""
@@ -134,6 +143,15 @@ class MaskedRound:
             PublishAudit(self._invitation.round, self._invitation.cohort, self._audited),
             *effects,
         ]
+
+    def republish(self, sent: ResultPublished, state_hash: bytes, now: float) -> list[Effect]:
+        """Awaits acknowledgements again. What others could check the sum by is lost."""
+        self._led_to = bytes.fromhex(sent.record.model_hash), state_hash
+        self._audits = False
+        republished = self._session.republish(sent.result, sent.words)
+        # Served before anyone hears of it again.
+        publish = PublishSum(self._invitation.round, (bytes(sent.words),))
+        return [publish, *self._carry_out(republished, now)]
 
     def close(self) -> None:
         """Wipes the session if the round is cut short, and what others could check it by."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 from veilsum import _native, secagg
 from veilsum.control import PlainPlan, RoundOpened, RunSpec, UpdateHeader
 from veilsum.coordinator.effects import AnswerUpload, Effect, OpenUploads, SendToSite
-from veilsum.coordinator.events import UpdateArrived
+from veilsum.coordinator.events import ResultPublished, UpdateArrived
 from veilsum.coordinator.journal import Invitation, Journal, size_bytes
 from veilsum.coordinator.outcome import Failed, Finished, Outcome
 from veilsum.coordinator.plain_receiver import PlainReceiver
 from veilsum.coordinator.plain_updates import add_update, check_header, mean_metrics, open_receiver
-from veilsum.coordinator.policy import shortfall, too_light
-from veilsum.errors import DecodeError, DeviceError, PeerError
+from veilsum.coordinator.policy import shortfall
+from veilsum.errors import ConfigError, DecodeError, DeviceError, PeerError
 from veilsum.model import ModelLayout, result_digest
 
 PHASE = "updates"
@@ -39,7 +39,6 @@ class PlainRound:
         self._aggregator = aggregator
         self._invitation = invitation
         self._spec = spec
-        self._turnout = spec.turnout
         self._headers: dict[str, UpdateHeader] = {}
         self.journal = journal
         self.outcome: Outcome | None = None
@@ -56,6 +55,16 @@ class PlainRound:
         seconds = self._spec.deadlines.inputs_s
         return effects + self.journal.begin_phase(PHASE, cohort, seconds, now)
 
+    @property
+    def published(self) -> bytes:
+        """Nothing is signed."""
+        return b""
+
+    def hears(self, site: str, payload: bytes) -> bool:
+        """One whose update is in the mean is not needed any more."""
+        del payload
+        return site not in self._headers
+
     def message(self, site: str, payload: bytes, now: float) -> list[Effect]:
         """A plain round has no protocol messages: its sender mistakes it for a masked one."""
         del payload
@@ -65,7 +74,9 @@ class PlainRound:
         """Stops waiting for the site; one whose update is in the mean is not needed any more."""
         if site in self._headers:
             return []
-        return self.journal.drop(site, reason) + self._close_if_complete(now)
+        effects = self.journal.drop(site, reason)
+        self._close_if_complete(now)
+        return effects
 
     def receiver(self, site: str, header: UpdateHeader) -> PlainReceiver:
         """Checks the header before the first chunk is taken."""
@@ -92,16 +103,15 @@ class PlainRound:
         self._headers[site] = header
         effects: list[Effect] = [AnswerUpload(header.round, site, True, "")]
         effects += self.journal.delivered(site, size_bytes(arrived.chunks), now)
-        return effects + self._close_if_complete(now)
+        self._close_if_complete(now)
+        return effects
 
     def deadline(self, now: float) -> list[Effect]:
         """Goes on without the silent sites."""
-        return self._drop_silent("the deadline") + self._close_if_complete(now)
-
-    def _drop_silent(self, before: str) -> list[Effect]:
         effects: list[Effect] = []
         for site in self.journal.waiting:
-            effects += self.journal.drop(site, f"sent no update before {before}")
+            effects += self.journal.drop(site, "sent no update before the deadline")
+        self._close_if_complete(now)
         return effects
 
     def publish(self, model_hash: bytes, state_hash: bytes, now: float) -> list[Effect]:
@@ -110,33 +120,22 @@ class PlainRound:
         self.settled = True
         return []
 
+    def republish(self, sent: ResultPublished, state_hash: bytes, now: float) -> list[Effect]:
+        """See publish."""
+        del sent, state_hash, now
+        raise ConfigError("a plain round has no result that could be published again")
+
     def close(self) -> None:
         """Holds no secret."""
 
-    def _close_if_complete(self, now: float) -> list[Effect]:
-        """Ends the round as soon as no update is awaited any more, or it needs no more of them."""
-        if self.outcome is not None or (self.journal.waiting and not self._quorum_met):
-            return []
-        effects = self._drop_silent(f"the round had its quorum of {self._turnout.closes_at}")
+    def _close_if_complete(self, now: float) -> None:
+        """Ends the round as soon as no update is awaited any more."""
+        if self.outcome is not None or self.journal.waiting:
+            return
         self.journal.end_phase(now)
-        reason = self._too_little()
-        self.outcome = self._mean() if reason is None else Failed(reason)
-        return effects
-
-    @property
-    def _quorum_met(self) -> bool:
-        """Updates that are too light for a result do not close the round: more may come."""
-        enough = 0 < self._turnout.closes_at <= len(self._headers)
-        return enough and self._total_weight >= self._turnout.min_weight
-
-    @property
-    def _total_weight(self) -> int:
-        return sum(header.weight for header in self._headers.values())
-
-    def _too_little(self) -> str | None:
         count, invited = len(self._headers), len(self._invitation.cohort)
-        reason = shortfall("sent an update", count, invited, self._turnout.min_sites)
-        return reason or too_light(count, self._total_weight, self._turnout.min_weight)
+        reason = shortfall("sent an update", count, invited, self._spec.min_sites)
+        self.outcome = self._mean() if reason is None else Failed(reason)
 
     def _mean(self) -> Finished | Failed:
         try:

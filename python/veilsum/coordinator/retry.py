@@ -30,6 +30,11 @@ class Retries:
         a dispute that nobody else can decide."""
         self._left_out.update(sites)
 
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Sites that are invited no more, sorted."""
+        return tuple(sorted(self._left_out, key=str.encode))
+
     def invitable(self, cohort: tuple[str, ...]) -> tuple[str, ...]:
         """Those of the cohort that were not left out."""
         return tuple(site for site in cohort if site not in self._left_out)

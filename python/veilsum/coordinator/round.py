@@ -9,7 +9,7 @@ from typing_extensions import Buffer
 from veilsum import secagg
 from veilsum.control import UpdateHeader
 from veilsum.coordinator.effects import Effect
-from veilsum.coordinator.events import UpdateArrived
+from veilsum.coordinator.events import ResultPublished, UpdateArrived
 from veilsum.coordinator.journal import Journal
 from veilsum.coordinator.outcome import Outcome
 
@@ -61,6 +61,7 @@ class Round(Protocol):
         settled: whether nothing more is awaited after publish.
         previous: what the next round is told of this one, once it is settled; None if nothing.
         unacknowledged: why no round can follow a settled one, "" if one can.
+        published: the signed result that publish sends; empty in a plain round.
     """
 
     journal: Journal
@@ -68,6 +69,12 @@ class Round(Protocol):
     settled: bool
     previous: secagg.PreviousRound | None
     unacknowledged: str
+
+    @property
+    def published(self) -> bytes: ...
+
+    def hears(self, site: str, payload: bytes) -> bool:
+        """Whether a protocol message of an invited site would change anything."""
 
     def begin(self, now: float) -> list[Effect]:
         """Invites the cohort."""
@@ -96,6 +103,16 @@ class Round(Protocol):
 
         Args:
             model_hash, state_hash: of the model and the optimizer's state after it, 32 bytes.
+        """
+
+    def republish(self, sent: ResultPublished, state_hash: bytes, now: float) -> list[Effect]:
+        """After a restart, instead of the end of the round and of publish.
+
+        Args:
+            state_hash: as publish was given it.
+
+        Raises:
+            ConfigError, DecodeError: they are not of this round, or it is not the time.
         """
 
     def close(self) -> None:

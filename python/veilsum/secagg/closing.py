@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TypeAlias
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias, assert_never
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from typing_extensions import Buffer
 
 from veilsum.aggregate.secure_sum import RingMean, SecureSum
+from veilsum.errors import DecodeError
 from veilsum.secagg.audit_keys import AuditKeys, removal
 from veilsum.secagg.audit_record import AuditRecord
 from veilsum.secagg.effects import Acknowledged, SecureResult
@@ -22,7 +24,7 @@ from veilsum.secagg.messages import (
     SurvivorCertificate,
     SurvivorProposal,
 )
-from veilsum.secagg.payload import COORDINATOR, Message
+from veilsum.secagg.payload import COORDINATOR, Message, open_envelope
 from veilsum.secagg.phases import (
     CollectingAcks,
     CollectingInputs,
@@ -38,7 +40,7 @@ from veilsum.secagg.plan import Plan
 from veilsum.secagg.receipt import RoundParts, make_receipt, receipt_hash
 from veilsum.secagg.result import secure_result
 from veilsum.secagg.result_messages import Link, PreviousRound, RoundResult, acks_digest
-from veilsum.secagg.sum_tree import SumTree
+from veilsum.secagg.sum_tree import SumTree, chunks_of
 from veilsum.secagg.transcript import members_of, shares_transcript, survivors_transcript
 from veilsum.secagg.unmask import rebuilt_seeds
 
@@ -47,6 +49,8 @@ Seal: TypeAlias = Callable[[Message], Envelope]
 
 Lost: TypeAlias = Mapping[str, str]
 """Site that the round goes on without -> why."""
+
+BeforeUnmask: TypeAlias = CollectingKeys | CollectingShares | CollectingInputs | CollectingVotes
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +62,57 @@ class Opening:
 
 
 @dataclass(frozen=True, slots=True)
+class AcksOpened:
+    """The last phase begins: every site it waits for gets the same signed result."""
+
+    phase: CollectingAcks
+
+    @property
+    def opening(self) -> Opening:
+        """The same, as of any phase."""
+        message = self.phase.result.to_bytes()
+        return Opening(self.phase, dict.fromkeys(self.phase.expected, message))
+
+
+@dataclass(frozen=True, slots=True)
 class AfterStep:
     """Hashes of the model and of the optimizer's state after the server's step, 32 bytes each."""
 
     model_hash: bytes
     state_hash: bytes
+
+
+def awaited(phase: CollectingPhase, lost: Lost) -> list[str]:
+    """Whom a phase still waits for."""
+    return [site for site in phase.expected if site not in phase.received and site not in lost]
+
+
+def needed(plan: Plan, phase: CollectingPhase) -> int:
+    """How many sites must send what a phase collects."""
+    match phase:
+        case CollectingVotes():
+            return plan.vote_quorum
+        case CollectingUnmask():
+            return plan.share_threshold
+        case CollectingAcks():
+            return 0
+        case _:
+            return plan.fewest_survivors
+
+
+def close(plan: Plan, phase: BeforeUnmask, lost: Lost, seal: Seal) -> Opening:
+    """What follows a phase in which the coordinator learns no secret."""
+    match phase:
+        case CollectingKeys():
+            return close_keys(plan, phase, lost, seal)
+        case CollectingShares():
+            return close_shares(plan, phase, lost, seal)
+        case CollectingInputs():
+            return close_inputs(plan, phase, lost, seal)
+        case CollectingVotes():
+            return close_votes(plan, phase, lost, seal)
+        case _:
+            assert_never(phase)
 
 
 def close_keys(plan: Plan, phase: CollectingKeys, lost: Lost, seal: Seal) -> Opening:
@@ -164,7 +214,7 @@ def _unmasked(plan: Plan, phase: CollectingUnmask, masked: SecureSum, seeds: Aud
 
 def open_acks(
     plan: Plan, phase: Summed, lost: Lost, masked: SecureSum, after: AfterStep, seal: Seal
-) -> Opening:
+) -> AcksOpened:
     """M10: everybody whose answer helped to unmask the sum is told what came of it.
 
     Args:
@@ -186,9 +236,41 @@ def open_acks(
             state_hash=after.state_hash,
         )
     )
+    return _acks_of(phase, lost, result)
+
+
+def reopen_acks(
+    plan: Plan,
+    phase: CollectingUnmask,
+    lost: Lost,
+    masked: SecureSum,
+    result: Envelope,
+    words: Buffer,
+) -> AcksOpened:
+    """M10 again, as it was sent before a restart: nothing that shares would be needed for.
+
+    Args:
+        masked: takes the published sum.
+        words: of the published sum, its chunks one after the other.
+
+    Raises:
+        DecodeError: the result is not this coordinator's of this round, or not of that sum.
+    """
+    key = plan.roster.coordinator_key
+    message = open_envelope(RoundResult, result, key, sender=COORDINATOR, context=plan.context)
+    if message.t3 != phase.t3:
+        raise DecodeError("the kept result is of other updates than the round's")
+    masked.load(chunks_of(plan.ring, words))
+    if SumTree.over(plan.ring, masked.chunks()).roots != message.roots:
+        raise DecodeError("the kept sum is not the one that the result was signed for")
+    unmasked = replace(phase, received={}, answers=dict(message.responders))
+    summed = Summed(unmasked, message.total_weight, message.mean_digest)
+    return _acks_of(summed, lost, result)
+
+
+def _acks_of(phase: Summed, lost: Lost, result: Envelope) -> AcksOpened:
     expected = present([site for site, _ in phase.responders], lost)
-    acking = CollectingAcks(expected, phase, result)
-    return Opening(acking, dict.fromkeys(expected, result.to_bytes()))
+    return AcksOpened(CollectingAcks(expected, phase, result))
 
 
 def close_acks(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import assert_never
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from typing_extensions import Buffer
@@ -38,9 +37,7 @@ from veilsum.secagg.phases import (
     CollectingInputs,
     CollectingKeys,
     CollectingPhase,
-    CollectingShares,
     CollectingUnmask,
-    CollectingVotes,
     CoordinatorPhase,
     Ended,
     Summed,
@@ -61,6 +58,9 @@ class CoordinatorSession:
     It holds no secret before the sites return their unmask shares, and wipes what it rebuilt
     from them before it reports the result. A message that breaks the protocol costs its
     sender the round (Excluded) and never the others theirs.
+
+    Attributes:
+        published: the signed result as sites are told of it; empty before publish().
 
     Args:
         plan: of the attempt.
@@ -103,6 +103,7 @@ class CoordinatorSession:
         self._accuser = Accuser(plan)
         self._found: list[CoordinatorEffect] = []  # about uploads, which have no effects to return
         self._phase: CoordinatorPhase | Judging = CollectingKeys(plan.cohort)
+        self.published = b""
 
     @property
     def plan(self) -> Plan:
@@ -117,14 +118,9 @@ class CoordinatorSession:
     def open(self) -> list[CoordinatorEffect]:
         """Invites the cohort."""
         link = self._previous.link if self._previous else None
-        opened = self._seal(
-            RoundOpen(self._plan.context, COORDINATOR, self._plan.to_bytes(), link)
-        ).to_bytes()
-        return self._begin(
-            closing.Opening(
-                CollectingKeys(self._plan.cohort), dict.fromkeys(self._plan.cohort, opened)
-            )
-        )
+        message = RoundOpen(self._plan.context, COORDINATOR, self._plan.to_bytes(), link)
+        opened, cohort = self._seal(message).to_bytes(), self._plan.cohort
+        return self._begin(closing.Opening(CollectingKeys(cohort), dict.fromkeys(cohort, opened)))
 
     def sum_chunks(self) -> Iterator[SumChunk]:
         """The words of the unmasked sum, in order: what the result's roots are over.
@@ -135,6 +131,11 @@ class CoordinatorSession:
         if not isinstance(self._phase, Summed | CollectingAcks):
             raise ConfigError(f"there is no sum in phase {self.phase!r}")
         return self._sum.chunks()
+
+    def hears(self, site: str, message: bytes) -> bool:
+        """Whether handle() would change anything: not for repeats, nor for those who are out."""
+        out = site in self._lost or isinstance(self._phase, Summed | Ended)
+        return not out and (site, hashlib.sha256(message).digest()) not in self._heard
 
     def handle(self, site: str, message: bytes) -> list[CoordinatorEffect]:
         """Takes a message of a site, whose identity the transport vouches for.
@@ -269,7 +270,7 @@ class CoordinatorSession:
         if isinstance(phase, Judging):
             return self._conclude(phase)
         effects: list[CoordinatorEffect] = []
-        for site in self._awaited(phase):
+        for site in closing.awaited(phase, self._lost):
             reason = f"sent no {phase.noun} in time"
             self._lost[site] = reason
             effects.append(Excluded(site, reason))
@@ -303,10 +304,36 @@ class CoordinatorSession:
         if not isinstance(phase, Summed):
             raise ConfigError(f"there is no result to publish in phase {phase.name!r}")
         after = closing.AfterStep(model_hash, state_hash)
-        opening = closing.open_acks(self._plan, phase, self._lost, self._sum, after, self._seal)
-        if self._record is not None and isinstance(opening.phase, CollectingAcks):
-            self._record.result = opening.phase.result
-        return self._begin(opening)
+        return self._publish(
+            closing.open_acks(self._plan, phase, self._lost, self._sum, after, self._seal)
+        )
+
+    def republish(self, result: bytes, words: Buffer) -> list[CoordinatorEffect]:
+        """Takes the place of unmask shares, and of publish(), after a restart: what they led to is
+        out already, and they were kept nowhere. The record that others check the sum by is lost.
+
+        Args:
+            result: as it was published.
+            words: of the sum, its chunks one after the other.
+
+        Raises:
+            ConfigError: it is not the time for it.
+            DecodeError: the result is not one of this round and sum.
+        """
+        phase, sent = self._phase, Envelope.from_bytes(result)
+        if not isinstance(phase, CollectingUnmask):
+            raise ConfigError(f"a result cannot be taken up again in phase {phase.name!r}")
+        self._record = None
+        return self._publish(
+            closing.reopen_acks(self._plan, phase, self._lost, self._sum, sent, words)
+        )
+
+    def _publish(self, acking: closing.AcksOpened) -> list[CoordinatorEffect]:
+        result = acking.phase.result
+        self.published = result.to_bytes()
+        if self._record is not None:
+            self._record.result = result
+        return self._begin(acking.opening)
 
     def audited_sum(self, uploads: Mapping[str, Sequence[Buffer]]) -> AuditedSum:
         """The published sum with all that proves it; holds seeds (audit_keys.py).
@@ -339,22 +366,6 @@ class CoordinatorSession:
 
     # --- from phase to phase ------------------------------------------------------
 
-    def _awaited(self, phase: CollectingPhase) -> list[str]:
-        return [
-            site for site in phase.expected if site not in phase.received and site not in self._lost
-        ]
-
-    def _needed(self, phase: CollectingPhase) -> int:
-        match phase:
-            case CollectingVotes():
-                return self._plan.vote_quorum
-            case CollectingUnmask():
-                return self._plan.share_threshold
-            case CollectingAcks():
-                return 0
-            case _:
-                return self._plan.fewest_survivors
-
     def _advance(self) -> list[CoordinatorEffect]:
         """Closes the phase once nobody is awaited any more, or it cannot succeed."""
         return [*self._take_found(), *self._advanced()]
@@ -367,33 +378,24 @@ class CoordinatorSession:
         phase = self._phase
         if isinstance(phase, Judging | Summed | Ended):
             return []
-        awaited, received = self._awaited(phase), len(phase.received)
-        if received + len(awaited) < self._needed(phase):
-            return self.abort(
-                f"{received} of {len(self._plan.cohort)} sites sent {phase.noun}, "
-                f"{self._needed(phase)} are needed"
-            )
+        awaited, received = closing.awaited(phase, self._lost), len(phase.received)
+        needed, invited = closing.needed(self._plan, phase), len(self._plan.cohort)
+        if received + len(awaited) < needed:
+            sent = f"{received} of {invited} sites sent {phase.noun}"
+            return self.abort(f"{sent}, {needed} are needed")
         return [] if awaited else self._close(phase)
 
     def _close(self, phase: CollectingPhase) -> list[CoordinatorEffect]:
         if self._record is not None:
             self._record.closed(phase)
         match phase:
-            case CollectingKeys():
-                return self._begin(closing.close_keys(self._plan, phase, self._lost, self._seal))
-            case CollectingShares():
-                return self._begin(closing.close_shares(self._plan, phase, self._lost, self._seal))
-            case CollectingInputs():
-                return self._begin(closing.close_inputs(self._plan, phase, self._lost, self._seal))
-            case CollectingVotes():
-                return self._begin(closing.close_votes(self._plan, phase, self._lost, self._seal))
             case CollectingUnmask():
                 return self._close_unmask(phase)
             case CollectingAcks():
                 self._phase = Ended("completed")
                 return [closing.close_acks(self._plan, phase, self._previous, self._signing_key)]
             case _:
-                assert_never(phase)
+                return self._begin(closing.close(self._plan, phase, self._lost, self._seal))
 
     def _begin(self, opening: closing.Opening) -> list[CoordinatorEffect]:
         phase = opening.phase

@@ -185,3 +185,25 @@ class PreviousRound:
     digest: bytes
     receipt_hash: bytes
     survivors: frozenset[str]
+
+    def to_bytes(self) -> bytes:
+        """For whoever keeps it over a restart of the coordinator."""
+        writer = Writer()
+        self.link.write(writer)
+        writer.raw(self.digest).raw(self.receipt_hash)
+        writer.sequence(sorted(self.survivors, key=str.encode), Writer.text)
+        return writer.bytes()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> PreviousRound:
+        """Inverse of to_bytes.
+
+        Raises:
+            DecodeError: it is damaged.
+        """
+        reader = Reader(data)
+        link = Link.read(reader)
+        digest, receipt = reader.digest("the last round's digest"), reader.digest("its receipt")
+        survivors = reader.sequence(MAX_SITES, "survivors", lambda at: at.site("a survivor"))
+        reader.expect_end("the last round")
+        return cls(link, digest, receipt, frozenset(survivors))

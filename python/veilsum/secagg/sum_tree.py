@@ -9,8 +9,10 @@ of every upload are proven side by side. Inner nodes and proofs as in merkle.py.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+
+from typing_extensions import Buffer
 
 from veilsum.aggregate.ring_spec import RingSpec, Stream, SumChunk
 from veilsum.errors import DecodeError
@@ -73,6 +75,25 @@ class SumTree:
     def proof(self, stream: int, index: int) -> tuple[bytes, ...]:
         """That chunk `index` of a stream is under its root."""
         return merkle.inclusion_proof(self.leaves[stream], index)
+
+
+def chunks_of(spec: RingSpec, words: Buffer) -> Iterator[SumChunk]:
+    """The chunks of a sum whose words lie one chunk after the other.
+
+    Raises:
+        DecodeError: there are more or fewer bytes than the sum has.
+    """
+    view, begin = memoryview(words), 0
+    for stream in spec.streams:
+        for index in range(spec.chunk_count(stream)):
+            elements = spec.chunk_range(stream, index)
+            end = begin + -(-len(elements) * stream.bits // 8)
+            if end > view.nbytes:
+                raise DecodeError(f"the sum ends within chunk {index} of stream {stream.group}")
+            yield SumChunk(stream.group, elements.start, bytes(view[begin:end]))
+            begin = end
+    if begin != view.nbytes:
+        raise DecodeError(f"{view.nbytes - begin} bytes follow the last chunk of the sum")
 
 
 def leaf_hash(chunk: SumChunk) -> bytes:

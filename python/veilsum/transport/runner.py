@@ -21,7 +21,9 @@ from veilsum.coordinator.effects import (
     AnswerUpload,
     CloseUploads,
     DropAudit,
+    DropUploads,
     Effect,
+    GoOn,
     OpenUploads,
     PublishAudit,
     PublishModel,
@@ -31,12 +33,16 @@ from veilsum.coordinator.effects import (
     SaveReceipt,
     SaveRound,
     SaveRun,
+    SaveStanding,
     SendToSite,
     SetDeadline,
 )
 from veilsum.coordinator.events import (
     DeadlinePassed,
     Event,
+    Proceed,
+    ResultPublished,
+    RoundSpoiled,
     RunAbortRequested,
     RunSubmitted,
     SiteJoined,
@@ -189,13 +195,13 @@ class Runner:
     def _concerned(self, event: Event) -> list[str]:
         named: str | None = None
         match event:
-            case RunSubmitted() | RunAbortRequested():
+            case RunSubmitted() | RunAbortRequested() | Proceed():
                 named = event.run_id
             case SiteSent():
                 named = event.message.round.run_id
             case UpdateArrived():
                 named = event.header.round.run_id
-            case DeadlinePassed():
+            case DeadlinePassed() | ResultPublished() | RoundSpoiled():
                 named = event.round.run_id
             case SiteJoined() | SiteLeft():
                 pass  # whichever run is active
@@ -241,6 +247,10 @@ class Runner:
                 await asyncio.to_thread(outside.storage.save_link, before, after, link)
             case SaveRun(status):
                 await self._save_run(status)
+            case SaveStanding() | DropUploads():
+                pass
+            case GoOn(run_id):
+                self.post(Proceed(run_id))
             case Announce(event):
                 outside.metrics.run_event(event)
                 await outside.watchers.announce(event)

@@ -99,7 +99,6 @@ def encode_record(record: RoundRecord) -> pb.RoundRecord:
         bytes_in=record.bytes_in,
         seconds=record.seconds,
         refusals=record.refusals,
-        late=record.late,
     )
 
 
@@ -109,7 +108,7 @@ def decode_record(message: pb.RoundRecord) -> RoundRecord:
     Raises:
         DecodeError: a field is missing or out of bounds.
     """
-    for name in ("sites", "dropped", "bytes_in", "refusals", "late"):
+    for name in ("sites", "dropped", "bytes_in", "refusals"):
         count(len(getattr(message, name)), f"the number of {name}", largest=_MAX_SITES)
     count(len(message.seconds), "the number of phases", largest=_MAX_PHASES)
     return RoundRecord(
@@ -125,7 +124,6 @@ def decode_record(message: pb.RoundRecord) -> RoundRecord:
         bytes_in=dict(message.bytes_in),
         seconds=_finite_values(message.seconds),
         refusals=dict(message.refusals),
-        late=tuple(message.late),
     )
 
 

@@ -1,0 +1,84 @@
+"""From model to model: what the means of a run's rounds do to its model and optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from numpy.typing import NDArray
+
+from veilsum.coordinator.events import RunSubmitted
+from veilsum.coordinator.job_phases import CurrentModel
+from veilsum.coordinator.outcome import Finished
+from veilsum.coordinator.rounds import ModelRef
+from veilsum.errors import ConfigError
+from veilsum.model import result_digest
+from veilsum.optimizers.applying import (
+    FRESH,
+    apply_mean,
+    saved_state,
+    start_optimizer,
+    state_hash,
+)
+from veilsum.optimizers.state import OptimizerState
+
+
+class ModelSteps:
+    """A run's server optimizer.
+
+    Args:
+        submitted: with the optimizer's state to go on from.
+
+    Raises:
+        ConfigError: the state is not one of this optimizer and layout.
+    """
+
+    def __init__(self, submitted: RunSubmitted, threads: int) -> None:
+        self._spec = submitted.spec
+        self._layout = submitted.layout
+        self._threads = threads
+        self._load(submitted.optimizer_state)
+
+    def _load(self, state: OptimizerState | None) -> None:
+        settings = self._spec.server_optimizer.settings(self._spec.server_learning_rate)
+        self._optimizer = start_optimizer(settings, self._layout, state, self._threads)
+
+    @property
+    def state(self) -> OptimizerState | None:
+        """What has to be kept beside the model; its arrays change with the next step."""
+        return saved_state(self._optimizer)
+
+    def refer_to(self, arrays: Mapping[str, NDArray[Any]]) -> CurrentModel:
+        """These arrays as the model that the optimizer is at."""
+        model_hash = bytes.fromhex(result_digest(self._layout, arrays))
+        # Plans of plain rounds do not state the hash of the optimizer's state.
+        memory = state_hash(self._optimizer) if self._spec.masked else FRESH
+        return CurrentModel(arrays, ModelRef(self._layout, model_hash, None, memory))
+
+    def step(self, model: CurrentModel, result: Finished) -> CurrentModel:
+        """The model after a round.
+
+        Raises:
+            RoundAborted: a value leaves the range of its tensor's dtype.
+        """
+        return self.refer_to(apply_mean(self._optimizer, model.arrays, result.mean))
+
+    def take_over(
+        self, arrays: Mapping[str, NDArray[Any]], state: OptimizerState | None, model_hash: str
+    ) -> CurrentModel:
+        """The model after a step that was made before, as it was kept.
+
+        Args:
+            model_hash: hex, as the round's record has it.
+
+        Raises:
+            ConfigError: the model or the state is another.
+        """
+        self._load(state)
+        model = self.refer_to(arrays)
+        if model.ref.model_hash.hex() != model_hash:
+            raise ConfigError(
+                f"the kept model has hash {model.ref.model_hash.hex()}, its round's record says "
+                f"{model_hash}"
+            )
+        return model
