@@ -81,14 +81,14 @@ def test_a_key_is_found_by_name_and_strangers_have_none():
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"entries": ()}, "1 to 255 sites, got 0"),
+        ({"entries": ()}, "1 to 4096 sites, got 0"),
         (
             {
                 "entries": tuple(
-                    RosterEntry(f"s{n}", n.to_bytes(32, "little")) for n in range(2, 258)
+                    RosterEntry(f"s{n}", n.to_bytes(32, "little")) for n in range(2, 4099)
                 )
             },
-            "1 to 255 sites, got 256",
+            "1 to 4096 sites, got 4097",
         ),
         ({"entries": (RosterEntry("a", key(1)), RosterEntry("a", key(2)))}, "listed twice"),
         (

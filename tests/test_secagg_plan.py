@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import get_args
 
@@ -18,7 +19,7 @@ from veilsum.model import ModelLayout
 from veilsum.secagg.payload import SUITES
 from veilsum.secagg.policy import Refusal
 from veilsum.secagg.refusals import RefusalCode
-from veilsum.secagg.thresholds import share_threshold, smallest_ring, vote_quorum
+from veilsum.secagg.thresholds import check_thresholds, share_threshold, smallest_ring, vote_quorum
 
 H = bytes(32)
 
@@ -294,6 +295,18 @@ FAULTS = [
 def test_a_plan_that_cannot_protect_or_add_up_is_refused(change, reason):
     with pytest.raises(ConfigError, match=reason):
         make_plan(4, **change)
+
+
+@pytest.mark.parametrize("sites", [255, 256])
+def test_a_masked_round_has_no_more_sites_than_a_share_can_number(sites):
+    numbers = {"min_sites": 3, "colluders": 0, "quorum": 200, "threshold": 200}
+
+    with (
+        pytest.raises(ConfigError, match="at most 255 sites, got 256")
+        if sites > 255
+        else nullcontext()
+    ):
+        check_thresholds(sites=sites, **numbers)
 
 
 def test_sums_of_64_bit_words_are_accepted_up_to_their_bound():

@@ -402,7 +402,7 @@ def _spec(**change: object) -> bytes:
         (_spec(overrange="wrap"), "overrange must be"),
         (_spec(mask_generator="rc4"), "mask_generator must be 'chacha20' or 'aes256ctr'"),
         (_spec(hadamard=512), "hadamard must be 0, 1024 or 4096, got 512"),
-        (_spec(cohort=[f"s{i}" for i in range(256)]), "number of sites"),
+        (_spec(cohort=[f"s{i}" for i in range(4097)]), "number of sites"),
         (_spec(cohort=["a"]), "names a site twice"),
         (operator_pb2.SubmitRunRequest().SerializeToString(), "has no spec"),
         (

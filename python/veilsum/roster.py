@@ -30,7 +30,9 @@ _SMALL_ORDER = frozenset(
         55188659117513257062467267217118295137698188065244968500265048394206261417927,
     }
 )
-_MAX_SITES = 255  # a complete mask graph above this belongs into several cohorts
+MAX_SITES = 4096
+"""Of a consortium. A masked round invites fewer of them (secagg.thresholds)."""
+
 _MAX_ID_BYTES = 64
 _HASH_BYTES = 32
 _FORMAT = "veilsum-roster-2"
@@ -95,7 +97,7 @@ class Roster:
             consortium's first.
 
     Raises:
-        ConfigError: no sites, over 255 sites, a name or key that is malformed or repeated, a
+        ConfigError: no sites, over MAX_SITES sites, a name or key that is malformed or repeated, a
             key that anyone can sign for.
     """
 
@@ -108,8 +110,8 @@ class Roster:
     def __post_init__(self) -> None:
         ordered = tuple(sorted(self.entries, key=lambda entry: entry.site.encode()))
         object.__setattr__(self, "entries", ordered)
-        if not 1 <= len(ordered) <= _MAX_SITES:
-            raise ConfigError(f"a roster holds 1 to {_MAX_SITES} sites, got {len(ordered)}")
+        if not 1 <= len(ordered) <= MAX_SITES:
+            raise ConfigError(f"a roster holds 1 to {MAX_SITES} sites, got {len(ordered)}")
         for name in (self.consortium, *(entry.site for entry in ordered)):
             if not 1 <= len(name.encode()) <= _MAX_ID_BYTES or not name.isprintable():
                 raise ConfigError(

@@ -6,6 +6,7 @@ import math
 
 from veilsum.control import ShareProfile
 from veilsum.errors import ConfigError
+from veilsum.secagg.wire import MAX_SITES
 
 _MIN_SUMMED_SITES = 3
 
@@ -69,6 +70,12 @@ def check_thresholds(
         sites >= _MIN_SUMMED_SITES,
         f"a masked round needs {_MIN_SUMMED_SITES} sites or more, got {sites}: "
         "the sum of two shows each the other's update",
+    )
+    require(
+        sites <= MAX_SITES,
+        f"a masked round invites at most {MAX_SITES} sites, got {sites}: each of them masks "
+        "against every other",
+        hint="give the run a smaller cohort",
     )
     require(
         _MIN_SUMMED_SITES <= min_sites <= sites,

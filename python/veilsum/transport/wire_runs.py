@@ -20,6 +20,7 @@ from veilsum.control import (
 )
 from veilsum.errors import DecodeError
 from veilsum.proto.v1 import operator_pb2 as pb
+from veilsum.roster import MAX_SITES
 from veilsum.transport.wire import (
     HASH_BYTES,
     MAX_ID_BYTES,
@@ -35,7 +36,6 @@ from veilsum.transport.wire import (
 )
 from veilsum.transport.wire_spec import decode_spec, encode_spec
 
-_MAX_SITES = 255
 _MAX_PHASES = 16
 _MAX_ROUNDS = 100_000
 _EVENT_KINDS = ("phase", "site", "progress", "round", "run")
@@ -63,7 +63,7 @@ def decode_run(message: pb.Run) -> RunStatus:
     Raises:
         DecodeError: a field is missing or out of bounds.
     """
-    count(len(message.sites_waiting), "the number of sites", largest=_MAX_SITES)
+    count(len(message.sites_waiting), "the number of sites", largest=MAX_SITES)
     count(len(message.rounds), "the number of rounds", largest=_MAX_ROUNDS * MAX_ATTEMPTS)
     return RunStatus(
         run_id=printable(message.run_id, "run_id"),
@@ -109,7 +109,7 @@ def decode_record(message: pb.RoundRecord) -> RoundRecord:
         DecodeError: a field is missing or out of bounds.
     """
     for name in ("sites", "dropped", "bytes_in", "refusals"):
-        count(len(getattr(message, name)), f"the number of {name}", largest=_MAX_SITES)
+        count(len(getattr(message, name)), f"the number of {name}", largest=MAX_SITES)
     count(len(message.seconds), "the number of phases", largest=_MAX_PHASES)
     return RoundRecord(
         round=decode_round_id(message.round),

@@ -16,6 +16,7 @@ from veilsum.control import (
 )
 from veilsum.errors import ConfigError, DecodeError
 from veilsum.proto.v1 import operator_pb2 as pb
+from veilsum.roster import MAX_SITES
 from veilsum.transport.wire import (
     MAX_ID_BYTES,
     count,
@@ -27,7 +28,6 @@ from veilsum.transport.wire import (
     text,
 )
 
-_MAX_SITES = 255
 _DEADLINE_NAMES = (
     "join_s",
     "keys_s",
@@ -78,7 +78,7 @@ def decode_spec(message: pb.RunSpec) -> RunSpec:
     for part in ("task", "deadlines"):
         if not message.HasField(part):
             raise DecodeError(f"the run has no {part}")
-    count(len(message.cohort), "the number of sites in the cohort", largest=_MAX_SITES)
+    count(len(message.cohort), "the number of sites in the cohort", largest=MAX_SITES)
     count(len(message.metrics), "the number of metrics", largest=16)
     try:
         return RunSpec(
