@@ -2,6 +2,9 @@
 
 A line is an event and its fields. Fields are texts and numbers; anything else, bytes and
 arrays above all, is a TypeError where it is logged, so that no payload slips in.
+
+What others can cause as often as they like is a warning, an exception or a notice: of these, lines
+of the same event and site are limited (log_volume.py).
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from collections.abc import Mapping
 from typing import TypeAlias
 
 from veilsum.errors import ConfigError
+from veilsum.transport.log_volume import BoundedFile, LineLimit
 from veilsum.transport.settings import LogSettings
 
 Field: TypeAlias = str | int | float | bool | None
@@ -27,11 +31,13 @@ class Log:
     def __init__(self, name: str, **bound: Field) -> None:
         self._logger = logging.getLogger(f"veilsum.{name}")
         self._bound = bound
+        self._limit = LineLimit(time.monotonic)
 
     def bind(self, **fields: Field) -> Log:
-        """A log that adds these fields to each line."""
+        """A log that adds these fields to each line; it shares this one's limit."""
         log = Log.__new__(Log)
         log._logger, log._bound = self._logger, {**self._bound, **fields}
+        log._limit = self._limit
         return log
 
     def debug(self, event: str, **fields: Field) -> None:
@@ -42,13 +48,43 @@ class Log:
         """The normal course of things."""
         self._write(logging.INFO, event, fields)
 
+    def notice(self, event: str, **fields: Field) -> None:
+        """The normal course of things that others can cause as often as they like."""
+        self._write_limited(logging.INFO, event, fields)
+
     def warning(self, event: str, **fields: Field) -> None:
         """Something was refused or lost, and the rest goes on."""
-        self._write(logging.WARNING, event, fields)
+        self._write_limited(logging.WARNING, event, fields)
 
     def exception(self, event: str, **fields: Field) -> None:
         """An exception that nobody foresaw, with its traceback. Call it in an except block."""
-        self._write(logging.ERROR, event, fields, with_traceback=True)
+        self._write_limited(logging.ERROR, event, fields, with_traceback=True)
+
+    def report_suppressed(self) -> int:
+        """Writes which lines were left out, where no line has said it; to be called now and then.
+
+        Returns:
+            How many lines were left out since the last call.
+        """
+        for event, site, lines in self._limit.unreported():
+            self.info("lines left out", of=event, site=site or None, lines=lines)
+        return self._limit.suppressed()
+
+    def _write_limited(
+        self,
+        level: int,
+        event: str,
+        fields: Mapping[str, Field],
+        *,
+        with_traceback: bool = False,
+    ) -> None:
+        if not self._logger.isEnabledFor(level):
+            return
+        before = self._limit.take(event, str(fields.get("site") or ""))
+        if before is None:
+            return
+        left_out: Mapping[str, Field] = {"left_out": before} if before else {}
+        self._write(level, event, {**fields, **left_out}, with_traceback=with_traceback)
 
     def _write(
         self,
@@ -119,7 +155,7 @@ def start_logging(settings: LogSettings) -> None:
         handler: logging.Handler = (
             logging.StreamHandler(sys.stderr)
             if settings.file is None
-            else logging.FileHandler(settings.file, encoding="utf-8")
+            else BoundedFile(settings.file, settings.max_bytes)
         )
     except OSError as error:
         raise ConfigError(f"cannot write the log {settings.file}: {error.strerror}") from error
@@ -131,3 +167,9 @@ def start_logging(settings: LogSettings) -> None:
     logger.addHandler(handler)
     logger.setLevel(settings.level.upper())
     logger.propagate = False
+
+
+def lost_lines() -> int:
+    """How many lines of this process's log could not be written since the last call."""
+    handlers = logging.getLogger("veilsum").handlers
+    return sum(handler.lost() for handler in handlers if isinstance(handler, BoundedFile))

@@ -38,11 +38,13 @@ class LogSettings:
         format: "text" (key=value) or "json" (one object per line).
         level: the least severe level that is written.
         file: None for stderr.
+        max_bytes: of the file and those before it, which are kept beside it as file.1 to file.7.
     """
 
     format: LogFormat = "text"
     level: LogLevel = "info"
     file: Path | None = None
+    max_bytes: int = 256 << 20
 
     def __post_init__(self) -> None:
         if self.format not in ("text", "json"):
@@ -51,6 +53,8 @@ class LogSettings:
             raise ConfigError(
                 f"log level must be debug, info, warning or error, got {self.level!r}"
             )
+        if not 1 << 20 <= self.max_bytes <= 1 << 40:
+            raise ConfigError(f"log max_bytes must be 2**20 to 2**40, got {self.max_bytes}")
 
 
 @dataclass(frozen=True, slots=True)
