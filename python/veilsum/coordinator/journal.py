@@ -26,8 +26,9 @@ class Invitation:
 
 
 def size_bytes(chunks: Iterable[Buffer]) -> int:
-    """Bytes of all chunks together."""
-    return sum(memoryview(chunk).nbytes for chunk in chunks)
+    """Bytes of all chunks together. Those that are in a file know it without being read."""
+    known: int | None = getattr(chunks, "nbytes", None)
+    return sum(memoryview(chunk).nbytes for chunk in chunks) if known is None else known
 
 
 class Journal:

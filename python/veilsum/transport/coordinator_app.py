@@ -6,7 +6,6 @@ import asyncio
 import secrets
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 
 import grpc
 import grpc.aio
@@ -38,6 +37,7 @@ from veilsum.transport.server import FEDERATION, Desk, FederationService
 from veilsum.transport.settings import RELAY_LIMIT, CoordinatorSettings, split_address, tls_files
 from veilsum.transport.storage import Storage
 from veilsum.transport.tls import TlsIdentity, load_signing_key, load_tls_identity
+from veilsum.transport.uploads import UploadLimits
 from veilsum.transport.watchers import Watchers
 
 _STOPPING = "the coordinator is stopping"
@@ -98,9 +98,16 @@ async def serve_coordinator(
             audits=settings.audits or settings.transcripts is not None,
             kept=storage.stored_model,
         )
-        await _App(core, roster, storage, settings.transcripts, log).serve(
-            settings, tls, stop, ready
+        outside = Outside(
+            storage,
+            Models(),
+            Links(),
+            Watchers(storage),
+            Metrics(roster.sites),
+            transcripts=settings.transcripts,
+            upload_limits=UploadLimits(settings.spool_limit_bytes),
         )
+        await _App(core, roster, outside, log).serve(settings, tls, stop, ready)
     finally:
         storage.close()
 
@@ -125,23 +132,16 @@ class _App:
         self,
         core: Coordinator,
         roster: Roster,
-        storage: Storage,
-        transcripts: Path | None,
+        outside: Outside,
         log: Log,
     ) -> None:
         self._roster = roster
         self._log = log
-        self._storage = storage
-        self._outside = Outside(
-            storage,
-            Models(),
-            Links(),
-            Watchers(storage),
-            Metrics(roster.sites),
-            transcripts=transcripts,
-        )
+        self._storage = outside.storage
+        self._outside = outside
         self._runner = Runner(core, self._outside, log)
-        self._outside.metrics.watch_disk(storage.folder, storage.database, storage.spool)
+        storage = outside.storage
+        outside.metrics.watch_disk(storage.folder, storage.database, storage.spool)
 
     async def serve(
         self,

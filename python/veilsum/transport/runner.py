@@ -58,7 +58,7 @@ from veilsum.transport.logs import Log
 from veilsum.transport.metrics import Metrics
 from veilsum.transport.models import Models, serve_checkpoint
 from veilsum.transport.storage import Storage
-from veilsum.transport.uploads import Uploads
+from veilsum.transport.uploads import UploadLimits, Uploads
 from veilsum.transport.watchers import Watchers
 
 _T = TypeVar("_T")
@@ -77,6 +77,7 @@ class Outside:
     metrics: Metrics
     audits: Audits = field(default_factory=Audits)
     transcripts: Path | None = None  # the folder they go to
+    upload_limits: UploadLimits = field(default_factory=UploadLimits)
 
 
 class Runner:
@@ -89,7 +90,9 @@ class Runner:
         self._queue: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue()
         self._timers: dict[tuple[RoundId, str], asyncio.TimerHandle] = {}
         self._started: dict[RoundId, float] = {}
-        self.uploads = Uploads(outside.storage.spool, self._check_upload, self.post)
+        self.uploads = Uploads(
+            outside.storage.spool, self._check_upload, self.post, outside.upload_limits
+        )
 
     async def run(self) -> None:
         """Works until cancelled."""
@@ -309,6 +312,7 @@ class Runner:
             effect.model,
             effect.optimizer_state,
         )
+        self.uploads.forget(record.round)
         seconds = time.monotonic() - self._started.pop(record.round, time.monotonic())
         self._outside.metrics.round_finished(record, seconds)
         self._log.info(

@@ -23,13 +23,14 @@ from veilsum.roster import Roster
 from veilsum.transport import wire_data
 from veilsum.transport.audits import Audits, pieces
 from veilsum.transport.callers import CallRefused, Gate
+from veilsum.transport.incoming import IncomingUpload, Superseded
 from veilsum.transport.links import REPLACED, Link, Links
 from veilsum.transport.logs import Log
 from veilsum.transport.metrics import Metrics
 from veilsum.transport.models import PIECE_BYTES, Models, Unreadable, file_pieces
 from veilsum.transport.runner import Runner
+from veilsum.transport.spool_format import SpoolDamaged, SpoolUnavailable
 from veilsum.transport.storage import Storage
-from veilsum.transport.uploads import IncomingUpload, Superseded
 from veilsum.transport.watchers import TooSlow
 from veilsum.transport.wire import decode_to_coordinator
 
@@ -44,6 +45,9 @@ _STATUS: tuple[tuple[type[VeilsumError], grpc.StatusCode], ...] = (
     (PeerError, grpc.StatusCode.FAILED_PRECONDITION),
     (Superseded, grpc.StatusCode.ABORTED),
     (Unreadable, grpc.StatusCode.UNAVAILABLE),
+    # The site has all of its update and tries again; others go on.
+    (SpoolUnavailable, grpc.StatusCode.UNAVAILABLE),
+    (SpoolDamaged, grpc.StatusCode.UNAVAILABLE),
     (TooSlow, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (ConfigError, grpc.StatusCode.INVALID_ARGUMENT),
 )

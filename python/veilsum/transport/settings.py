@@ -81,6 +81,8 @@ class CoordinatorSettings:
         transcripts: folder for a file per masked round that anyone can check the sum by, made if
             missing; None: there are none. Each holds all updates, masked, and seeds that unmask
             their sum, which are on no disk otherwise.
+        spool_limit_bytes: of all uploads on disk together; one that does not fit waits at its site.
+            0 means what the disk has.
     """
 
     state_dir: Path
@@ -99,6 +101,7 @@ class CoordinatorSettings:
     previous_roster: Path | None = None
     audits: bool = False
     transcripts: Path | None = None
+    spool_limit_bytes: int = 0
 
     def __post_init__(self) -> None:
         host, _ = split_address(self.listen, "listen", lowest_port=0)
@@ -108,6 +111,10 @@ class CoordinatorSettings:
         if not MESSAGE_LIMIT <= self.max_message_bytes <= 1 << 30:
             raise ConfigError(
                 f"max_message_bytes must be {MESSAGE_LIMIT} to 2**30, got {self.max_message_bytes}"
+            )
+        if self.spool_limit_bytes < 0:
+            raise ConfigError(
+                f"spool_limit_bytes must be 0 or positive, got {self.spool_limit_bytes}"
             )
         _check_threads(self.threads)
 
