@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -74,3 +75,98 @@ def test_a_run_that_cannot_work_is_refused_before_any_traffic(
 @pytest.mark.parametrize("codec", ["f32", "f16", "bf16", "int8", "ring16"])
 def test_a_plain_run_may_use_any_codec_that_carries_an_update(codec: str) -> None:
     policy.check_run(RunSpec("task", masked=False, codec=codec), LAYOUT, ROSTER)
+
+
+# --- turnout: checked against itself, then against the cohort ---------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "closes_at", "invites"),
+    [
+        ({}, 0, 0),
+        ({"quorum": 7}, 7, 0),
+        ({"select": 7}, 0, 7),
+        ({"select": 10, "over_select": 0.3}, 10, 13),
+        ({"select": 70, "over_select": 0.1}, 70, 77),  # 70 * 0.1 is above 7 in floating point
+        ({"select": 10, "over_select": 0.01}, 10, 11),
+        ({"quorum": 10, "over_select": 0.25}, 10, 13),
+        ({"select": 10, "quorum": 8}, 8, 10),
+        ({"select": 10, "quorum": 12, "over_select": 0.3}, 12, 13),
+    ],
+)
+def test_a_turnout_says_how_many_are_invited_and_with_how_many_a_round_closes(
+    settings: dict[str, Any], closes_at: int, invites: int
+) -> None:
+    turnout = RunSpec("task", **settings).turnout
+
+    assert (turnout.closes_at, turnout.invites) == (closes_at, invites)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"quorum": 2}, "quorum must be 0 (for none), or min_sites (3) or more, got 2"),
+        ({"select": -1}, "select must be 0 (for none), or min_sites (3) or more, got -1"),
+        ({"min_weight": -1}, "min_weight must be 0 or more, got -1"),
+        ({"select": 5, "over_select": -0.1}, "over_select must be 0 to 10, got -0.1"),
+        ({"select": 5, "over_select": float("nan")}, "over_select must be 0 to 10, got nan"),
+        ({"over_select": 0.3}, "over_select is a fraction of select, or of quorum"),
+        ({"select": 5, "quorum": 6}, "quorum is 6, a round invites 5 sites"),
+        ({"late": "next"}, "late is for plain runs"),
+    ],
+)
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_turnout_that_contradicts_itself_is_refused(
+    masked: bool, settings: dict[str, Any], message: str
+) -> None:
+    if "late" in settings and not masked:
+        RunSpec("task", masked=masked, **settings)
+        return
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        RunSpec("task", masked=masked, **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"select": 5}, "a round is to invite 5 sites, the cohort has 4"),
+        (
+            {"select": 3, "over_select": 0.5},
+            "a round is to invite 5 sites with 0.5 over_select, the cohort has 4",
+        ),
+        ({"quorum": 5}, "quorum is 5, the cohort has 4 sites"),
+        (
+            {"weight_cap": 10, "min_weight": 41},
+            "min_weight is 41, 4 updates of at most 10 (weight_cap) weigh 40 together",
+        ),
+        ({"weight_cap": 10, "select": 3, "min_weight": 31}, "3 updates of at most 10"),
+        # A masked round cannot know what its updates weigh when it closes.
+        ({"weight_cap": 10, "quorum": 3, "min_weight": 31}, "3 updates of at most 10"),
+        (
+            {"quorum": 3, "colluders": 2},
+            "a round would close with 3 updates, a masked one of 4 sites needs 4 (4 votes, "
+            "min_sites 3)",
+        ),
+    ],
+)
+def test_a_turnout_that_the_cohort_cannot_come_to_is_refused(
+    settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        policy.check_run(RunSpec("task", **settings), LAYOUT, ROSTER)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"weight_cap": 10, "quorum": 3, "min_weight": 40},  # it waits for more than the quorum
+        {"weight_cap": 10, "select": 3, "min_weight": 40, "late": "next"},
+        {"quorum": 3, "colluders": 2},
+    ],
+)
+def test_a_plain_round_can_come_to_what_a_masked_one_cannot(settings: dict[str, Any]) -> None:
+    policy.check_run(RunSpec("task", masked=False, **settings), LAYOUT, ROSTER)
+
+
+def test_a_masked_run_may_close_its_rounds_with_as_many_updates_as_votes_are_needed() -> None:
+    policy.check_run(RunSpec("task", quorum=3, colluders=1), LAYOUT, ROSTER)

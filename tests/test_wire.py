@@ -84,6 +84,10 @@ SPEC = RunSpec(
     max_attempts=4,
     deadlines=Deadlines(1, 2, 3, 4, 5, 6, 7),
     server_optimizer=OptimizerSpec("fedadam", beta1=0.0, tau=1e-4, state_file="s.safetensors"),
+    quorum=4,
+    min_weight=2**40,
+    select=5,
+    over_select=0.3,
 )
 RECORD = RoundRecord(
     round=ROUND,
@@ -98,6 +102,7 @@ RECORD = RoundRecord(
     bytes_in={"a": 10, "b": 11},
     seconds={"keys": 0.25},
     refusals={"c": b"signed"},
+    late=("b",),
 )
 STATUS = RunStatus("run-1", SPEC, "running", "", 2, "inputs", ("c",), (RECORD,))
 EVENT = RunEvent(
@@ -401,6 +406,11 @@ def _spec(**change: object) -> bytes:
         (_spec(share_profile="lax"), "share_profile must be"),
         (_spec(overrange="wrap"), "overrange must be"),
         (_spec(mask_generator="rc4"), "mask_generator must be 'chacha20' or 'aes256ctr'"),
+        (_spec(quorum=2), "quorum must be 0 .for none., or min_sites .3. or more, got 2"),
+        (_spec(over_select=math.inf), "over_select must be finite"),
+        (_spec(over_select=11.0), "over_select must be 0 to 10, got 11.0"),
+        (_spec(late="never"), "late must be 'refuse' or 'next', got 'never'"),
+        (_spec(late="next"), "late is for plain runs"),
         (_spec(hadamard=512), "hadamard must be 0, 1024 or 4096, got 512"),
         (_spec(cohort=[f"s{i}" for i in range(4097)]), "number of sites"),
         (_spec(cohort=["a"]), "names a site twice"),
@@ -426,6 +436,22 @@ def test_a_plain_run_keeps_its_compression_and_its_feedback() -> None:
     spec = replace(SPEC, masked=False, hadamard=0, compression="zstd", error_feedback=True)
 
     assert wire_spec.decode_spec(wire_spec.encode_spec(spec)) == spec
+
+
+def test_a_plain_run_keeps_what_becomes_of_late_updates() -> None:
+    spec = replace(SPEC, masked=False, hadamard=0, overrange="refuse", late="next")
+
+    assert wire_spec.decode_spec(wire_spec.encode_spec(spec)) == spec
+
+
+def test_runs_that_were_stored_before_there_was_a_turnout_wait_for_everybody() -> None:
+    message = wire_spec.encode_spec(SPEC)
+    for name in ("quorum", "min_weight", "select", "over_select", "late"):
+        message.ClearField(name)
+
+    spec = wire_spec.decode_spec(message)
+    assert spec == replace(SPEC, quorum=0, min_weight=0, select=0, over_select=0.0)
+    assert (spec.turnout.closes_at, spec.turnout.invites, spec.late) == (0, 0, "refuse")
 
 
 def test_runs_that_were_stored_before_there_was_compression_have_none() -> None:

@@ -18,6 +18,8 @@ from veilsum.tasks import Deadlines as Deadlines
 from veilsum.tasks import TaskSettings as TaskSettings
 from veilsum.tasks import require
 from veilsum.tasks import task_hash as task_hash
+from veilsum.turnout import LateUpdates as LateUpdates
+from veilsum.turnout import Turnout
 
 Overrange = Literal["refuse", "clip"]
 Compression = Literal["none", "zstd"]
@@ -79,6 +81,15 @@ class RunSpec:
         codec: of the updates in a plain run; masked runs use the ring codec.
         cohort: sites to invite each round; empty means every site of the roster.
         min_sites: fewer than this and the round aborts.
+        quorum: a round takes no more updates once it has so many; 0: it waits for every site
+            that it invited, or for the deadline, whatever comes first.
+        min_weight: a round whose updates weigh less than this together has no result.
+        select: sites that are drawn for each round from those that are there; 0: all of them.
+        over_select: so many more are invited, as a fraction of `select` (of `quorum` if that is
+            0), against those that will be slow or lost; the round still closes at `quorum` (at
+            `select` if that is 0).
+        late: of a plain run, what becomes of an update that comes when its round has closed: it is
+            refused, or counts in the next round ("next").
         colluders: sites that may help a malicious coordinator without anything leaking;
             None means a third of the roster's sites, rounded down.
         share_profile: "strict": share threshold = vote quorum; "available": lower, so that
@@ -109,6 +120,11 @@ class RunSpec:
     codec: str = "f32"
     cohort: tuple[str, ...] = ()
     min_sites: int = 3
+    quorum: int = 0
+    min_weight: int = 0
+    select: int = 0
+    over_select: float = 0.0
+    late: LateUpdates = "refuse"
     colluders: int | None = None
     share_profile: ShareProfile = "strict"
     mask_generator: MaskGenerator = "chacha20"
@@ -138,6 +154,11 @@ class RunSpec:
             not self.masked or self.min_sites >= 3,
             f"a masked run needs min_sites of 3 or more, got {self.min_sites}: "
             "the sum of two sites shows each the other's update",
+        )
+        late = self.turnout.late
+        require(
+            not self.masked or late == "refuse",
+            "late is for plain runs: a masked update is of no use but in its own round's sum",
         )
         require(
             not self.masked or self.compression == "none",
@@ -177,6 +198,22 @@ class RunSpec:
             f"max_attempts must be 1 to {MAX_ATTEMPTS}, got {self.max_attempts}",
         )
         require(self.colluders is None or self.colluders >= 0, "colluders must be 0 or more")
+
+    @property
+    def turnout(self) -> Turnout:
+        """How many sites a round needs.
+
+        Raises:
+            ConfigError: what is said about it cannot be.
+        """
+        return Turnout(
+            min_sites=self.min_sites,
+            quorum=self.quorum,
+            min_weight=self.min_weight,
+            select=self.select,
+            over_select=self.over_select,
+            late=self.late,
+        )
 
     @property
     def step_rule(self) -> bytes:

@@ -29,6 +29,7 @@ class RoundRecord:
         bytes_in: site -> bytes of its accepted upload.
         seconds: phase -> duration.
         refusals: site -> the signed refusal with which it left; secagg.open_refusal checks it.
+        late: those of `sites` whose updates are of the round before, and made from its model.
     """
 
     round: RoundId
@@ -43,6 +44,7 @@ class RoundRecord:
     bytes_in: Mapping[str, int]
     seconds: Mapping[str, float]
     refusals: Mapping[str, bytes] = field(default_factory=dict)
+    late: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

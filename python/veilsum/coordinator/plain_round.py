@@ -10,7 +10,7 @@ from veilsum.coordinator.journal import Invitation, Journal, size_bytes
 from veilsum.coordinator.outcome import Failed, Finished, Outcome
 from veilsum.coordinator.plain_receiver import PlainReceiver
 from veilsum.coordinator.plain_updates import add_update, check_header, mean_metrics, open_receiver
-from veilsum.coordinator.policy import shortfall
+from veilsum.coordinator.policy import shortfall, too_light
 from veilsum.errors import ConfigError, DecodeError, DeviceError, PeerError
 from veilsum.model import ModelLayout, result_digest
 
@@ -39,6 +39,7 @@ class PlainRound:
         self._aggregator = aggregator
         self._invitation = invitation
         self._spec = spec
+        self._turnout = spec.turnout
         self._headers: dict[str, UpdateHeader] = {}
         self.journal = journal
         self.outcome: Outcome | None = None
@@ -74,9 +75,7 @@ class PlainRound:
         """Stops waiting for the site; one whose update is in the mean is not needed any more."""
         if site in self._headers:
             return []
-        effects = self.journal.drop(site, reason)
-        self._close_if_complete(now)
-        return effects
+        return self.journal.drop(site, reason) + self._close_if_complete(now)
 
     def receiver(self, site: str, header: UpdateHeader) -> PlainReceiver:
         """Checks the header before the first chunk is taken."""
@@ -103,15 +102,16 @@ class PlainRound:
         self._headers[site] = header
         effects: list[Effect] = [AnswerUpload(header.round, site, True, "")]
         effects += self.journal.delivered(site, size_bytes(arrived.chunks), now)
-        self._close_if_complete(now)
-        return effects
+        return effects + self._close_if_complete(now)
 
     def deadline(self, now: float) -> list[Effect]:
         """Goes on without the silent sites."""
+        return self._drop_silent("the deadline") + self._close_if_complete(now)
+
+    def _drop_silent(self, before: str) -> list[Effect]:
         effects: list[Effect] = []
         for site in self.journal.waiting:
-            effects += self.journal.drop(site, "sent no update before the deadline")
-        self._close_if_complete(now)
+            effects += self.journal.drop(site, f"sent no update before {before}")
         return effects
 
     def publish(self, model_hash: bytes, state_hash: bytes, now: float) -> list[Effect]:
@@ -128,14 +128,30 @@ class PlainRound:
     def close(self) -> None:
         """Holds no secret."""
 
-    def _close_if_complete(self, now: float) -> None:
-        """Ends the round as soon as no update is awaited any more."""
-        if self.outcome is not None or self.journal.waiting:
-            return
+    def _close_if_complete(self, now: float) -> list[Effect]:
+        """Ends the round as soon as no update is awaited any more, or it needs no more of them."""
+        if self.outcome is not None or (self.journal.waiting and not self._quorum_met):
+            return []
+        effects = self._drop_silent(f"the round had its quorum of {self._turnout.closes_at}")
         self.journal.end_phase(now)
-        count, invited = len(self._headers), len(self._invitation.cohort)
-        reason = shortfall("sent an update", count, invited, self._spec.min_sites)
+        reason = self._too_little()
         self.outcome = self._mean() if reason is None else Failed(reason)
+        return effects
+
+    @property
+    def _quorum_met(self) -> bool:
+        """Updates that are too light for a result do not close the round: more may come."""
+        enough = 0 < self._turnout.closes_at <= len(self._headers)
+        return enough and self._total_weight >= self._turnout.min_weight
+
+    @property
+    def _total_weight(self) -> int:
+        return sum(header.weight for header in self._headers.values())
+
+    def _too_little(self) -> str | None:
+        count, invited = len(self._headers), len(self._invitation.cohort)
+        reason = shortfall("sent an update", count, invited, self._turnout.min_sites)
+        return reason or too_light(count, self._total_weight, self._turnout.min_weight)
 
     def _mean(self) -> Finished | Failed:
         try:

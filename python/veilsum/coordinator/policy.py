@@ -44,6 +44,13 @@ def shortfall(verb: str, count: int, invited: int, needed: int) -> str | None:
     return f"{count} of {invited} sites {verb}, {needed} are needed"
 
 
+def too_light(updates: int, total_weight: int, needed: int) -> str | None:
+    """Why so many updates of this weight give no result, or None if they do."""
+    if total_weight >= needed:
+        return None
+    return f"{updates} updates weigh {total_weight} together, min_weight is {needed}"
+
+
 def task_of_round(task: TaskSettings, number: int) -> TaskSettings:
     """The task of one round: the run's, with another seed in every round, so that sites do
     not see their data in the same order each time. Round 1 has the run's own seed."""
@@ -59,10 +66,43 @@ def check_run(spec: RunSpec, layout: ModelLayout, roster: Roster) -> None:
     cohort = cohort_of(spec, roster)
     if spec.min_sites > len(cohort):
         raise ConfigError(f"min_sites is {spec.min_sites}, the cohort has {len(cohort)} sites")
+    invites = _check_turnout(spec, len(cohort))
     if spec.masked:
-        _check_masked(spec, layout, roster, cohort)
+        _check_masked(spec, layout, roster, cohort[:invites])
     else:
         _check_plain(spec, layout)
+
+
+def _check_turnout(spec: RunSpec, cohort: int) -> int:
+    """Checks what the run wants of its cohort against the number of sites in it; returns how many
+    a round invites at most."""
+    turnout = spec.turnout
+    if turnout.invites > cohort:
+        more = f" with {turnout.over_select:g} over_select" if turnout.over_select else ""
+        raise ConfigError(
+            f"a round is to invite {turnout.invites} sites{more}, the cohort has {cohort}",
+            hint="lower select, quorum or over_select; select = 0 invites every site that is there",
+        )
+    if turnout.quorum > cohort:
+        raise ConfigError(
+            f"quorum is {turnout.quorum}, the cohort has {cohort} sites",
+            hint="quorum = 0 waits for every site until the deadline",
+        )
+    invites = turnout.invites or cohort
+    if turnout.min_weight > (most := _most_updates(spec, invites, cohort)) * spec.weight_cap:
+        raise ConfigError(
+            f"min_weight is {turnout.min_weight}, {most} updates of at most {spec.weight_cap} "
+            f"(weight_cap) weigh {most * spec.weight_cap} together"
+        )
+    return invites
+
+
+def _most_updates(spec: RunSpec, invites: int, cohort: int) -> int:
+    """How many updates a round can have. A masked one closes at its quorum, whatever they weigh;
+    a plain one can have late ones beside those of the sites it invited."""
+    if spec.masked:
+        return spec.turnout.closes_at or invites
+    return cohort if spec.late == "next" else invites
 
 
 def _check_plain(spec: RunSpec, layout: ModelLayout) -> None:
@@ -83,8 +123,13 @@ def _check_plain(spec: RunSpec, layout: ModelLayout) -> None:
 def _check_masked(
     spec: RunSpec, layout: ModelLayout, roster: Roster, cohort: tuple[str, ...]
 ) -> None:
-    """A plan checks itself completely, so one is made and dropped."""
-    secagg.Plan.for_round(
+    """A plan checks itself completely, so one is made and dropped. The votes that a round needs
+    grow with the sites it invites: a quorum that is enough for the most of them is for fewer.
+
+    Args:
+        cohort: as many sites as a round invites at most.
+    """
+    plan = secagg.Plan.for_round(
         roster=roster,
         cohort=cohort,
         spec=spec,
@@ -96,3 +141,11 @@ def _check_masked(
         previous_result=bytes(_DIGEST_BYTES),
         nonce=bytes(_DIGEST_BYTES),
     )
+    closes_at = spec.turnout.closes_at
+    if 0 < closes_at < plan.fewest_survivors:
+        raise ConfigError(
+            f"a round would close with {closes_at} updates, a masked one of {len(cohort)} sites "
+            f"needs {plan.fewest_survivors} ({plan.vote_quorum} votes, min_sites "
+            f"{plan.min_sites})",
+            hint="raise quorum, or invite fewer sites beyond it",
+        )

@@ -99,6 +99,7 @@ def encode_record(record: RoundRecord) -> pb.RoundRecord:
         bytes_in=record.bytes_in,
         seconds=record.seconds,
         refusals=record.refusals,
+        late=record.late,
     )
 
 
@@ -108,7 +109,7 @@ def decode_record(message: pb.RoundRecord) -> RoundRecord:
     Raises:
         DecodeError: a field is missing or out of bounds.
     """
-    for name in ("sites", "dropped", "bytes_in", "refusals"):
+    for name in ("sites", "dropped", "bytes_in", "refusals", "late"):
         count(len(getattr(message, name)), f"the number of {name}", largest=MAX_SITES)
     count(len(message.seconds), "the number of phases", largest=_MAX_PHASES)
     return RoundRecord(
@@ -124,6 +125,7 @@ def decode_record(message: pb.RoundRecord) -> RoundRecord:
         bytes_in=dict(message.bytes_in),
         seconds=_finite_values(message.seconds),
         refusals=dict(message.refusals),
+        late=tuple(message.late),
     )
 
 

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from veilsum.proto.v1 import federation_pb2 as veilsum_dot_proto_dot_v1_dot_federation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fveilsum/proto/v1/operator.proto\x12\nveilsum.v1\x1a!veilsum/proto/v1/federation.proto\"\xb1\x04\n\x07RunSpec\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0e\n\x06rounds\x18\x02 \x01(\r\x12\x0e\n\x06masked\x18\x03 \x01(\x08\x12\r\n\x05\x63odec\x18\x04 \x01(\t\x12\x0e\n\x06\x63ohort\x18\x05 \x03(\t\x12\x11\n\tmin_sites\x18\x06 \x01(\r\x12\x16\n\tcolluders\x18\x07 \x01(\rH\x00\x88\x01\x01\x12\x15\n\rshare_profile\x18\x08 \x01(\t\x12\x12\n\nvalue_bits\x18\t \x01(\r\x12\x0c\n\x04\x63lip\x18\n \x01(\x01\x12\x11\n\toverrange\x18\x0b \x01(\t\x12\x12\n\nweight_cap\x18\x0c \x01(\r\x12\x0f\n\x07metrics\x18\r \x03(\t\x12\x1c\n\x14server_learning_rate\x18\x0e \x01(\x01\x12&\n\x04task\x18\x0f \x01(\x0b\x32\x18.veilsum.v1.TaskSettings\x12(\n\tdeadlines\x18\x10 \x01(\x0b\x32\x15.veilsum.v1.Deadlines\x12:\n\x10server_optimizer\x18\x12 \x01(\x0b\x32\x1b.veilsum.v1.ServerOptimizerH\x01\x88\x01\x01\x12\x16\n\x0emask_generator\x18\x11 \x01(\t\x12\x13\n\x0b\x63ompression\x18\x1e \x01(\t\x12\x16\n\x0e\x65rror_feedback\x18\x1f \x01(\x08\x12\x10\n\x08hadamard\x18  \x01(\r\x12\x14\n\x0cmax_attempts\x18! \x01(\rB\x0c\n\n_colludersB\x13\n\x11_server_optimizer\"\xad\x01\n\x0fServerOptimizer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\x08momentum\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05\x62\x65ta1\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05\x62\x65ta2\x18\x04 \x01(\x01H\x02\x88\x01\x01\x12\x10\n\x03tau\x18\x05 \x01(\x01H\x03\x88\x01\x01\x12\x12\n\nstate_file\x18\x06 \x01(\tB\x0b\n\t_momentumB\x08\n\x06_beta1B\x08\n\x06_beta2B\x06\n\x04_tau\"\x96\x01\n\tDeadlines\x12\x0e\n\x06join_s\x18\x01 \x01(\x01\x12\x0e\n\x06keys_s\x18\x02 \x01(\x01\x12\x10\n\x08shares_s\x18\x03 \x01(\x01\x12\x10\n\x08inputs_s\x18\x04 \x01(\x01\x12\x0f\n\x07votes_s\x18\x05 \x01(\x01\x12\x10\n\x08unmask_s\x18\x06 \x01(\x01\x12\x0e\n\x06\x61\x63ks_s\x18\x07 \x01(\x01\x12\x12\n\ncooldown_s\x18\x08 \x01(\x01\"k\n\x10SubmitRunRequest\x12!\n\x04spec\x18\x01 \x01(\x0b\x32\x13.veilsum.v1.RunSpec\x12\x15\n\x0bsafetensors\x18\x02 \x01(\x0cH\x00\x12\x14\n\nmodel_file\x18\x03 \x01(\tH\x00\x42\x07\n\x05model\"\x1f\n\rGetRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"\x11\n\x0fListRunsRequest\"1\n\x10ListRunsResponse\x12\x1d\n\x04runs\x18\x01 \x03(\x0b\x32\x0f.veilsum.v1.Run\"1\n\x0f\x41\x62ortRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\xbd\x01\n\x03Run\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12!\n\x04spec\x18\x02 \x01(\x0b\x32\x13.veilsum.v1.RunSpec\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x15\n\rcurrent_round\x18\x05 \x01(\x04\x12\r\n\x05phase\x18\x06 \x01(\t\x12\x15\n\rsites_waiting\x18\x07 \x03(\t\x12\'\n\x06rounds\x18\x08 \x03(\x0b\x32\x17.veilsum.v1.RoundRecord\"\xa4\x05\n\x0bRoundRecord\x12\"\n\x05round\x18\x01 \x01(\x0b\x32\x13.veilsum.v1.RoundId\x12\x11\n\tcompleted\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\x12\x12\n\nmodel_hash\x18\x05 \x01(\t\x12\r\n\x05sites\x18\x06 \x03(\t\x12\x35\n\x07\x64ropped\x18\x07 \x03(\x0b\x32$.veilsum.v1.RoundRecord.DroppedEntry\x12\x14\n\x0ctotal_weight\x18\x08 \x01(\x04\x12\x35\n\x07metrics\x18\t \x03(\x0b\x32$.veilsum.v1.RoundRecord.MetricsEntry\x12\x36\n\x08\x62ytes_in\x18\n \x03(\x0b\x32$.veilsum.v1.RoundRecord.BytesInEntry\x12\x35\n\x07seconds\x18\x0b \x03(\x0b\x32$.veilsum.v1.RoundRecord.SecondsEntry\x12\x37\n\x08refusals\x18\x0c \x03(\x0b\x32%.veilsum.v1.RoundRecord.RefusalsEntry\x1a.\n\x0c\x44roppedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a.\n\x0c\x42ytesInEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x1a.\n\x0cSecondsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a/\n\rRefusalsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\"\xbe\x02\n\x08RunEvent\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x14\n\x0cround_number\x18\x03 \x01(\x04\x12\r\n\x05phase\x18\x04 \x01(\t\x12\x0c\n\x04site\x18\x05 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x06 \x01(\t\x12\x10\n\x08sites_in\x18\x07 \x01(\r\x12\x16\n\x0esites_expected\x18\x08 \x01(\r\x12\x10\n\x08\x62ytes_in\x18\t \x01(\x04\x12\x0f\n\x07seconds\x18\n \x01(\x01\x12\x10\n\x08\x66raction\x18\x0b \x01(\x01\x12\x0e\n\x06\x64igest\x18\x0c \x01(\t\x12\x32\n\x07metrics\x18\r \x03(\x0b\x32!.veilsum.v1.RunEvent.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x32\xbc\x02\n\x08Operator\x12:\n\tSubmitRun\x12\x1c.veilsum.v1.SubmitRunRequest\x1a\x0f.veilsum.v1.Run\x12\x34\n\x06GetRun\x12\x19.veilsum.v1.GetRunRequest\x1a\x0f.veilsum.v1.Run\x12\x45\n\x08ListRuns\x12\x1b.veilsum.v1.ListRunsRequest\x1a\x1c.veilsum.v1.ListRunsResponse\x12=\n\x08WatchRun\x12\x19.veilsum.v1.GetRunRequest\x1a\x14.veilsum.v1.RunEvent0\x01\x12\x38\n\x08\x41\x62ortRun\x12\x1b.veilsum.v1.AbortRunRequest\x1a\x0f.veilsum.v1.Runb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fveilsum/proto/v1/operator.proto\x12\nveilsum.v1\x1a!veilsum/proto/v1/federation.proto\"\x88\x05\n\x07RunSpec\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0e\n\x06rounds\x18\x02 \x01(\r\x12\x0e\n\x06masked\x18\x03 \x01(\x08\x12\r\n\x05\x63odec\x18\x04 \x01(\t\x12\x0e\n\x06\x63ohort\x18\x05 \x03(\t\x12\x11\n\tmin_sites\x18\x06 \x01(\r\x12\x16\n\tcolluders\x18\x07 \x01(\rH\x00\x88\x01\x01\x12\x15\n\rshare_profile\x18\x08 \x01(\t\x12\x12\n\nvalue_bits\x18\t \x01(\r\x12\x0c\n\x04\x63lip\x18\n \x01(\x01\x12\x11\n\toverrange\x18\x0b \x01(\t\x12\x12\n\nweight_cap\x18\x0c \x01(\r\x12\x0f\n\x07metrics\x18\r \x03(\t\x12\x1c\n\x14server_learning_rate\x18\x0e \x01(\x01\x12&\n\x04task\x18\x0f \x01(\x0b\x32\x18.veilsum.v1.TaskSettings\x12(\n\tdeadlines\x18\x10 \x01(\x0b\x32\x15.veilsum.v1.Deadlines\x12:\n\x10server_optimizer\x18\x12 \x01(\x0b\x32\x1b.veilsum.v1.ServerOptimizerH\x01\x88\x01\x01\x12\x16\n\x0emask_generator\x18\x11 \x01(\t\x12\x13\n\x0b\x63ompression\x18\x1e \x01(\t\x12\x16\n\x0e\x65rror_feedback\x18\x1f \x01(\x08\x12\x10\n\x08hadamard\x18  \x01(\r\x12\x14\n\x0cmax_attempts\x18! \x01(\r\x12\x0e\n\x06quorum\x18\" \x01(\r\x12\x12\n\nmin_weight\x18# \x01(\x04\x12\x0e\n\x06select\x18$ \x01(\r\x12\x13\n\x0bover_select\x18% \x01(\x01\x12\x0c\n\x04late\x18& \x01(\tB\x0c\n\n_colludersB\x13\n\x11_server_optimizer\"\xad\x01\n\x0fServerOptimizer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\x08momentum\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05\x62\x65ta1\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05\x62\x65ta2\x18\x04 \x01(\x01H\x02\x88\x01\x01\x12\x10\n\x03tau\x18\x05 \x01(\x01H\x03\x88\x01\x01\x12\x12\n\nstate_file\x18\x06 \x01(\tB\x0b\n\t_momentumB\x08\n\x06_beta1B\x08\n\x06_beta2B\x06\n\x04_tau\"\x96\x01\n\tDeadlines\x12\x0e\n\x06join_s\x18\x01 \x01(\x01\x12\x0e\n\x06keys_s\x18\x02 \x01(\x01\x12\x10\n\x08shares_s\x18\x03 \x01(\x01\x12\x10\n\x08inputs_s\x18\x04 \x01(\x01\x12\x0f\n\x07votes_s\x18\x05 \x01(\x01\x12\x10\n\x08unmask_s\x18\x06 \x01(\x01\x12\x0e\n\x06\x61\x63ks_s\x18\x07 \x01(\x01\x12\x12\n\ncooldown_s\x18\x08 \x01(\x01\"k\n\x10SubmitRunRequest\x12!\n\x04spec\x18\x01 \x01(\x0b\x32\x13.veilsum.v1.RunSpec\x12\x15\n\x0bsafetensors\x18\x02 \x01(\x0cH\x00\x12\x14\n\nmodel_file\x18\x03 \x01(\tH\x00\x42\x07\n\x05model\"\x1f\n\rGetRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"\x11\n\x0fListRunsRequest\"1\n\x10ListRunsResponse\x12\x1d\n\x04runs\x18\x01 \x03(\x0b\x32\x0f.veilsum.v1.Run\"1\n\x0f\x41\x62ortRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\xbd\x01\n\x03Run\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12!\n\x04spec\x18\x02 \x01(\x0b\x32\x13.veilsum.v1.RunSpec\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x15\n\rcurrent_round\x18\x05 \x01(\x04\x12\r\n\x05phase\x18\x06 \x01(\t\x12\x15\n\rsites_waiting\x18\x07 \x03(\t\x12\'\n\x06rounds\x18\x08 \x03(\x0b\x32\x17.veilsum.v1.RoundRecord\"\xb2\x05\n\x0bRoundRecord\x12\"\n\x05round\x18\x01 \x01(\x0b\x32\x13.veilsum.v1.RoundId\x12\x11\n\tcompleted\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\x12\x12\n\nmodel_hash\x18\x05 \x01(\t\x12\r\n\x05sites\x18\x06 \x03(\t\x12\x35\n\x07\x64ropped\x18\x07 \x03(\x0b\x32$.veilsum.v1.RoundRecord.DroppedEntry\x12\x14\n\x0ctotal_weight\x18\x08 \x01(\x04\x12\x35\n\x07metrics\x18\t \x03(\x0b\x32$.veilsum.v1.RoundRecord.MetricsEntry\x12\x36\n\x08\x62ytes_in\x18\n \x03(\x0b\x32$.veilsum.v1.RoundRecord.BytesInEntry\x12\x35\n\x07seconds\x18\x0b \x03(\x0b\x32$.veilsum.v1.RoundRecord.SecondsEntry\x12\x37\n\x08refusals\x18\x0c \x03(\x0b\x32%.veilsum.v1.RoundRecord.RefusalsEntry\x12\x0c\n\x04late\x18\r \x03(\t\x1a.\n\x0c\x44roppedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a.\n\x0c\x42ytesInEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x1a.\n\x0cSecondsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a/\n\rRefusalsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\"\xbe\x02\n\x08RunEvent\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x14\n\x0cround_number\x18\x03 \x01(\x04\x12\r\n\x05phase\x18\x04 \x01(\t\x12\x0c\n\x04site\x18\x05 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x06 \x01(\t\x12\x10\n\x08sites_in\x18\x07 \x01(\r\x12\x16\n\x0esites_expected\x18\x08 \x01(\r\x12\x10\n\x08\x62ytes_in\x18\t \x01(\x04\x12\x0f\n\x07seconds\x18\n \x01(\x01\x12\x10\n\x08\x66raction\x18\x0b \x01(\x01\x12\x0e\n\x06\x64igest\x18\x0c \x01(\t\x12\x32\n\x07metrics\x18\r \x03(\x0b\x32!.veilsum.v1.RunEvent.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x32\xbc\x02\n\x08Operator\x12:\n\tSubmitRun\x12\x1c.veilsum.v1.SubmitRunRequest\x1a\x0f.veilsum.v1.Run\x12\x34\n\x06GetRun\x12\x19.veilsum.v1.GetRunRequest\x1a\x0f.veilsum.v1.Run\x12\x45\n\x08ListRuns\x12\x1b.veilsum.v1.ListRunsRequest\x1a\x1c.veilsum.v1.ListRunsResponse\x12=\n\x08WatchRun\x12\x19.veilsum.v1.GetRunRequest\x1a\x14.veilsum.v1.RunEvent0\x01\x12\x38\n\x08\x41\x62ortRun\x12\x1b.veilsum.v1.AbortRunRequest\x1a\x0f.veilsum.v1.Runb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,39 +45,39 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RUNEVENT_METRICSENTRY']._loaded_options = None
   _globals['_RUNEVENT_METRICSENTRY']._serialized_options = b'8\001'
   _globals['_RUNSPEC']._serialized_start=83
-  _globals['_RUNSPEC']._serialized_end=644
-  _globals['_SERVEROPTIMIZER']._serialized_start=647
-  _globals['_SERVEROPTIMIZER']._serialized_end=820
-  _globals['_DEADLINES']._serialized_start=823
-  _globals['_DEADLINES']._serialized_end=973
-  _globals['_SUBMITRUNREQUEST']._serialized_start=975
-  _globals['_SUBMITRUNREQUEST']._serialized_end=1082
-  _globals['_GETRUNREQUEST']._serialized_start=1084
-  _globals['_GETRUNREQUEST']._serialized_end=1115
-  _globals['_LISTRUNSREQUEST']._serialized_start=1117
-  _globals['_LISTRUNSREQUEST']._serialized_end=1134
-  _globals['_LISTRUNSRESPONSE']._serialized_start=1136
-  _globals['_LISTRUNSRESPONSE']._serialized_end=1185
-  _globals['_ABORTRUNREQUEST']._serialized_start=1187
-  _globals['_ABORTRUNREQUEST']._serialized_end=1236
-  _globals['_RUN']._serialized_start=1239
-  _globals['_RUN']._serialized_end=1428
-  _globals['_ROUNDRECORD']._serialized_start=1431
-  _globals['_ROUNDRECORD']._serialized_end=2107
-  _globals['_ROUNDRECORD_DROPPEDENTRY']._serialized_start=1868
-  _globals['_ROUNDRECORD_DROPPEDENTRY']._serialized_end=1914
-  _globals['_ROUNDRECORD_METRICSENTRY']._serialized_start=1916
-  _globals['_ROUNDRECORD_METRICSENTRY']._serialized_end=1962
-  _globals['_ROUNDRECORD_BYTESINENTRY']._serialized_start=1964
-  _globals['_ROUNDRECORD_BYTESINENTRY']._serialized_end=2010
-  _globals['_ROUNDRECORD_SECONDSENTRY']._serialized_start=2012
-  _globals['_ROUNDRECORD_SECONDSENTRY']._serialized_end=2058
-  _globals['_ROUNDRECORD_REFUSALSENTRY']._serialized_start=2060
-  _globals['_ROUNDRECORD_REFUSALSENTRY']._serialized_end=2107
-  _globals['_RUNEVENT']._serialized_start=2110
-  _globals['_RUNEVENT']._serialized_end=2428
-  _globals['_RUNEVENT_METRICSENTRY']._serialized_start=1916
-  _globals['_RUNEVENT_METRICSENTRY']._serialized_end=1962
-  _globals['_OPERATOR']._serialized_start=2431
-  _globals['_OPERATOR']._serialized_end=2747
+  _globals['_RUNSPEC']._serialized_end=731
+  _globals['_SERVEROPTIMIZER']._serialized_start=734
+  _globals['_SERVEROPTIMIZER']._serialized_end=907
+  _globals['_DEADLINES']._serialized_start=910
+  _globals['_DEADLINES']._serialized_end=1060
+  _globals['_SUBMITRUNREQUEST']._serialized_start=1062
+  _globals['_SUBMITRUNREQUEST']._serialized_end=1169
+  _globals['_GETRUNREQUEST']._serialized_start=1171
+  _globals['_GETRUNREQUEST']._serialized_end=1202
+  _globals['_LISTRUNSREQUEST']._serialized_start=1204
+  _globals['_LISTRUNSREQUEST']._serialized_end=1221
+  _globals['_LISTRUNSRESPONSE']._serialized_start=1223
+  _globals['_LISTRUNSRESPONSE']._serialized_end=1272
+  _globals['_ABORTRUNREQUEST']._serialized_start=1274
+  _globals['_ABORTRUNREQUEST']._serialized_end=1323
+  _globals['_RUN']._serialized_start=1326
+  _globals['_RUN']._serialized_end=1515
+  _globals['_ROUNDRECORD']._serialized_start=1518
+  _globals['_ROUNDRECORD']._serialized_end=2208
+  _globals['_ROUNDRECORD_DROPPEDENTRY']._serialized_start=1969
+  _globals['_ROUNDRECORD_DROPPEDENTRY']._serialized_end=2015
+  _globals['_ROUNDRECORD_METRICSENTRY']._serialized_start=2017
+  _globals['_ROUNDRECORD_METRICSENTRY']._serialized_end=2063
+  _globals['_ROUNDRECORD_BYTESINENTRY']._serialized_start=2065
+  _globals['_ROUNDRECORD_BYTESINENTRY']._serialized_end=2111
+  _globals['_ROUNDRECORD_SECONDSENTRY']._serialized_start=2113
+  _globals['_ROUNDRECORD_SECONDSENTRY']._serialized_end=2159
+  _globals['_ROUNDRECORD_REFUSALSENTRY']._serialized_start=2161
+  _globals['_ROUNDRECORD_REFUSALSENTRY']._serialized_end=2208
+  _globals['_RUNEVENT']._serialized_start=2211
+  _globals['_RUNEVENT']._serialized_end=2529
+  _globals['_RUNEVENT_METRICSENTRY']._serialized_start=2017
+  _globals['_RUNEVENT_METRICSENTRY']._serialized_end=2063
+  _globals['_OPERATOR']._serialized_start=2532
+  _globals['_OPERATOR']._serialized_end=2848
 # @@protoc_insertion_point(module_scope)
