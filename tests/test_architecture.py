@@ -95,6 +95,7 @@ DRAWS_NO_SECRETS = {"site/torch_trainer.py"}
 # of it is secret. What makes keys of members is the key generation of OpenSSL.
 RANDOM_BY_NAME = {
     "transport/backoff.py": {"secrets.SystemRandom"},  # when to reconnect
+    "transport/endpoint.py": {"secrets.token_bytes"},  # which process of a site is calling
     "transport/coordinator_app.py": {"secrets.token_bytes"},  # nonces of plans, audited tiles
     "transport/egress_file.py": {"os.urandom"},  # id of a ledger
     "transport/ledger_file.py": {"os.urandom"},  # id of a ledger

@@ -97,7 +97,8 @@ class Federation:
 def federation(tmp_path: Path) -> Iterator[Federation]:
     consortium = make_consortium(tmp_path / "consortium", SITES)
     folder = tmp_path / "run"
-    settings = consortium.coordinator_settings(folder / "state")
+    # Sites die here, and do not come back.
+    settings = consortium.coordinator_settings(folder / "state", reconnect_s=0.2)
     coordinator = start("coordinator", settings, folder)
     assert coordinator.stdout is not None
     port = int(coordinator.stdout.readline())

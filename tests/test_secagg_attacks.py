@@ -67,7 +67,8 @@ from veilsum.site.events import CoordinatorSent, Disconnected, ModelFetched, Sit
 from veilsum.site.session import SiteCore
 from veilsum.site.trainer import EvaluationResult, TrainingResult
 from veilsum.transport import coordinator_app, site_app
-from veilsum.transport.client import Connection, Endpoint, Unreachable
+from veilsum.transport.client import Connection, Unreachable
+from veilsum.transport.endpoint import Endpoint
 from veilsum.transport.logs import Log
 from veilsum.transport.outgoing import Outgoing
 from veilsum.transport.server import FEDERATION

@@ -40,7 +40,8 @@ from veilsum.proto.v1 import operator_pb2
 from veilsum.transport import wire_data
 from veilsum.transport.callers import INSECURE_IDENTITY
 from veilsum.transport.checkpoints import load_model, model_to_bytes
-from veilsum.transport.client import Connection, Endpoint, Refused, Replaced, Unreachable
+from veilsum.transport.client import Connection, Refused, Replaced, Unreachable
+from veilsum.transport.endpoint import Endpoint
 from veilsum.transport.operator import CoordinatorUnreachable, OperatorClient
 from veilsum.transport.site_app import make_endpoint
 from veilsum.transport.storage import RESTARTED
@@ -68,7 +69,8 @@ def consortium(tmp_path_factory: pytest.TempPathFactory) -> Consortium:
 
 @pytest.fixture
 def settings(consortium: Consortium, tmp_path: Path):
-    return consortium.coordinator_settings(tmp_path / "state")
+    # Clients here hang up and do not come back.
+    return consortium.coordinator_settings(tmp_path / "state", reconnect_s=0.0)
 
 
 def endpoint(consortium: Consortium, site: str, port: int) -> Endpoint:
@@ -362,10 +364,10 @@ def test_a_message_that_breaks_the_format_ends_that_sites_stream_only(
             Connection(endpoint(consortium, "b", port)) as other,
             Connection(endpoint(consortium, "a", port)) as connection,
         ):
-            await connection.send(Hello("again", consortium.roster.hash))
+            await connection.send(Hello("again", consortium.roster.hash, b"i" * 16))
             with pytest.raises(Refused, match="says hello once"):
                 await drain(connection)
-            await other.send(Hello("again", consortium.roster.hash))
+            await other.send(Hello("again", consortium.roster.hash, b"i" * 16))
             with pytest.raises(Refused, match="says hello once"):
                 await drain(other)
 

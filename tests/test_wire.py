@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from veilsum.control import (
     Deadlines,
     Decline,
+    Goodbye,
     Hello,
     OptimizerSpec,
     PlainPlan,
@@ -52,6 +53,7 @@ PLAN = PlainPlan(
 )
 TO_SITE = [
     Welcome("lungs", b"r" * 32),
+    Welcome("lungs", b"r" * 32, ROUND),
     RoundOpened(ROUND, "nodules", TASK, b"signed", None),
     RoundOpened(ROUND, "nodules", TASK, b"", PLAN),
     ProtocolMessage(ROUND, b"payload"),
@@ -61,7 +63,8 @@ TO_SITE = [
     RunClosed("run-1", False, "stopped"),
 ]
 TO_COORDINATOR = [
-    Hello("0.1.0", b"r" * 32),
+    Hello("0.1.0", b"r" * 32, b"i" * 16),
+    Goodbye(),
     ProtocolMessage(ROUND, b"payload"),
     Decline(ROUND, "policy", "min_sites is 3, this site demands 5"),
     Progress(ROUND, 0.5),
@@ -265,6 +268,14 @@ SITE_MESSAGES = {
         pb.SiteMessage(hello=pb.Hello(version="v" * 65, roster_hash=b"x" * 32)),
         "version must be 0 to 64 bytes",
     ),
+    "no instance": (
+        pb.SiteMessage(hello=pb.Hello(version="1", roster_hash=b"x" * 32)),
+        "instance must be 16 to 16 bytes, got 0",
+    ),
+    "long instance": (
+        pb.SiteMessage(hello=pb.Hello(roster_hash=b"x" * 32, instance=b"i" * 17)),
+        "instance must be 16 to 16 bytes, got 17",
+    ),
     "no round": (pb.SiteMessage(protocol=pb.ProtocolMessage(payload=b"x")), "run_id"),
     "round zero": (
         pb.SiteMessage(protocol=pb.ProtocolMessage(round=_round(number=0), payload=b"x")),
@@ -322,6 +333,12 @@ COORDINATOR_MESSAGES = {
     "no consortium": (
         pb.CoordinatorMessage(welcome=pb.Welcome(roster_hash=b"x" * 32)),
         "consortium must be 1",
+    ),
+    "welcome to a round without a number": (
+        pb.CoordinatorMessage(
+            welcome=pb.Welcome(consortium="c", roster_hash=b"x" * 32, round=_round(number=0))
+        ),
+        "number must be 1",
     ),
 }
 

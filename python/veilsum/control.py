@@ -236,10 +236,16 @@ def require_hadamard(block: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Welcome:
-    """First answer on a Join stream. The site compares the roster hash with its own."""
+    """First answer on a Join stream. The site compares the roster hash with its own.
+
+    Attributes:
+        round: the round whose messages follow, as far as this site was sent them before: the
+            coordinator goes on with what the site did in it. None: there is no such round.
+    """
 
     consortium: str
     roster_hash: bytes
+    round: RoundId | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,10 +328,16 @@ ToSite = Welcome | RoundOpened | ProtocolMessage | RoundClosed | SiteDropped | R
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """First message on a Join stream."""
+    """First message on a Join stream.
+
+    Attributes:
+        instance: random bytes that a site's process drew when it began, 16 of them: who comes
+            back with the same ones still has what it did in the current round.
+    """
 
     version: str
     roster_hash: bytes
+    instance: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,7 +360,12 @@ class Progress:
     fraction: float
 
 
-ToCoordinator = Hello | ProtocolMessage | Decline | Progress
+@dataclass(frozen=True, slots=True)
+class Goodbye:
+    """Last message on a Join stream of a process that stops: nobody need wait for it."""
+
+
+ToCoordinator = Hello | ProtocolMessage | Decline | Progress | Goodbye
 
 
 @dataclass(frozen=True, slots=True)

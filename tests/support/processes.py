@@ -27,8 +27,9 @@ from veilsum.errors import DecodeError
 from veilsum.secagg.envelope import Envelope
 from veilsum.secagg.messages import SealedDeal
 from veilsum.secagg.payload import kind_of
-from veilsum.transport.client import Connection, Endpoint
+from veilsum.transport.client import Connection
 from veilsum.transport.coordinator_app import run_coordinator
+from veilsum.transport.endpoint import Endpoint
 from veilsum.transport.site_app import run_site
 
 TESTS = Path(__file__).parents[1]

@@ -96,7 +96,9 @@ async def foreign(port: int, files: IssuedFiles, ca: Path | None = None) -> Asyn
 
 def hello(roster_hash: bytes) -> pb.SiteMessage:
     """A site's first message."""
-    return pb.SiteMessage(hello=pb.Hello(version="test", roster_hash=roster_hash))
+    return pb.SiteMessage(
+        hello=pb.Hello(version="test", roster_hash=roster_hash, instance=b"i" * 16)
+    )
 
 
 async def status_of(call: Any) -> tuple[grpc.StatusCode, str]:

@@ -24,9 +24,10 @@ from veilsum.optimizers.state import OptimizerState
 
 @dataclass(frozen=True, slots=True)
 class SiteJoined:
-    """An authenticated site opened its Join stream (and has the same roster).
+    """A process of an authenticated site opened its Join stream (and has the same roster).
 
-    instance: names the site's process; empty where it does not say.
+    `instance` tells it from others of the same site; a process whose stream breaks and that is
+    back in time has not left, so it joins once.
     """
 
     site: str
@@ -35,7 +36,7 @@ class SiteJoined:
 
 @dataclass(frozen=True, slots=True)
 class SiteLeft:
-    """A site's Join stream ended."""
+    """A site's process is gone: it said so, another took its place, or it was away too long."""
 
     site: str
     reason: str

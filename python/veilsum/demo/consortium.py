@@ -88,6 +88,8 @@ def write_coordinator_toml(consortium: Consortium) -> Path:
             "roster": folder.roster,
             **_keys(files),
             "threads": 2,
+            # Here nobody is cut off but the site that is killed, and everybody looks on.
+            "reconnect_s": 2.0,
         },
         {"log": {"format": "json"}},
     )

@@ -20,10 +20,11 @@ _MEANINGS = {
     "survivor-vote": "which updates are to be in the sum",
     "unmask-shares": "the shares that remove the masks from the sum, and from nothing else",
     "progress": "how far training is, a fraction",
-    "hello": "version and hash of the roster",
+    "hello": "version, hash of the roster, a random number of the process",
     "model-request": "asks for the model",
     "upload-status": "asks how much of an update has arrived",
     "decline": "why the site does not take part in a round",
+    "goodbye": "the site stops",
 }
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -16,6 +14,7 @@ from typing_extensions import Buffer
 
 from veilsum.control import (
     Decline,
+    Goodbye,
     Hello,
     Progress,
     ProtocolMessage,
@@ -27,17 +26,12 @@ from veilsum.control import (
 )
 from veilsum.errors import DecodeError, LedgerError, VeilsumError
 from veilsum.model import ModelLayout
-from veilsum.pki.identity import Identity
-from veilsum.roster import Roster
 from veilsum.secagg.messages import kind_of_message
 from veilsum.transport import wire_data
-from veilsum.transport.callers import INSECURE_IDENTITY
+from veilsum.transport.endpoint import Endpoint
 from veilsum.transport.outgoing import update_kind
-from veilsum.transport.process import KEEPALIVE_OPTIONS
 from veilsum.transport.received_model import receive_model
 from veilsum.transport.server import FEDERATION
-from veilsum.transport.settings import MESSAGE_LIMIT, RELAY_LIMIT
-from veilsum.transport.tls import TlsIdentity
 from veilsum.transport.wire import decode_to_site, encode_to_coordinator
 
 FRAME_BYTES = 1 << 20
@@ -71,65 +65,13 @@ class Replaced(VeilsumError):  # noqa: N818  see above
     """Another process joined in this site's name."""
 
 
-OnSent: TypeAlias = Callable[[str, int, bytes], None]
-"""Takes kind, bytes and SHA-256 of a message before it is handed to gRPC. Raises LedgerError
-where it may not leave."""
-
-
-def _not_listed(kind: str, size: int, digest: bytes) -> None:
-    """Nobody keeps a list of what leaves."""
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """Where the coordinator is and as whom to call it.
-
-    Attributes:
-        tls: None is the insecure mode.
-        on_sent: called for every message, right before it leaves.
-    """
-
-    address: str
-    identity: Identity
-    tls: TlsIdentity | None = field(repr=False)
-    roster: Roster
-    version: str
-    on_sent: OnSent = field(default=_not_listed, repr=False)
-
-    def channel(self) -> grpc.aio.Channel:
-        """A fresh channel: one that failed may be stuck with the address it resolved."""
-        options = [
-            ("grpc.max_receive_message_length", RELAY_LIMIT),
-            ("grpc.max_send_message_length", MESSAGE_LIMIT),
-            # Without it, channels to one address share a connection and its back-off.
-            ("grpc.use_local_subchannel_pool", 1),
-            *KEEPALIVE_OPTIONS,
-        ]
-        if self.tls is None:
-            return grpc.aio.insecure_channel(self.address, options=options)
-        credentials = self.tls.channel_credentials()
-        return grpc.aio.secure_channel(self.address, credentials, options=options)
-
-    def leaves(self, kind: str, message: bytes) -> None:
-        """To be called right before a message is handed to gRPC.
-
-        Raises:
-            LedgerError: it must stay here.
-        """
-        self.on_sent(kind, len(message), hashlib.sha256(message).digest())
-
-    @property
-    def metadata(self) -> tuple[tuple[str, str], ...]:
-        """Who calls, where no certificate says it."""
-        return () if self.tls is not None else ((INSECURE_IDENTITY, self.identity.uri),)
-
-
 class Connection:
     """One channel with its Join stream. Use `async with`.
 
     Raises on entry:
         Unreachable: nobody answers.
         Refused: the coordinator does not want this site, or has another roster.
+        Replaced: another process has joined as this site since this one did.
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -156,12 +98,12 @@ class Connection:
         self._join = call(metadata=self._endpoint.metadata)
         roster = self._endpoint.roster
         try:
-            await self.send(Hello(self._endpoint.version, roster.hash))
+            await self.send(Hello(self._endpoint.version, roster.hash, self._endpoint.instance))
             first = await asyncio.wait_for(self._join.read(), _CONNECT_SECONDS)
         except TimeoutError:
             raise Unreachable(f"{self._endpoint.address} does not answer") from None
         except grpc.aio.AioRpcError as error:
-            raise _translated(error) from error
+            raise _join_ended(error) from error
         if first is grpc.aio.EOF:
             raise Unreachable("the coordinator ended the stream before its welcome")
         welcome = decode_to_site(first)
@@ -204,9 +146,7 @@ class Connection:
             while (data := await self._join.read()) is not grpc.aio.EOF:
                 yield decode_to_site(data)
         except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.ABORTED:
-                raise Replaced("another process joined as this site") from error
-            raise _translated(error) from error
+            raise _join_ended(error) from error
         raise Unreachable("the coordinator hung up")
 
     # --- models ---------------------------------------------------------------------
@@ -360,6 +300,8 @@ def _kind(message: ToCoordinator) -> str:
             return "decline"
         case Progress():
             return "progress"
+        case Goodbye():
+            return "goodbye"
 
 
 class _Leaving:
@@ -406,6 +348,12 @@ def _grouped(chunks: Sequence[Buffer]) -> Iterator[list[Buffer]]:
         size += length
     if group:
         yield group
+
+
+def _join_ended(error: grpc.aio.AioRpcError) -> VeilsumError:
+    if error.code() is grpc.StatusCode.ABORTED:
+        return Replaced("another process joined as this site")
+    return _translated(error)
 
 
 def _translated(error: grpc.aio.AioRpcError) -> VeilsumError:

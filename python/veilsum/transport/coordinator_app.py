@@ -15,6 +15,7 @@ from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
 from veilsum.coordinator.core import Coordinator
+from veilsum.coordinator.events import SiteJoined, SiteLeft
 from veilsum.devices import available_threads, require_backend
 from veilsum.errors import ConfigError
 from veilsum.pki.roster_file import load_roster
@@ -101,7 +102,7 @@ async def serve_coordinator(
         outside = Outside(
             storage,
             Models(),
-            Links(),
+            Links(settings.reconnect_s),
             Watchers(storage),
             Metrics(roster.sites),
             transcripts=settings.transcripts,
@@ -140,8 +141,16 @@ class _App:
         self._storage = outside.storage
         self._outside = outside
         self._runner = Runner(core, self._outside, log)
+        outside.links.tell(self._presence)
         storage = outside.storage
         outside.metrics.watch_disk(storage.folder, storage.database, storage.spool)
+
+    def _presence(self, event: SiteJoined | SiteLeft) -> None:
+        if isinstance(event, SiteJoined):
+            self._log.info("site joined", site=event.site)
+        else:
+            self._log.info("site left", site=event.site, reason=event.reason)
+        self._runner.post(event)
 
     async def serve(
         self,

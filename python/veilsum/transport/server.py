@@ -16,15 +16,23 @@ import grpc
 import grpc.aio
 
 from veilsum import secagg
-from veilsum.control import Hello, Progress, RoundId, ToCoordinator, Welcome
-from veilsum.coordinator.events import SiteJoined, SiteLeft, SiteSent
+from veilsum.control import (
+    Decline,
+    Goodbye,
+    Hello,
+    Progress,
+    ProtocolMessage,
+    RoundId,
+    Welcome,
+)
+from veilsum.coordinator.events import SiteSent
 from veilsum.errors import ConfigError, DecodeError, PeerError, VeilsumError
 from veilsum.roster import Roster
 from veilsum.transport import wire_data
 from veilsum.transport.audits import Audits, pieces
 from veilsum.transport.callers import CallRefused, Gate
 from veilsum.transport.incoming import IncomingUpload, Superseded
-from veilsum.transport.links import REPLACED, Link, Links
+from veilsum.transport.links import REPLACED, STOPPED, Link, Links
 from veilsum.transport.logs import Log
 from veilsum.transport.metrics import Metrics
 from veilsum.transport.models import PIECE_BYTES, Models, Unreadable, file_pieces
@@ -52,6 +60,7 @@ _STATUS: tuple[tuple[type[VeilsumError], grpc.StatusCode], ...] = (
     (ConfigError, grpc.StatusCode.INVALID_ARGUMENT),
 )
 _UNEXPECTED = "an internal error of the coordinator, see its log"
+_HUNG_UP = "the site hung up"
 
 
 @dataclass(frozen=True)
@@ -179,14 +188,13 @@ class FederationService:
     ) -> AsyncGenerator[bytes, None]:
         site = self._site(context)
         requests = aiter(requests)
-        await self._greet(site, requests)
-        link, replaced = self._links.attach(site)
-        if replaced:
-            self._desk.runner.post(SiteLeft(site, REPLACED))
-        link.send(Welcome(self._roster.consortium, self._roster.hash))
+        hello = await self._greet(site, requests)
+        if self._links.was_replaced(site, hello.instance):
+            raise CallRefused(grpc.StatusCode.ABORTED, REPLACED)
+        welcome = Welcome(self._roster.consortium, self._roster.hash)
+        link = self._links.attach(site, hello.instance, welcome)
         self._desk.metrics.sites(len(self._links))
-        self._desk.log.info("site joined", site=site, replaced=replaced)
-        self._desk.runner.post(SiteJoined(site))
+        self._desk.log.info("site connected", site=site)
         reader = asyncio.create_task(self._read(link, requests))
         try:
             async for message in link.messages():
@@ -195,7 +203,7 @@ class FederationService:
         finally:
             await self._left(link, reader)
 
-    async def _greet(self, site: str, requests: AsyncIterator[bytes]) -> None:
+    async def _greet(self, site: str, requests: AsyncIterator[bytes]) -> Hello:
         try:
             first = await asyncio.wait_for(anext(requests, None), HELLO_SECONDS)
         except TimeoutError:
@@ -210,6 +218,7 @@ class FederationService:
                 f"{self._roster.hash.hex()[:16]}",
                 hint="every member needs the same roster file",
             )
+        return hello
 
     async def _read(self, link: Link, requests: AsyncIterator[bytes]) -> None:
         """Turns a site's messages into events, one at a time: the next is read when the core
@@ -219,11 +228,14 @@ class FederationService:
                 message = decode_to_coordinator(data)
                 if link.closed is not None:
                     return
+                if isinstance(message, Goodbye):
+                    link.close(STOPPED)
+                    return
                 await self._desk.runner.submit(self._event(link.site, message))
         finally:
-            link.close("the site hung up")
+            link.close(_HUNG_UP)
 
-    def _event(self, site: str, message: ToCoordinator) -> SiteSent:
+    def _event(self, site: str, message: Hello | ProtocolMessage | Decline | Progress) -> SiteSent:
         if isinstance(message, Hello):
             raise DecodeError("a site says hello once")
         if not isinstance(message, Progress):
@@ -233,7 +245,7 @@ class FederationService:
     async def _end_join(self, link: Link, reader: asyncio.Task[None]) -> None:
         if reader.done() and not reader.cancelled() and (error := reader.exception()):
             raise error
-        if link.closed != "the site hung up":
+        if link.closed not in (_HUNG_UP, STOPPED):
             status = (
                 grpc.StatusCode.ABORTED if link.closed == REPLACED else grpc.StatusCode.UNAVAILABLE
             )
@@ -242,11 +254,10 @@ class FederationService:
     async def _left(self, link: Link, reader: asyncio.Task[None]) -> None:
         link.close("the connection broke")
         reader.cancel()
-        # Also when the call itself was cancelled: SiteLeft must be posted in any case.
-        if self._links.detach(link):
-            self._desk.metrics.sites(len(self._links))
-            self._desk.log.info("site left", site=link.site, reason=link.closed)
-            self._desk.runner.post(SiteLeft(link.site, link.closed or ""))
+        # Also when the call itself was cancelled: from here on the site counts as away.
+        self._links.detach(link)
+        self._desk.metrics.sites(len(self._links))
+        self._desk.log.info("site disconnected", site=link.site, reason=link.closed)
         with suppress(asyncio.CancelledError, Exception):
             await reader
 

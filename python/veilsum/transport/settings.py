@@ -27,6 +27,8 @@ RELAY_LIMIT = 8 << 20
 """Largest from the coordinator to a site: an invitation holds the layout of the model."""
 
 _ROUNDING_SEED_BYTES = 32
+_MOST_RECONNECT_SECONDS = 86_400.0
+_MOST_HOLD_SECONDS = 30 * 86_400.0
 _PIN = re.compile("[0-9a-f]{64}")
 
 
@@ -83,6 +85,8 @@ class CoordinatorSettings:
             their sum, which are on no disk otherwise.
         spool_limit_bytes: of all uploads on disk together; one that does not fit waits at its site.
             0 means what the disk has.
+        reconnect_s: how long a site whose connection broke, or was there before the coordinator
+            started again, is waited for before its rounds go on without it; 0: not at all.
     """
 
     state_dir: Path
@@ -102,6 +106,7 @@ class CoordinatorSettings:
     audits: bool = False
     transcripts: Path | None = None
     spool_limit_bytes: int = 0
+    reconnect_s: float = 30.0
 
     def __post_init__(self) -> None:
         host, _ = split_address(self.listen, "listen", lowest_port=0)
@@ -116,6 +121,7 @@ class CoordinatorSettings:
             raise ConfigError(
                 f"spool_limit_bytes must be 0 or positive, got {self.spool_limit_bytes}"
             )
+        _check_seconds("reconnect_s", self.reconnect_s, most=_MOST_RECONNECT_SECONDS)
         _check_threads(self.threads)
 
 
@@ -144,6 +150,7 @@ class SiteSettings:
             devices.available_threads() says.
         backend: what encodes and masks updates of masked rounds: "cpu", or a device such as
             "cuda:0".
+        hold_s: how long the site stays in its round without a connection.
     """
 
     site: str
@@ -167,6 +174,7 @@ class SiteSettings:
     roster_hash: str | None = None
     previous_roster: Path | None = None
     egress: Path | None = None
+    hold_s: float = 3600.0
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.site.encode()) <= 64 or not self.site.isprintable():
@@ -180,6 +188,7 @@ class SiteSettings:
         _check_rounding_seed(self.rounding_seed)
         if self.max_model_bytes < 1:
             raise ConfigError(f"max_model_bytes must be positive, got {self.max_model_bytes}")
+        _check_seconds("hold_s", self.hold_s, most=_MOST_HOLD_SECONDS)
         _check_threads(self.threads)
 
 
@@ -277,6 +286,11 @@ def _check_rounding_seed(seed: str | None) -> None:
     if size != _ROUNDING_SEED_BYTES:
         # The seed itself stays out of the message: it is a secret.
         raise ConfigError("rounding_seed must be 64 hexadecimal digits")
+
+
+def _check_seconds(name: str, seconds: float, *, most: float) -> None:
+    if not 0.0 <= seconds <= most:  # so written, it refuses nan as well
+        raise ConfigError(f"{name} must be 0 to {most:g} seconds, got {seconds}")
 
 
 def _check_threads(threads: int) -> None:

@@ -42,8 +42,9 @@ from veilsum.site.events import (
 from veilsum.site.session import SiteCore
 from veilsum.site.trainer import Trainer
 from veilsum.transport.backoff import Backoff
-from veilsum.transport.client import Connection, Endpoint, Refused, Replaced, Unreachable
+from veilsum.transport.client import Connection, Refused, Replaced, Unreachable
 from veilsum.transport.egress_file import EgressFile, open_egress
+from veilsum.transport.endpoint import Endpoint
 from veilsum.transport.evidence_files import save_evidence
 from veilsum.transport.fetching import Fetching
 from veilsum.transport.ledger_file import open_ledger

@@ -18,6 +18,7 @@ from google.protobuf.message import Message
 from veilsum.control import (
     Compression,
     Decline,
+    Goodbye,
     Hello,
     PlainPlan,
     Progress,
@@ -36,6 +37,7 @@ from veilsum.errors import ConfigError, DecodeError
 from veilsum.proto.v1 import federation_pb2 as pb
 
 HASH_BYTES = 32
+INSTANCE_BYTES = 16
 MAX_ID_BYTES = 64
 MAX_TEXT_BYTES = 4096  # a reason, for people
 MAX_PAYLOAD_BYTES = 2 << 20  # a protocol message of a site
@@ -222,7 +224,11 @@ def _to_site(message: ToSite) -> pb.CoordinatorMessage:
     match message:
         case Welcome():
             return pb.CoordinatorMessage(
-                welcome=pb.Welcome(consortium=message.consortium, roster_hash=message.roster_hash)
+                welcome=pb.Welcome(
+                    consortium=message.consortium,
+                    roster_hash=message.roster_hash,
+                    round=None if message.round is None else encode_round_id(message.round),
+                )
             )
         case RoundOpened():
             return pb.CoordinatorMessage(round_opened=_encode_opened(message))
@@ -262,9 +268,11 @@ def decode_to_site(data: bytes) -> ToSite:
     message = parse(pb.CoordinatorMessage, data)
     match message.WhichOneof("message"):
         case "welcome":
+            welcome = message.welcome
             return Welcome(
-                printable(message.welcome.consortium, "consortium"),
-                hash_bytes(message.welcome.roster_hash, "roster_hash"),
+                printable(welcome.consortium, "consortium"),
+                hash_bytes(welcome.roster_hash, "roster_hash"),
+                decode_round_id(welcome.round) if welcome.HasField("round") else None,
             )
         case "round_opened":
             return _decode_opened(message.round_opened)
@@ -325,7 +333,11 @@ def _to_coordinator(message: ToCoordinator) -> pb.SiteMessage:
     match message:
         case Hello():
             return pb.SiteMessage(
-                hello=pb.Hello(version=message.version, roster_hash=message.roster_hash)
+                hello=pb.Hello(
+                    version=message.version,
+                    roster_hash=message.roster_hash,
+                    instance=message.instance,
+                )
             )
         case ProtocolMessage():
             return pb.SiteMessage(protocol=_encode_protocol(message))
@@ -341,6 +353,8 @@ def _to_coordinator(message: ToCoordinator) -> pb.SiteMessage:
                     round=encode_round_id(message.round), fraction=message.fraction
                 )
             )
+        case Goodbye():
+            return pb.SiteMessage(goodbye=pb.Goodbye())
         case _:
             assert_never(message)
 
@@ -357,6 +371,12 @@ def decode_to_coordinator(data: bytes) -> ToCoordinator:
             return Hello(
                 text(message.hello.version, "version", largest=MAX_ID_BYTES),
                 hash_bytes(message.hello.roster_hash, "roster_hash"),
+                blob(
+                    message.hello.instance,
+                    "instance",
+                    smallest=INSTANCE_BYTES,
+                    largest=INSTANCE_BYTES,
+                ),
             )
         case "protocol":
             return _decode_protocol(message.protocol, largest=MAX_PAYLOAD_BYTES)
@@ -372,5 +392,7 @@ def decode_to_coordinator(data: bytes) -> ToCoordinator:
             if not 0.0 <= fraction <= 1.0:
                 raise DecodeError(f"fraction must be 0 to 1, got {fraction}")
             return Progress(decode_round_id(message.progress.round), fraction)
+        case "goodbye":
+            return Goodbye()
         case _:
             raise DecodeError("a site's message is empty or of an unknown kind")

@@ -17,16 +17,18 @@ class RoundId(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., number: _Optional[int] = ..., attempt: _Optional[int] = ...) -> None: ...
 
 class SiteMessage(_message.Message):
-    __slots__ = ("hello", "protocol", "decline", "progress")
+    __slots__ = ("hello", "protocol", "decline", "progress", "goodbye")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     DECLINE_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    GOODBYE_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     protocol: ProtocolMessage
     decline: Decline
     progress: Progress
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., protocol: _Optional[_Union[ProtocolMessage, _Mapping]] = ..., decline: _Optional[_Union[Decline, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ...) -> None: ...
+    goodbye: Goodbye
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., protocol: _Optional[_Union[ProtocolMessage, _Mapping]] = ..., decline: _Optional[_Union[Decline, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ...) -> None: ...
 
 class CoordinatorMessage(_message.Message):
     __slots__ = ("welcome", "round_opened", "protocol", "round_closed", "site_dropped", "run_closed")
@@ -45,20 +47,24 @@ class CoordinatorMessage(_message.Message):
     def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., round_opened: _Optional[_Union[RoundOpened, _Mapping]] = ..., protocol: _Optional[_Union[ProtocolMessage, _Mapping]] = ..., round_closed: _Optional[_Union[RoundClosed, _Mapping]] = ..., site_dropped: _Optional[_Union[SiteDropped, _Mapping]] = ..., run_closed: _Optional[_Union[RunClosed, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("version", "roster_hash")
+    __slots__ = ("version", "roster_hash", "instance")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     ROSTER_HASH_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
     version: str
     roster_hash: bytes
-    def __init__(self, version: _Optional[str] = ..., roster_hash: _Optional[bytes] = ...) -> None: ...
+    instance: bytes
+    def __init__(self, version: _Optional[str] = ..., roster_hash: _Optional[bytes] = ..., instance: _Optional[bytes] = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("consortium", "roster_hash")
+    __slots__ = ("consortium", "roster_hash", "round")
     CONSORTIUM_FIELD_NUMBER: _ClassVar[int]
     ROSTER_HASH_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
     consortium: str
     roster_hash: bytes
-    def __init__(self, consortium: _Optional[str] = ..., roster_hash: _Optional[bytes] = ...) -> None: ...
+    round: RoundId
+    def __init__(self, consortium: _Optional[str] = ..., roster_hash: _Optional[bytes] = ..., round: _Optional[_Union[RoundId, _Mapping]] = ...) -> None: ...
 
 class ProtocolMessage(_message.Message):
     __slots__ = ("round", "payload")
@@ -167,6 +173,10 @@ class Progress(_message.Message):
     round: RoundId
     fraction: float
     def __init__(self, round: _Optional[_Union[RoundId, _Mapping]] = ..., fraction: _Optional[float] = ...) -> None: ...
+
+class Goodbye(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class FetchModelRequest(_message.Message):
     __slots__ = ("round",)

@@ -84,6 +84,11 @@ class FederationServicer(object):
     def Join(self, request_iterator, context):
         """Control and protocol messages for as long as the site is there. The site sends Hello
         first and receives Welcome; a second stream of the same site replaces the first.
+
+        A stream that breaks costs a site nothing if the same process is back in time: then every
+        message of its current round is sent again, in order. The site must answer one that it has
+        answered with the identical bytes, whatever it did meanwhile, and the coordinator ignores
+        what it has heard. A process that says Goodbye is not waited for.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
