@@ -60,6 +60,7 @@ def test_the_services_and_their_calls_are_the_published_ones() -> None:
         "ListRuns",
         "WatchRun",
         "AbortRun",
+        "PruneRuns",
     ]
 
 

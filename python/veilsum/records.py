@@ -53,6 +53,7 @@ class RunEvent:
 
     kind: "phase" (a phase began), "site" (a site joined, delivered, declined or was dropped),
     "progress" (training), "round" (a round ended), "run" (the run ended).
+    number: grows from event to event once the event is kept; 0 for progress, which is not.
     """
 
     run_id: str
@@ -68,3 +69,4 @@ class RunEvent:
     fraction: float = 0.0
     digest: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
+    number: int = 0

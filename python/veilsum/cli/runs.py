@@ -130,11 +130,19 @@ def watch(
     run: _RunArgument = "",
     identity: _IdentityOption = None,
     insecure: _InsecureOption = "",
+    after: Annotated[
+        int, typer.Option(min=0, help="Number of the last event that is known already.")
+    ] = 0,
+    patience: Annotated[
+        float, typer.Option(min=0, help="Seconds to try again while nobody answers.")
+    ] = 3600.0,
     as_json: JsonOption = False,
 ) -> None:
     """Follow a run until it ends. Exits with 1 if it was aborted.
 
-    Shows what has happened so far first, so it may be started at any time.
+    Shows what has happened so far first, so it may be started at any time. Where the connection
+    breaks or the coordinator is started again, it goes on after the last event that it had: with
+    --json each has a number, and none is lost or comes twice.
 
     \b
     Example:
@@ -143,7 +151,7 @@ def watch(
     with _connect(coordinator, identity, insecure) as client:
         run_id = run or _newest(client)
         with RunView(silent=as_json) as view:
-            for event in client.watch(run_id):
+            for event in client.follow(run_id, after=after, patience_s=patience, lost=view.lost):
                 if as_json:
                     print_json(event_document(event))
                 view.show(event)

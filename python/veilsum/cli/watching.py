@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from veilsum.cli.output import print_line, progress_console, size_text
+from veilsum.errors import VeilsumError
 
 if TYPE_CHECKING:
     from rich.status import Status
@@ -71,6 +72,11 @@ class RunView:
     ) -> None:
         if self._status is not None:
             self._status.stop()
+
+    def lost(self, error: VeilsumError) -> None:
+        """The coordinator does not answer, and is tried again."""
+        if self._status is not None:
+            self._status.update(f"trying again: {error}")
 
     def show(self, event: RunEvent) -> None:
         """Takes the next event."""

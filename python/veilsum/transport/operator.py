@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -11,7 +12,8 @@ import grpc
 from veilsum.control import RunEvent, RunSpec, RunStatus
 from veilsum.errors import ConfigError, VeilsumError
 from veilsum.pki.identity import Identity
-from veilsum.transport import wire_runs
+from veilsum.transport import wire_requests, wire_runs
+from veilsum.transport.backoff import Backoff
 from veilsum.transport.callers import INSECURE_IDENTITY
 from veilsum.transport.operator_service import OPERATOR
 from veilsum.transport.process import KEEPALIVE_OPTIONS
@@ -21,6 +23,14 @@ from veilsum.transport.tls import load_tls_identity
 _T = TypeVar("_T")
 
 _SECONDS = 60.0
+_LONGEST_RECONNECT_MS = 5_000
+
+# How a call ends whose connection broke, and one that was too slow for what it watches.
+_PASSING = (
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+)
 _ENVELOPE_BYTES = 64 << 10  # what a submission holds beside the model
 
 
@@ -44,6 +54,7 @@ class OperatorClient:
         options = [
             ("grpc.max_receive_message_length", -1),
             ("grpc.max_send_message_length", MESSAGE_LIMIT),
+            ("grpc.max_reconnect_backoff_ms", _LONGEST_RECONNECT_MS),
             *KEEPALIVE_OPTIONS,
         ]
         self._metadata: tuple[tuple[str, str], ...] = ()
@@ -109,10 +120,47 @@ class OperatorClient:
             "AbortRun", wire_runs.encode_abort(run_id, reason), wire_runs.run_from_bytes
         )
 
-    def watch(self, run_id: str) -> Iterator[RunEvent]:
-        """What has happened so far, then what happens, until the run ends."""
+    def follow(
+        self,
+        run_id: str,
+        *,
+        after: int = 0,
+        patience_s: float,
+        lost: Callable[[VeilsumError], None],
+    ) -> Iterator[RunEvent]:
+        """As watch, also when the connection breaks or the coordinator is started again: goes on
+        after the last event, so that none is lost or comes twice.
+
+        Args:
+            patience_s: how long to try without an answer.
+            lost: told why there was none, each time.
+        """
+        backoff = Backoff()
+        since: float | None = None
+        while True:
+            try:
+                for event in self.watch(run_id, after=after):
+                    since = None
+                    backoff.reset()
+                    after = max(after, event.number)
+                    yield event
+                return
+            except CoordinatorUnreachable as error:
+                now = time.monotonic()
+                since = now if since is None else since
+                if now - since >= patience_s:
+                    raise
+                lost(error)
+                time.sleep(min(backoff.delay(), since + patience_s - now))
+
+    def watch(self, run_id: str, *, after: int = 0) -> Iterator[RunEvent]:
+        """What has happened so far, then what happens, until the run ends.
+
+        Args:
+            after: number of the last event that is known already.
+        """
         stream = self._channel.unary_stream(f"/{OPERATOR}/WatchRun")
-        call = stream(wire_runs.encode_run_request(run_id), metadata=self._metadata)
+        call = stream(wire_requests.encode_watch(run_id, after), metadata=self._metadata)
         try:
             for data in call:
                 yield wire_runs.event_from_bytes(data)
@@ -134,6 +182,10 @@ class OperatorClient:
             return CoordinatorUnreachable(
                 f"cannot reach the coordinator at {self._address}: {text}",
                 hint="is it running, and is its certificate of the same consortium?",
+            )
+        if error.code() in _PASSING:
+            return CoordinatorUnreachable(
+                f"the coordinator at {self._address} broke off: {text}", hint=hint or None
             )
         if error.code() is grpc.StatusCode.INTERNAL:
             return VeilsumError(text, hint=hint or None)

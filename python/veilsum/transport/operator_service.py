@@ -17,7 +17,7 @@ from veilsum.coordinator.events import RunAbortRequested, RunSubmitted
 from veilsum.errors import ConfigError
 from veilsum.model import ModelLayout
 from veilsum.optimizers.state import OptimizerState
-from veilsum.transport import wire_runs
+from veilsum.transport import wire_requests, wire_runs
 from veilsum.transport.callers import CallRefused
 from veilsum.transport.checkpoints import (
     Arrays,
@@ -30,6 +30,8 @@ from veilsum.transport.storage import Storage
 from veilsum.transport.watchers import Watchers
 
 OPERATOR = "veilsum.v1.Operator"
+
+_OVER = ("completed", "aborted")
 
 
 class OperatorService:
@@ -88,9 +90,9 @@ class OperatorService:
 
     async def _watch(self, request: bytes, context: Any) -> AsyncGenerator[bytes, None]:
         self._desk.gate.caller(context, OPERATOR)
-        run_id = wire_runs.decode_run_request(request)
-        await self._run(run_id)
-        async with aclosing(self._watchers.watch(run_id)) as events:
+        run_id, after = wire_requests.decode_watch(request)
+        over = (await self._run(run_id)).state in _OVER
+        async with aclosing(self._watchers.watch(run_id, after=after, over=over)) as events:
             async for event in events:
                 yield wire_runs.event_to_bytes(event)
 
@@ -98,7 +100,7 @@ class OperatorService:
         operator = self._desk.gate.caller(context, OPERATOR).name
         run_id, reason = wire_runs.decode_abort(request)
         status = await self._run(run_id)
-        if status.state in ("waiting", "running"):
+        if status.state not in _OVER:
             by = f"aborted by operator {operator}"
             await self._desk.runner.submit(
                 RunAbortRequested(run_id, f"{by}: {reason}" if reason else by)

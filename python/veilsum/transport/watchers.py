@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 
 from veilsum.control import RunEvent
 from veilsum.errors import VeilsumError
@@ -39,8 +40,14 @@ class Watchers:
             elif queue.qsize() == _MAX_UNREAD:
                 queue.put_nowait(None)
 
-    async def watch(self, run_id: str) -> AsyncGenerator[RunEvent, None]:
+    async def watch(
+        self, run_id: str, *, after: int = 0, over: bool = False
+    ) -> AsyncGenerator[RunEvent, None]:
         """All events of a run, to its last.
+
+        Args:
+            after: number of the last event that is known already.
+            over: the run has ended, so that nothing more will happen to it.
 
         Raises:
             TooSlow: the caller fell too far behind.
@@ -50,20 +57,21 @@ class Watchers:
         try:
             # Subscribed before reading the past, so an event may come twice but never not
             # at all; the numbers tell which.
-            last = 0
-            for number, event in await asyncio.to_thread(self._storage.events, run_id):
+            last = after
+            past = await asyncio.to_thread(self._storage.events, run_id, after=after)
+            for number, event in past:
                 last = number
-                yield event
+                yield replace(event, number=number)
                 if event.kind == _LAST_KIND:
                     return
-            while True:
+            while not over:
                 item = await queue.get()
                 if item is None:
                     raise TooSlow("events come faster than they are read")
                 number, event = item
                 if number and number <= last:
                     continue
-                yield event
+                yield replace(event, number=number)
                 if event.kind == _LAST_KIND:
                     return
         finally:

@@ -149,6 +149,7 @@ def encode_event(event: RunEvent) -> pb.RunEvent:
         fraction=event.fraction,
         digest=event.digest,
         metrics=event.metrics,
+        number=event.number,
     )
 
 
@@ -174,6 +175,7 @@ def decode_event(message: pb.RunEvent) -> RunEvent:
         fraction=finite(message.fraction, "fraction"),
         digest=text(message.digest, "digest", largest=2 * HASH_BYTES),
         metrics=metrics(message.metrics, "metrics"),
+        number=message.number,
     )
 
 

@@ -117,6 +117,14 @@ class GetRunRequest(_message.Message):
     run_id: str
     def __init__(self, run_id: _Optional[str] = ...) -> None: ...
 
+class WatchRunRequest(_message.Message):
+    __slots__ = ("run_id", "after")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    after: int
+    def __init__(self, run_id: _Optional[str] = ..., after: _Optional[int] = ...) -> None: ...
+
 class ListRunsRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
@@ -134,6 +142,34 @@ class AbortRunRequest(_message.Message):
     run_id: str
     reason: str
     def __init__(self, run_id: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class PruneRunsRequest(_message.Message):
+    __slots__ = ("older_than_s", "keep", "proofs", "dry_run")
+    OLDER_THAN_S_FIELD_NUMBER: _ClassVar[int]
+    KEEP_FIELD_NUMBER: _ClassVar[int]
+    PROOFS_FIELD_NUMBER: _ClassVar[int]
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    older_than_s: float
+    keep: int
+    proofs: bool
+    dry_run: bool
+    def __init__(self, older_than_s: _Optional[float] = ..., keep: _Optional[int] = ..., proofs: bool = ..., dry_run: bool = ...) -> None: ...
+
+class PruneRunsResponse(_message.Message):
+    __slots__ = ("runs",)
+    RUNS_FIELD_NUMBER: _ClassVar[int]
+    runs: _containers.RepeatedCompositeFieldContainer[PrunedRun]
+    def __init__(self, runs: _Optional[_Iterable[_Union[PrunedRun, _Mapping]]] = ...) -> None: ...
+
+class PrunedRun(_message.Message):
+    __slots__ = ("run_id", "state", "bytes")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    state: str
+    bytes: int
+    def __init__(self, run_id: _Optional[str] = ..., state: _Optional[str] = ..., bytes: _Optional[int] = ...) -> None: ...
 
 class Run(_message.Message):
     __slots__ = ("run_id", "spec", "state", "reason", "current_round", "phase", "sites_waiting", "rounds")
@@ -221,7 +257,7 @@ class RoundRecord(_message.Message):
     def __init__(self, round: _Optional[_Union[_federation_pb2.RoundId, _Mapping]] = ..., completed: bool = ..., reason: _Optional[str] = ..., digest: _Optional[str] = ..., model_hash: _Optional[str] = ..., sites: _Optional[_Iterable[str]] = ..., dropped: _Optional[_Mapping[str, str]] = ..., total_weight: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ..., bytes_in: _Optional[_Mapping[str, int]] = ..., seconds: _Optional[_Mapping[str, float]] = ..., refusals: _Optional[_Mapping[str, bytes]] = ..., late: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class RunEvent(_message.Message):
-    __slots__ = ("run_id", "kind", "round_number", "phase", "site", "detail", "sites_in", "sites_expected", "bytes_in", "seconds", "fraction", "digest", "metrics")
+    __slots__ = ("run_id", "kind", "round_number", "phase", "site", "detail", "sites_in", "sites_expected", "bytes_in", "seconds", "fraction", "digest", "metrics", "number")
     class MetricsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -242,6 +278,7 @@ class RunEvent(_message.Message):
     FRACTION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     METRICS_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     kind: str
     round_number: int
@@ -255,4 +292,5 @@ class RunEvent(_message.Message):
     fraction: float
     digest: str
     metrics: _containers.ScalarMap[str, float]
-    def __init__(self, run_id: _Optional[str] = ..., kind: _Optional[str] = ..., round_number: _Optional[int] = ..., phase: _Optional[str] = ..., site: _Optional[str] = ..., detail: _Optional[str] = ..., sites_in: _Optional[int] = ..., sites_expected: _Optional[int] = ..., bytes_in: _Optional[int] = ..., seconds: _Optional[float] = ..., fraction: _Optional[float] = ..., digest: _Optional[str] = ..., metrics: _Optional[_Mapping[str, float]] = ...) -> None: ...
+    number: int
+    def __init__(self, run_id: _Optional[str] = ..., kind: _Optional[str] = ..., round_number: _Optional[int] = ..., phase: _Optional[str] = ..., site: _Optional[str] = ..., detail: _Optional[str] = ..., sites_in: _Optional[int] = ..., sites_expected: _Optional[int] = ..., bytes_in: _Optional[int] = ..., seconds: _Optional[float] = ..., fraction: _Optional[float] = ..., digest: _Optional[str] = ..., metrics: _Optional[_Mapping[str, float]] = ..., number: _Optional[int] = ...) -> None: ...

@@ -52,13 +52,18 @@ class OperatorStub(object):
                 _registered_method=True)
         self.WatchRun = channel.unary_stream(
                 '/veilsum.v1.Operator/WatchRun',
-                request_serializer=veilsum_dot_proto_dot_v1_dot_operator__pb2.GetRunRequest.SerializeToString,
+                request_serializer=veilsum_dot_proto_dot_v1_dot_operator__pb2.WatchRunRequest.SerializeToString,
                 response_deserializer=veilsum_dot_proto_dot_v1_dot_operator__pb2.RunEvent.FromString,
                 _registered_method=True)
         self.AbortRun = channel.unary_unary(
                 '/veilsum.v1.Operator/AbortRun',
                 request_serializer=veilsum_dot_proto_dot_v1_dot_operator__pb2.AbortRunRequest.SerializeToString,
                 response_deserializer=veilsum_dot_proto_dot_v1_dot_operator__pb2.Run.FromString,
+                _registered_method=True)
+        self.PruneRuns = channel.unary_unary(
+                '/veilsum.v1.Operator/PruneRuns',
+                request_serializer=veilsum_dot_proto_dot_v1_dot_operator__pb2.PruneRunsRequest.SerializeToString,
+                response_deserializer=veilsum_dot_proto_dot_v1_dot_operator__pb2.PruneRunsResponse.FromString,
                 _registered_method=True)
 
 
@@ -88,7 +93,8 @@ class OperatorServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def WatchRun(self, request, context):
-        """What has happened so far, then what happens, until the run ends.
+        """What has happened so far, then what happens, until the run ends. Whoever lost the stream, or
+        its coordinator, goes on after the last event that it has: none is lost or comes twice.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -96,6 +102,14 @@ class OperatorServicer(object):
 
     def AbortRun(self, request, context):
         """Stops a run; a run that is over stays as it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PruneRuns(self, request, context):
+        """Forgets runs that are over: their rounds, events and models. What proves things to others
+        stays, unless it is named.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -121,13 +135,18 @@ def add_OperatorServicer_to_server(servicer, server):
             ),
             'WatchRun': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchRun,
-                    request_deserializer=veilsum_dot_proto_dot_v1_dot_operator__pb2.GetRunRequest.FromString,
+                    request_deserializer=veilsum_dot_proto_dot_v1_dot_operator__pb2.WatchRunRequest.FromString,
                     response_serializer=veilsum_dot_proto_dot_v1_dot_operator__pb2.RunEvent.SerializeToString,
             ),
             'AbortRun': grpc.unary_unary_rpc_method_handler(
                     servicer.AbortRun,
                     request_deserializer=veilsum_dot_proto_dot_v1_dot_operator__pb2.AbortRunRequest.FromString,
                     response_serializer=veilsum_dot_proto_dot_v1_dot_operator__pb2.Run.SerializeToString,
+            ),
+            'PruneRuns': grpc.unary_unary_rpc_method_handler(
+                    servicer.PruneRuns,
+                    request_deserializer=veilsum_dot_proto_dot_v1_dot_operator__pb2.PruneRunsRequest.FromString,
+                    response_serializer=veilsum_dot_proto_dot_v1_dot_operator__pb2.PruneRunsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -237,7 +256,7 @@ class Operator(object):
             request,
             target,
             '/veilsum.v1.Operator/WatchRun',
-            veilsum_dot_proto_dot_v1_dot_operator__pb2.GetRunRequest.SerializeToString,
+            veilsum_dot_proto_dot_v1_dot_operator__pb2.WatchRunRequest.SerializeToString,
             veilsum_dot_proto_dot_v1_dot_operator__pb2.RunEvent.FromString,
             options,
             channel_credentials,
@@ -266,6 +285,33 @@ class Operator(object):
             '/veilsum.v1.Operator/AbortRun',
             veilsum_dot_proto_dot_v1_dot_operator__pb2.AbortRunRequest.SerializeToString,
             veilsum_dot_proto_dot_v1_dot_operator__pb2.Run.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PruneRuns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/veilsum.v1.Operator/PruneRuns',
+            veilsum_dot_proto_dot_v1_dot_operator__pb2.PruneRunsRequest.SerializeToString,
+            veilsum_dot_proto_dot_v1_dot_operator__pb2.PruneRunsResponse.FromString,
             options,
             channel_credentials,
             insecure,
