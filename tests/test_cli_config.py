@@ -12,6 +12,7 @@ from veilsum.cli.exits import SettingsError
 from veilsum.control import Deadlines, OptimizerSpec, RunSpec, TaskSettings
 from veilsum.secagg import LocalPolicy
 from veilsum.site.bounds import TaskBounds
+from veilsum.transport.limits import LimitSettings
 from veilsum.transport.settings import CoordinatorSettings, LogSettings, SiteSettings
 
 SITE = """
@@ -208,7 +209,7 @@ def test_a_run_file_that_cannot_work_is_refused_before_anything_is_sent(
 def test_every_key_is_in_the_documentation() -> None:
     page = (Path(__file__).parents[1] / "docs" / "architecture.md").read_text()
     kinds = (CoordinatorSettings, SiteSettings, TaskBounds, LocalPolicy, LogSettings)
-    kinds += (RunSpec, TaskSettings, Deadlines, OptimizerSpec)
+    kinds += (RunSpec, TaskSettings, Deadlines, OptimizerSpec, LimitSettings)
     keys = {field.name for kind in kinds for field in dataclasses.fields(kind)}
 
     assert {key for key in keys if f"`{key}`" not in page and f"[{key}]" not in page} == set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -21,7 +22,9 @@ from veilsum.errors import ConfigError
 from veilsum.pki.roster_file import load_roster
 from veilsum.roster import Roster
 from veilsum.selftest import require_working
+from veilsum.transport.admission import Admission
 from veilsum.transport.callers import Gate
+from veilsum.transport.limits import LimitSettings
 from veilsum.transport.links import Links
 from veilsum.transport.logs import Log, start_logging
 from veilsum.transport.metrics import Metrics, MetricsServer
@@ -159,8 +162,11 @@ class _App:
         stop: asyncio.Event,
         ready: Callable[[int], None] | None,
     ) -> None:
-        server = grpc.aio.server(options=_options(settings))
-        health = await self._add_services(server, insecure=tls is None)
+        gate = Gate(self._roster.consortium, frozenset(self._roster.sites), tls is None)
+        desk = Desk(gate, self._runner, self._outside.metrics, self._log, settings.limits)
+        door = Admission(gate, settings.limits, desk.refuse, time.monotonic)
+        server = grpc.aio.server(interceptors=[door], options=_options(settings))
+        health = await self._add_services(server, desk)
         port = _bind(server, settings.listen, tls)
         metrics = None
         if settings.metrics_port is not None:
@@ -183,12 +189,8 @@ class _App:
             if metrics is not None:
                 metrics.stop()
 
-    async def _add_services(
-        self, server: grpc.aio.Server, *, insecure: bool
-    ) -> health_aio.HealthServicer:
+    async def _add_services(self, server: grpc.aio.Server, desk: Desk) -> health_aio.HealthServicer:
         outside = self._outside
-        gate = Gate(self._roster.consortium, frozenset(self._roster.sites), insecure)
-        desk = Desk(gate, self._runner, outside.metrics, self._log)
         federation = FederationService(
             desk, self._roster, outside.links, outside.models, self._storage, outside.audits
         )
@@ -228,6 +230,17 @@ def _options(settings: CoordinatorSettings) -> list[tuple[str, int]]:
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         ("grpc.max_send_message_length", max(settings.max_message_bytes, RELAY_LIMIT)),
         *KEEPALIVE_OPTIONS,
+        *_limiting(settings.limits),
+    ]
+
+
+def _limiting(limits: LimitSettings) -> list[tuple[str, int]]:
+    """What gRPC itself holds against connections, before anybody's name is known."""
+    return [
+        ("grpc.max_concurrent_streams", limits.calls),
+        ("grpc.max_allowed_incoming_connections", limits.connections),
+        ("grpc.server_handshake_timeout_ms", round(1000 * limits.handshake_s)),
+        ("grpc.max_connection_idle_ms", round(1000 * limits.connection_idle_s)),
     ]
 
 

@@ -32,6 +32,7 @@ from veilsum.transport import wire_data
 from veilsum.transport.audits import Audits, pieces
 from veilsum.transport.callers import CallRefused, Gate
 from veilsum.transport.incoming import IncomingUpload, Superseded
+from veilsum.transport.limits import LimitSettings
 from veilsum.transport.links import REPLACED, STOPPED, Link, Links
 from veilsum.transport.logs import Log
 from veilsum.transport.metrics import Metrics
@@ -71,6 +72,7 @@ class Desk:
     runner: Runner
     metrics: Metrics
     log: Log
+    limits: LimitSettings
 
     async def refuse(self, context: Any, error: Exception) -> None:
         """Ends a call with the status and text that fit an exception. Does not return."""
@@ -124,13 +126,20 @@ def streaming(
         try:
             async with aclosing(call(request, context)) as messages:
                 async for message in messages:
-                    await context.write(message)
+                    await _write(context, message, desk.limits.unread_s)
         except grpc.aio.AbortError:
             raise
         except Exception as error:  # noqa: BLE001  the edge: refuse() logs and maps it
             await desk.refuse(context, error)
 
     return handler
+
+
+async def _write(context: Any, message: bytes, seconds: float) -> None:
+    try:
+        await asyncio.wait_for(context.write(message), seconds)
+    except TimeoutError:
+        raise TooSlow(f"nothing was read for {seconds:g} seconds") from None
 
 
 def _found(get: Callable[[RoundId, str], _T], round_id: RoundId, site: str) -> _T:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from veilsum.errors import ConfigError
 from veilsum.secagg.policy import LocalPolicy
 from veilsum.site.bounds import TaskBounds
+from veilsum.transport.limits import LimitSettings
 
 LogFormat = Literal["text", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -87,6 +88,7 @@ class CoordinatorSettings:
             0 means what the disk has.
         reconnect_s: how long a site whose connection broke, or was there before the coordinator
             started again, is waited for before its rounds go on without it; 0: not at all.
+        limits: how much one member may take.
     """
 
     state_dir: Path
@@ -107,6 +109,7 @@ class CoordinatorSettings:
     transcripts: Path | None = None
     spool_limit_bytes: int = 0
     reconnect_s: float = 30.0
+    limits: LimitSettings = field(default_factory=LimitSettings)
 
     def __post_init__(self) -> None:
         host, _ = split_address(self.listen, "listen", lowest_port=0)

@@ -1,0 +1,233 @@
+"""The door of the coordinator: one member cannot take what the others need.
+
+Every call of every service passes here first, those of gRPC's own services too. Who calls is
+decided by the gate; then the member's open calls, their rate and the size and rate of its messages
+are held against the limits. What goes beyond them ends that call and no other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from veilsum.pki.identity import Identity
+from veilsum.transport.callers import CallRefused, Gate
+from veilsum.transport.limits import Bucket, LimitSettings
+from veilsum.transport.wire import MAX_PAYLOAD_BYTES
+
+_EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
+_SMALL = 4 << 10
+_UNBOUNDED = 1 << 62  # by what gRPC itself lets in: max_message_bytes
+
+LARGEST_REQUEST = {
+    "/veilsum.v1.Federation/Join": MAX_PAYLOAD_BYTES + _SMALL,
+    "/veilsum.v1.Federation/FetchModel": _SMALL,
+    "/veilsum.v1.Federation/FetchSum": _SMALL,
+    "/veilsum.v1.Federation/FetchState": _SMALL,
+    "/veilsum.v1.Federation/FetchLinks": _SMALL,
+    "/veilsum.v1.Federation/FetchAudit": 1 << 20,
+    "/veilsum.v1.Federation/PushUpdate": _UNBOUNDED,
+    "/veilsum.v1.Federation/PushStatus": _SMALL,
+    "/veilsum.v1.Operator/SubmitRun": _UNBOUNDED,
+    "/veilsum.v1.Operator/GetRun": _SMALL,
+    "/veilsum.v1.Operator/ListRuns": _SMALL,
+    "/veilsum.v1.Operator/WatchRun": _SMALL,
+    "/veilsum.v1.Operator/AbortRun": _SMALL,
+}
+"""Bytes of one message of a call; parsing one may take a hundred times its size. Of calls that are
+not listed: a few thousand."""
+
+# Uploads are bounded by what an update consists of, and by the disk.
+_FREELY = frozenset({"/veilsum.v1.Federation/PushUpdate"})
+_REMEMBERED = 1024
+
+Refuse = Callable[[Any, Exception], Awaitable[None]]
+
+
+@dataclass(frozen=True, eq=False)
+class OpenCall:
+    """A call that is not over.
+
+    Attributes:
+        path: "/<service>/<method>".
+        context: gRPC's, with the caller's certificate.
+    """
+
+    caller: Identity
+    path: str
+    context: Any
+    task: asyncio.Task[Any]
+
+    def end(self) -> None:
+        """Ends it now and without an answer: the caller may be one that does not read."""
+        self.task.cancel()
+
+
+class _Member:
+    """What one member has open, and how much it may still do."""
+
+    def __init__(self, limits: LimitSettings, now: float) -> None:
+        self.open: dict[OpenCall, None] = {}  # oldest first
+        self.calls = Bucket(limits.calls_per_s, limits.calls_at_once, now)
+        self.messages = Bucket(limits.messages_per_s, limits.messages_at_once, now)
+
+    def idle(self, now: float) -> bool:
+        """Whether nothing needs to be known of it."""
+        return not self.open and self.calls.full(now) and self.messages.full(now)
+
+
+class Admission(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no types
+    """See the top of this file.
+
+    Args:
+        refuse: ends a call with the status and text of an exception.
+        clock: seconds; does not go back.
+    """
+
+    def __init__(
+        self, gate: Gate, limits: LimitSettings, refuse: Refuse, clock: Callable[[], float]
+    ) -> None:
+        self._gate = gate
+        self._limits = limits
+        self._refuse = refuse
+        self._clock = clock
+        self._members: dict[Identity, _Member] = {}
+
+    def open_calls(self) -> list[OpenCall]:
+        """Those of all members."""
+        return [call for member in self._members.values() for call in member.open]
+
+    async def intercept_service(
+        self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
+    ) -> Any:
+        """Puts the door in front of a call's handler. gRPC calls this."""
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        make, call = _form(handler)
+        return make(
+            self._guarded(handler_call_details.method, call, handler.request_streaming),
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+
+    def _guarded(
+        self, path: str, call: Callable[[Any, Any], Any], streams: bool
+    ) -> Callable[[Any, Any], Awaitable[Any]]:
+        async def serve(request: Any, context: Any) -> Any:
+            try:
+                caller = self._gate.caller(context, path.split("/")[1])
+                with self._admitted(caller, path, context) as member:
+                    if not streams:
+                        _check_size(path, request)
+                        return await _answered(call(request, context), context)
+                    async with aclosing(self._metered(path, request, member)) as metered:
+                        return await _answered(call(metered, context), context)
+            except CallRefused as error:
+                await self._refuse(context, error)
+
+        return serve
+
+    @contextmanager
+    def _admitted(self, caller: Identity, path: str, context: Any) -> Iterator[_Member]:
+        now = self._clock()
+        member = self._member(caller, now)
+        if not member.calls.take(now):
+            raise CallRefused(
+                _EXHAUSTED,
+                f"{caller.role} {caller.name!r} calls more than {self._limits.calls_per_s:g} times "
+                "a second",
+            )
+        if len(member.open) >= self._limits.calls:
+            self._make_room(caller, member)
+        task = asyncio.current_task()
+        assert task is not None
+        call = OpenCall(caller, path, context, task)
+        member.open[call] = None
+        try:
+            yield member
+        finally:
+            member.open.pop(call, None)
+
+    def _make_room(self, caller: Identity, member: _Member) -> None:
+        if caller.role != "site":
+            raise CallRefused(
+                _EXHAUSTED,
+                f"{caller.role} {caller.name!r} has {len(member.open)} calls open, which is the "
+                "most at once",
+            )
+        # Whatever a connection left behind that broke without a word is older than what the site
+        # calls now.
+        oldest = next(iter(member.open))
+        del member.open[oldest]
+        oldest.end()
+
+    def _member(self, caller: Identity, now: float) -> _Member:
+        member = self._members.get(caller)
+        if member is None:
+            if len(self._members) >= _REMEMBERED:
+                self._forget_idle(now)
+            member = self._members[caller] = _Member(self._limits, now)
+        return member
+
+    def _forget_idle(self, now: float) -> None:
+        for known, member in list(self._members.items()):
+            if member.idle(now):
+                del self._members[known]
+
+    async def _metered(
+        self, path: str, requests: AsyncIterator[Any], member: _Member
+    ) -> AsyncGenerator[Any, None]:
+        arriving = aiter(requests)
+        try:
+            message = await asyncio.wait_for(anext(arriving, None), self._limits.first_message_s)
+        except TimeoutError:
+            raise CallRefused(
+                grpc.StatusCode.DEADLINE_EXCEEDED,
+                f"nothing was sent within {self._limits.first_message_s:g} seconds",
+            ) from None
+        while message is not None:
+            _check_size(path, message)
+            if path not in _FREELY and not member.messages.take(self._clock()):
+                raise CallRefused(
+                    _EXHAUSTED, f"more than {self._limits.messages_per_s:g} messages a second"
+                )
+            yield message
+            message = await anext(arriving, None)
+
+
+def _form(handler: Any) -> tuple[Callable[..., Any], Callable[[Any, Any], Any]]:
+    """How to make a handler of this kind, and what it calls."""
+    if handler.request_streaming:
+        if handler.response_streaming:
+            return grpc.stream_stream_rpc_method_handler, handler.stream_stream
+        return grpc.stream_unary_rpc_method_handler, handler.stream_unary
+    if handler.response_streaming:
+        return grpc.unary_stream_rpc_method_handler, handler.unary_stream
+    return grpc.unary_unary_rpc_method_handler, handler.unary_unary
+
+
+async def _answered(answer: Any, context: Any) -> Any:
+    """A handler's answer, whichever of gRPC's two ways to stream it uses."""
+    if not inspect.isasyncgen(answer):
+        return await answer
+    async for message in answer:
+        await context.write(message)
+    return None
+
+
+def _check_size(path: str, message: Any) -> None:
+    size = len(message) if isinstance(message, bytes) else message.ByteSize()
+    largest = LARGEST_REQUEST.get(path, _SMALL)
+    if size > largest:
+        method = path.rpartition("/")[2]
+        raise CallRefused(
+            _EXHAUSTED, f"a message of {method} has {size} bytes, {largest} are the most"
+        )
