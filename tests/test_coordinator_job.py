@@ -379,14 +379,21 @@ def test_a_site_whose_update_is_in_the_mean_may_leave() -> None:
     assert (record.sites, record.dropped) == (COHORT, {})
 
 
-def test_a_new_connection_of_a_site_ends_what_the_old_one_was_doing() -> None:
+def test_a_site_that_begins_anew_before_its_update_is_in_is_invited_again() -> None:
     bench = Bench()
 
     effects = bench.tell(SiteJoined("lyon"), 5.0)
 
-    reason = "its connection was replaced by a new one"
-    assert effects[0] == SendToSite("lyon", SiteDropped(ROUND, reason))
-    assert bench.core.status("run").sites_waiting == ("basel", "kyoto")
+    detail = "is back, and invited again"
+    event = RunEvent(
+        "run", "site", 1, phase="updates", site="lyon", detail=detail, sites_expected=3
+    )
+    assert effects == [
+        Announce(event),
+        OpenUploads(ROUND, ("lyon",)),
+        SendToSite("lyon", RoundOpened(ROUND, "task", TaskSettings(), b"", bench.plan)),
+    ]
+    assert bench.core.status("run").sites_waiting == COHORT
 
 
 def test_a_protocol_message_in_a_plain_round_costs_its_sender_the_round() -> None:

@@ -87,7 +87,7 @@ def test_a_plain_run_may_use_any_codec_that_carries_an_update(codec: str) -> Non
         ({"quorum": 7}, 7, 0),
         ({"select": 7}, 0, 7),
         ({"select": 10, "over_select": 0.3}, 10, 13),
-        ({"select": 70, "over_select": 0.1}, 70, 77),  # 70 * 0.1 is above 7 in floating point
+        ({"select": 100, "over_select": 0.07}, 100, 107),  # 100 * 0.07 is above 7
         ({"select": 10, "over_select": 0.01}, 10, 11),
         ({"quorum": 10, "over_select": 0.25}, 10, 13),
         ({"select": 10, "quorum": 8}, 8, 10),

@@ -7,9 +7,10 @@ import itertools
 import pytest
 
 from support.plain_run import SITES, PlainRun, sent, spec
-from veilsum.control import RoundId, SiteDropped
-from veilsum.coordinator.effects import Announce, AnswerUpload, SendToSite
-from veilsum.coordinator.events import DeadlinePassed, SiteLeft
+from veilsum.control import Decline, ProtocolMessage, RoundId, RoundOpened, SiteDropped
+from veilsum.coordinator.effects import Announce, AnswerUpload, OpenUploads, SendToSite
+from veilsum.coordinator.events import DeadlinePassed, SiteJoined, SiteLeft, SiteSent
+from veilsum.coordinator.standing import JobMemory
 
 ROUND = RoundId("run", 1)
 TOO_LATE = "sent no update before the round had its quorum of 3"
@@ -140,3 +141,127 @@ def test_those_who_watch_are_told_whom_a_round_does_not_wait_for() -> None:
     ]
     assert told == ["quito"]
     assert not any(isinstance(e, SendToSite) and e.site == "lyon" for e in effects[:2])
+
+
+# --- sites that come back -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        SiteLeft("lyon", "gone"),
+        SiteSent("lyon", Decline(ROUND, "training_failed", "no room")),
+        SiteSent("lyon", ProtocolMessage(ROUND, b"x")),
+    ],
+)
+def test_a_site_that_a_round_lost_and_that_comes_back_takes_part_in_it_again(lost: object) -> None:
+    run = PlainRun()
+    run.deliver("basel")
+    run.tell(lost)  # type: ignore[arg-type]
+    assert "lyon" not in run.core.status("run").sites_waiting
+
+    effects = run.tell(SiteJoined("lyon"))
+
+    opened = RoundOpened(ROUND, "task", spec().task, b"", run.plan())
+    assert [e for e in effects if not isinstance(e, Announce)] == [
+        OpenUploads(ROUND, ("lyon",)),
+        SendToSite("lyon", opened),
+    ]
+    for site in ("kyoto", "lyon", "oslo", "quito"):
+        run.deliver(site)
+    assert (run.records[0].sites, run.records[0].dropped) == (SITES, {})
+
+
+def test_a_site_whose_update_is_in_is_not_invited_again() -> None:
+    run = PlainRun()
+    run.deliver("lyon")
+    run.tell(SiteLeft("lyon", "gone"))
+
+    assert run.tell(SiteJoined("lyon")) == []
+
+
+def test_a_site_that_comes_back_when_its_round_has_closed_is_in_the_next_one() -> None:
+    run = PlainRun(spec(rounds=2))
+    run.tell(SiteLeft("lyon", "gone"))
+    for site in set(SITES) - {"lyon"}:
+        run.deliver(site)
+
+    run.tell(SiteJoined("lyon"))
+
+    assert run.invited(1) == SITES
+    assert run.invited(2) == SITES
+
+
+def test_a_site_that_was_not_there_when_the_round_opened_is_in_the_next_one() -> None:
+    run = PlainRun(present=SITES[:-1])
+    run.tell(DeadlinePassed(ROUND, "join"))
+
+    assert run.tell(SiteJoined("quito")) == []
+
+
+# --- drawn sites ----------------------------------------------------------------------------
+
+
+def test_of_the_sites_that_are_there_as_many_are_invited_as_the_run_selects() -> None:
+    run = PlainRun(spec(select=3, rounds=2), present=SITES)
+
+    first = run.invited(1)
+    for site in first:
+        run.deliver(site)
+    second = run.invited(2)
+
+    assert (len(first), len(second)) == (3, 3)
+    assert set(first) | set(second) <= set(SITES)
+    assert run.records[0].sites == first
+    assert OpenUploads(ROUND, first) in run.effects
+
+
+def test_a_run_that_selects_draws_once_a_round_and_one_that_does_not_draws_nothing() -> None:
+    asked: list[int] = []
+
+    def draw(size: int) -> bytes:
+        asked.append(size)
+        return bytes(size)
+
+    selecting = PlainRun(spec(select=3, rounds=2), draw=draw)
+    assert (selecting.invited(1), asked) == (SITES[:3], [1])  # one of ten sets of three
+
+    for site in SITES[:3]:
+        selecting.deliver(site)
+    assert (selecting.invited(2), asked) == (SITES[:3], [1, 1])
+
+    asked.clear()
+    PlainRun(draw=draw)
+    assert asked == []
+
+
+def test_where_fewer_are_there_than_selected_all_of_them_are_invited() -> None:
+    run = PlainRun(spec(select=4), present=SITES[:3])
+
+    run.tell(DeadlinePassed(ROUND, "join"))
+
+    assert run.invited() == SITES[:3]
+
+
+def test_a_round_invites_more_than_it_selects_and_closes_with_as_many() -> None:
+    run = PlainRun(spec(select=3, over_select=0.5))
+    assert len(run.invited()) == 5
+
+    for site in ("quito", "basel", "lyon"):
+        run.deliver(site)
+
+    assert run.records[0].sites == ("basel", "lyon", "quito")
+
+
+def test_a_source_of_randomness_that_is_broken_ends_the_run_with_the_reason() -> None:
+    run = PlainRun(spec(select=3), draw=lambda size: b"\xff" * size)
+
+    status = run.core.status("run")
+    assert status.state == "aborted"
+    assert "round 1: none of 128 numbers of 4 random bits was below 10" in status.reason
+
+
+def test_whom_the_failed_attempt_had_invited_is_remembered_across_a_restart() -> None:
+    memory = JobMemory(True, ("quito",), ("oslo",), None, ("basel", "lyon"))
+
+    assert JobMemory.from_bytes(memory.to_bytes()) == memory

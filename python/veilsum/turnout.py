@@ -63,5 +63,5 @@ class Turnout:
     def invites(self) -> int:
         """Sites that a round invites if they are there; 0: everybody who is."""
         wanted = self.select or (self.quorum if self.over_select else 0)
-        # The fraction as it was written: a tenth of 70 is 7, though 70 * 0.1 is above 7.
+        # The fraction as it was written: 0.07 of 100 is 7, though 100 * 0.07 is above 7.
         return wanted + math.ceil(wanted * Fraction(repr(self.over_select)))

@@ -27,6 +27,7 @@ from veilsum.control import (
 from veilsum.coordinator.core import Coordinator
 from veilsum.coordinator.effects import Effect, SaveRound, SendToSite
 from veilsum.coordinator.events import Event, RunSubmitted, SiteJoined, UpdateArrived
+from veilsum.coordinator.rounds import Entropy
 from veilsum.model import ModelLayout
 
 SITES = ("basel", "kyoto", "lyon", "oslo", "quito")
@@ -40,10 +41,14 @@ SPEC = RunSpec(
 class PlainRun:
     """See the top of this file. `effects` holds everything the coordinator asked for."""
 
-    def __init__(self, spec: RunSpec = SPEC, present: tuple[str, ...] = SITES) -> None:
-        self.core = Coordinator(
-            make_roster(SITES), signing_key("coordinator"), entropy=counting_bytes()
-        )
+    def __init__(
+        self,
+        spec: RunSpec = SPEC,
+        present: tuple[str, ...] = SITES,
+        draw: Entropy | None = None,
+    ) -> None:
+        entropy = draw or counting_bytes()
+        self.core = Coordinator(make_roster(SITES), signing_key("coordinator"), entropy=entropy)
         self.effects: list[Effect] = []
         self.clock = 0.0
         for site in present:

@@ -198,11 +198,9 @@ class Coordinator:
             return []
         # A new connection while the old one still seems open: the site's process began anew
         # or noticed the break first. Either way what it held for the round is gone.
-        effects = self._on_left(site, _RECONNECTED, now) if site in self._present else []
+        replaced = _RECONNECTED if site in self._present else ""
         self._present[site] = event.instance
-        for job in self._jobs.values():
-            effects += job.joined(site, now)
-        return effects
+        return [effect for job in self._jobs.values() for effect in job.joined(site, replaced, now)]
 
     def _on_left(self, site: str, reason: str, now: float) -> list[Effect]:
         self._present.pop(site, None)

@@ -10,12 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Set
 from dataclasses import replace
-from typing import assert_never
 
 from veilsum.control import (
-    Decline,
-    Progress,
-    ProtocolMessage,
     RoundId,
     RoundRecord,
     RunClosed,
@@ -24,6 +20,7 @@ from veilsum.control import (
     UpdateHeader,
 )
 from veilsum.coordinator import announce, round_end
+from veilsum.coordinator.attendance import Attendance
 from veilsum.coordinator.effects import (
     AnswerUpload,
     Effect,
@@ -54,10 +51,9 @@ from veilsum.coordinator.job_phases import (
 )
 from veilsum.coordinator.job_status import run_status
 from veilsum.coordinator.journal import Invitation, Journal
-from veilsum.coordinator.listening import JOIN, awaits, takes_part
+from veilsum.coordinator.listening import JOIN, awaits, heard, open_round, takes_part
 from veilsum.coordinator.model_steps import ModelSteps
 from veilsum.coordinator.outcome import Failed, Finished, Outcome
-from veilsum.coordinator.policy import missing_sites, shortfall
 from veilsum.coordinator.retry import COOLDOWN, Retries
 from veilsum.coordinator.round import Receiver, Round
 from veilsum.coordinator.rounds import RoundFactory
@@ -85,10 +81,10 @@ class Job:
         self._cohort = cohort
         self._present = present
         self._factory = factory
-        # Sites for which a whole join time was spent in vain: not waited for again until
-        # they are back, or one broken site would cost every round that time.
-        self._given_up: set[str] = set()
         self._retries = Retries(submitted.spec)
+        self._attendance = Attendance(
+            submitted.spec, cohort, present, self._retries, factory.entropy
+        )
         self._records: list[RoundRecord] = []
         self._steps = ModelSteps(submitted, factory.threads)
         self._phase: JobPhase = Waiting(self._steps.refer_to(submitted.model))
@@ -111,8 +107,7 @@ class Job:
     def _stand_at(self, standing: Standing) -> None:
         assert isinstance(self._phase, Waiting)
         memory = JobMemory.from_bytes(standing.data)
-        self._given_up.update(memory.given_up)
-        self._retries.leave_out(memory.left_out)
+        self._attendance.recall(memory)
         model = self._phase.model
         model = replace(model, ref=replace(model.ref, previous=memory.previous))
         phase = CoolingDown if memory.cooling else Between
@@ -130,7 +125,9 @@ class Job:
 
     def status(self) -> RunStatus:
         """The run as operators see it."""
-        return run_status(self._run_id, self._spec, self._phase, self._records, self._missing())
+        return run_status(
+            self._run_id, self._spec, self._phase, self._records, self._attendance.missing
+        )
 
     @property
     def phase(self) -> JobPhase:
@@ -163,15 +160,22 @@ class Job:
         phase = self._phase
         return self._gather(phase.model, phase.round, now) if isinstance(phase, Between) else []
 
-    def joined(self, site: str, now: float) -> list[Effect]:
-        """A site of the cohort connected; it takes part from the next round on."""
-        self._given_up.discard(site)
-        phase = self._phase
-        if site not in self._invitable() or not isinstance(phase, Gathering):
+    def joined(self, site: str, replaced: str, now: float) -> list[Effect]:
+        """A site of the cohort connected, or began anew: it takes part from the next round on, if
+        the round that it was in does not want it again.
+
+        Args:
+            replaced: what became of its process before; empty if it was told by left().
+        """
+        attendance, phase = self._attendance, self._phase
+        attendance.given_up.discard(site)
+        if isinstance(phase, Running | Settling) and site in phase.invitation.cohort:
+            return self._in_round(phase, lambda at: at.rejoined(site, replaced, now), now)
+        if site not in attendance.invitable or not isinstance(phase, Gathering):
             return []
-        present, expected = len(self._invited()), len(self._invitable())
-        announced = announce.joining(phase.round, JOIN, present, expected, site=site)
-        return [announced, *(self._open(phase, now) if not self._missing() else [])]
+        there, expected = len(attendance.there), len(attendance.invitable)
+        announced = announce.joining(phase.round, JOIN, there, expected, site=site)
+        return [announced, *(self._open(phase, now) if not attendance.missing else [])]
 
     def left(self, site: str, reason: str, now: float) -> list[Effect]:
         """A site's connection is gone."""
@@ -188,17 +192,7 @@ class Job:
             phase, site, event.message.round
         ):
             return []
-        match event.message:
-            case ProtocolMessage(_, payload):
-                return self._in_round(phase, lambda at: at.message(site, payload, now), now)
-            case Decline(_, code, reason):
-                why = f"declined ({code}): {reason}"
-                return self._in_round(phase, lambda at: at.lost(site, why, now), now)
-            case Progress(_, fraction):
-                known = 0.0 <= fraction <= 1.0
-                return phase.round.journal.progress(site, fraction) if known else []
-            case _:
-                assert_never(event.message)
+        return self._in_round(phase, lambda at: heard(at, event, now), now)
 
     def receiver(self, site: str, header: UpdateHeader) -> Receiver:
         """Opens an upload.
@@ -206,13 +200,13 @@ class Job:
         Raises:
             DecodeError, PeerError: why it is refused.
         """
-        return self._round_of(site, header.round).receiver(site, header)
+        return open_round(self._phase, site, header.round).receiver(site, header)
 
     def update(self, arrived: UpdateArrived, now: float) -> list[Effect]:
         """A complete upload arrived."""
         phase = self._phase
         try:
-            self._round_of(arrived.site, arrived.header.round)
+            open_round(phase, arrived.site, arrived.header.round)
         except PeerError as error:
             return [AnswerUpload(arrived.header.round, arrived.site, False, str(error))]
         assert isinstance(phase, Running)
@@ -224,7 +218,7 @@ class Job:
             return []
         match self._phase:
             case Gathering() as phase:
-                self._given_up.update(self._missing())
+                self._attendance.give_up()
                 return self._open(phase, now)
             case CoolingDown(model, round_id):
                 return self._gather(model, round_id, now)
@@ -268,31 +262,22 @@ class Job:
 
     # --- joining ------------------------------------------------------------------
 
-    def _invitable(self) -> tuple[str, ...]:
-        return self._retries.invitable(self._cohort)
-
-    def _missing(self) -> tuple[str, ...]:
-        return missing_sites(self._invitable(), self._present, self._given_up)
-
     def _gather(self, model: CurrentModel, round_id: RoundId, now: float) -> list[Effect]:
-        phase = Gathering(model, round_id, now)
+        phase, attendance = Gathering(model, round_id, now), self._attendance
         self._phase = phase
-        if not self._missing():
+        if not attendance.missing:
             return self._open(phase, now)
-        announced = announce.joining(round_id, JOIN, len(self._invited()), len(self._invitable()))
+        there, expected = len(attendance.there), len(attendance.invitable)
+        announced = announce.joining(round_id, JOIN, there, expected)
         return [SetDeadline(round_id, JOIN, self._spec.deadlines.join_s), announced]
 
-    def _invited(self) -> tuple[str, ...]:
-        return tuple(site for site in self._invitable() if site in self._present)
-
     def _open(self, phase: Gathering, now: float) -> list[Effect]:
-        invited, needed = self._invited(), self._spec.min_sites
-        reason = shortfall("joined", len(invited), len(self._invitable()), needed)
+        reason = self._attendance.shortfall()
         if reason is not None:
             return self._end("aborted", f"round {phase.round.number}: {reason}")
-        invitation = Invitation(phase.round, invited)
-        journal = Journal(invitation, joined_s=now - phase.began)
         try:
+            invitation = Invitation(phase.round, self._attendance.choose(phase.round))
+            journal = Journal(invitation, joined_s=now - phase.began)
             opened = self._factory.make(self._spec, invitation, phase.model.ref, journal)
         except (ConfigError, DeviceError) as error:
             return self._end("aborted", f"round {phase.round.number}: {error}")
@@ -309,18 +294,6 @@ class Job:
     @property
     def _last_round(self) -> int:
         return self._records[-1].round.number if self._records else 0
-
-    def _round_of(self, site: str, round_id: RoundId) -> Round:
-        phase = self._phase
-        if not isinstance(phase, Running) or phase.invitation.round != round_id:
-            raise PeerError(
-                site,
-                f"sent an update for round {round_id.number} of run {round_id.run_id!r}, "
-                "which is not open",
-            )
-        if site not in phase.invitation.cohort:
-            raise PeerError(site, "is not in this round's cohort")
-        return phase.round
 
     def _in_round(
         self, phase: Running | Settling, step: Callable[[Round], list[Effect]], now: float
@@ -389,9 +362,8 @@ class Job:
         """The run does nothing new before this is kept."""
         phase = self._phase
         assert isinstance(phase, Between | CoolingDown)
-        cooling = isinstance(phase, CoolingDown)
-        given_up, left_out = tuple(self._given_up), self._retries.left_out
-        memory = JobMemory(cooling, given_up, left_out, phase.model.ref.previous)
+        cooling, previous = isinstance(phase, CoolingDown), phase.model.ref.previous
+        memory = self._attendance.memory(cooling=cooling, previous=previous)
         saved = SaveStanding(Standing(phase.round, memory.to_bytes()))
         return [saved] if cooling else [saved, GoOn(self._run_id)]
 

@@ -62,6 +62,11 @@ class Journal:
             if site not in self._answered and site not in self.dropped
         )
 
+    @property
+    def deliveries(self) -> int:
+        """How many updates are complete and accepted."""
+        return len(self._bytes_in)
+
     def begin_phase(
         self, phase: str, expected: tuple[str, ...], seconds: float, now: float
     ) -> list[Effect]:
@@ -98,6 +103,11 @@ class Journal:
             SendToSite(site, SiteDropped(self._invitation.round, reason)),
             self._announce("site", site, f"dropped: {reason}"),
         ]
+
+    def readmit(self, site: str) -> list[Effect]:
+        """The phase waits again for a site that the round went on without."""
+        self.dropped.pop(site, None)
+        return [self._announce("site", site, "is back, and invited again")]
 
     def leave_out(self, site: str, reason: str) -> list[Effect]:
         """No further attempt or round should have the site; the first reason counts."""

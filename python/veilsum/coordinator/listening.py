@@ -1,13 +1,16 @@
-"""Which events change anything in a phase of a run. What changes nothing is not written down."""
+"""Whom a run listens to in each of its phases. What changes nothing is not written down."""
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import TypeAlias, assert_never
 
-from veilsum.control import Progress, ProtocolMessage, RoundId
+from veilsum.control import Decline, Progress, ProtocolMessage, RoundId
+from veilsum.coordinator.effects import Effect
 from veilsum.coordinator.events import DeadlinePassed, SiteSent
 from veilsum.coordinator.job_phases import CoolingDown, Gathering, JobPhase, Running, Settling
 from veilsum.coordinator.retry import COOLDOWN
+from veilsum.coordinator.round import Round
+from veilsum.errors import PeerError
 
 JOIN = "join"
 """The phase in which a round waits for its sites."""
@@ -40,6 +43,37 @@ def hears(phase: JobPhase, event: SiteSent) -> bool:
     if isinstance(message, ProtocolMessage) and not phase.round.hears(site, message.payload):
         return False
     return takes_part(phase, site, message.round)
+
+
+def heard(at: Round, event: SiteSent, now: float) -> list[Effect]:
+    """What a message does to the round that its site has a say in."""
+    site = event.site
+    match event.message:
+        case ProtocolMessage(_, payload):
+            return at.message(site, payload, now)
+        case Decline(_, code, reason):
+            return at.lost(site, f"declined ({code}): {reason}", now)
+        case Progress(_, fraction):
+            return at.journal.progress(site, fraction) if 0.0 <= fraction <= 1.0 else []
+        case _:
+            assert_never(event.message)
+
+
+def open_round(phase: JobPhase, site: str, round_id: RoundId) -> Round:
+    """The open round that takes a site's update of this round.
+
+    Raises:
+        PeerError: there is none.
+    """
+    if not isinstance(phase, Running) or phase.invitation.round != round_id:
+        raise PeerError(
+            site,
+            f"sent an update for round {round_id.number} of run {round_id.run_id!r}, "
+            "which is not open",
+        )
+    if site not in phase.invitation.cohort:
+        raise PeerError(site, "is not in this round's cohort")
+    return phase.round
 
 
 def awaits(phase: JobPhase, event: DeadlinePassed) -> bool:

@@ -25,6 +25,7 @@ from veilsum.coordinator.effects import (
 from veilsum.coordinator.events import ResultPublished, UpdateArrived
 from veilsum.coordinator.journal import Invitation, Journal, size_bytes
 from veilsum.coordinator.outcome import Failed, Finished, Outcome
+from veilsum.coordinator.policy import too_light
 from veilsum.errors import DecodeError, PeerError
 from veilsum.secagg.audit_record import AuditedSum
 
@@ -98,6 +99,10 @@ class MaskedRound:
         """Stops waiting for the site. An update that is in the sum already stays there."""
         return self._carry_out(self._session.lost(site, reason), now)
 
+    def rejoined(self, site: str, reason: str, now: float) -> list[Effect]:
+        """What a process held for the round is gone with it."""
+        return self.lost(site, reason, now) if reason else []
+
     def receiver(self, site: str, header: UpdateHeader) -> secagg.InputReceiver:
         """Checks the signed header before the first chunk is taken."""
         receiver = self._session.input_receiver(site, header.masked_header, header.update_id)
@@ -125,7 +130,18 @@ class MaskedRound:
             self._uploads[site] = arrived.chunks
         answer = AnswerUpload(header.round, site, True, "")
         delivered = self.journal.delivered(site, size_bytes(arrived.chunks), now)
-        return [answer, *delivered, *self._carry_out(folded, now)]
+        went_on = self._carry_out(folded, now)
+        return [answer, *delivered, *went_on, *self._close_at_quorum(now)]
+
+    def _close_at_quorum(self, now: float) -> list[Effect]:
+        """Goes on without the sites whose updates are not needed any more. They vote no more
+        either: the quorum of a run is no less than the votes that its rounds need (check_run)."""
+        quorum = self._spec.turnout.closes_at
+        if self.journal.phase != _INPUTS or not 0 < quorum <= self.journal.deliveries:
+            return []
+        reason = f"sent no update before the round had its quorum of {quorum}"
+        lost = [step for site in self.journal.waiting for step in self._session.lost(site, reason)]
+        return self._carry_out(lost, now)
 
     def deadline(self, now: float) -> list[Effect]:
         """Goes on without the silent sites, or aborts, as the protocol says."""
@@ -189,9 +205,7 @@ class MaskedRound:
             case secagg.Aborted(reason):
                 self.outcome = Failed(reason)
             case secagg.Completed(result):
-                self.outcome = _finished(result)
-                words = (chunk.words for chunk in self._session.sum_chunks())
-                return [PublishSum(self._invitation.round, words)]
+                return self._completed(result)
             case secagg.Acknowledged(previous, receipt, quorum):
                 self.settled, self.previous = True, previous
                 self.unacknowledged = "" if quorum else self._too_few(len(previous.link.acks))
@@ -199,6 +213,16 @@ class MaskedRound:
             case _:
                 assert_never(step)
         return []
+
+    def _completed(self, result: secagg.SecureResult) -> list[Effect]:
+        """What updates weigh is in their sum. One that weighs too little goes no further."""
+        light = too_light(len(result.sites), result.total_weight, self._spec.min_weight)
+        if light is not None:
+            self.outcome = Failed(light)
+            return []
+        self.outcome = _finished(result)
+        words = (chunk.words for chunk in self._session.sum_chunks())
+        return [PublishSum(self._invitation.round, words)]
 
     def _begin_phase(self, name: str, expected: tuple[str, ...], now: float) -> list[Effect]:
         began = self.journal.phase

@@ -50,11 +50,14 @@ class PlainRound:
     def begin(self, now: float) -> list[Effect]:
         """Invites the cohort and takes updates from now on."""
         round_id, cohort = self._invitation.round, self._invitation.cohort
-        opened = RoundOpened(round_id, self._spec.task_id, self._spec.task, b"", self._plan)
-        effects: list[Effect] = [SendToSite(site, opened) for site in cohort]
+        effects: list[Effect] = [self._invite(site) for site in cohort]
         effects.append(OpenUploads(round_id, cohort))
         seconds = self._spec.deadlines.inputs_s
         return effects + self.journal.begin_phase(PHASE, cohort, seconds, now)
+
+    def _invite(self, site: str) -> SendToSite:
+        round_id, spec = self._invitation.round, self._spec
+        return SendToSite(site, RoundOpened(round_id, spec.task_id, spec.task, b"", self._plan))
 
     @property
     def published(self) -> bytes:
@@ -76,6 +79,14 @@ class PlainRound:
         if site in self._headers:
             return []
         return self.journal.drop(site, reason) + self._close_if_complete(now)
+
+    def rejoined(self, site: str, reason: str, now: float) -> list[Effect]:
+        """Invites the site again, unless its update is in: nobody but itself has to begin anew."""
+        del reason, now
+        if site in self._headers:
+            return []
+        again = OpenUploads(self._invitation.round, (site,))  # from the first chunk
+        return [*self.journal.readmit(site), again, self._invite(site)]
 
     def receiver(self, site: str, header: UpdateHeader) -> PlainReceiver:
         """Checks the header before the first chunk is taken."""

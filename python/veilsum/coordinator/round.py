@@ -85,6 +85,13 @@ class Round(Protocol):
     def lost(self, site: str, reason: str, now: float) -> list[Effect]:
         """An invited site declined or its connection is gone."""
 
+    def rejoined(self, site: str, reason: str, now: float) -> list[Effect]:
+        """A new process of an invited site is there.
+
+        Args:
+            reason: what became of the one before; empty if that was told by lost().
+        """
+
     def receiver(self, site: str, header: UpdateHeader) -> Receiver:
         """Opens an upload.
 

@@ -54,12 +54,14 @@ class JobMemory:
         given_up: sites that a whole join time was waited for in vain.
         left_out: sites that are invited no more.
         previous: the round before, which the next one's plan names; None in a first or plain one.
+        drawn: whom the failed attempt had invited.
     """
 
     cooling: bool
     given_up: tuple[str, ...]
     left_out: tuple[str, ...]
     previous: secagg.PreviousRound | None
+    drawn: tuple[str, ...] = ()
 
     def to_bytes(self) -> bytes:
         """As a standing holds it."""
@@ -69,6 +71,7 @@ class JobMemory:
             "given_up": _sorted(self.given_up),
             "left_out": _sorted(self.left_out),
             "previous": previous,
+            "drawn": list(self.drawn),
         }
         return json.dumps(document).encode()
 
@@ -82,6 +85,7 @@ class JobMemory:
             given_up=tuple(document["given_up"]),
             left_out=tuple(document["left_out"]),
             previous=secagg.PreviousRound.from_bytes(bytes.fromhex(previous)) if previous else None,
+            drawn=tuple(document["drawn"]),
         )
 
 
