@@ -194,6 +194,69 @@ def check_roster(
     _show(_roster_facts(file, signed, before), as_json)
 
 
+@app.command("renew")
+def renew(
+    member: Annotated[Path, typer.Argument(help="The member's folder, as issue made it.")],
+    folder: _Folder = Path("pki"),
+    days: Annotated[int, typer.Option(help="How long the certificate is valid.")] = 365,
+    as_json: JsonOption = False,
+) -> None:
+    """Replace a member's TLS certificate and key by new ones; its signing key stays.
+
+    A coordinator that runs takes them up by itself once they are in its folder.
+
+    \b
+    Example:
+      veilsum pki renew pki/coordinator-hub
+    """
+    from veilsum.pki.authority import load_authority
+    from veilsum.pki.renewal import renew as renew_files
+
+    made = renew_files(load_authority(folder), member, days=days)
+    _show(
+        {
+            "folder": str(member),
+            "serial": f"{made.serial_number:x}",
+            "valid_until": made.not_valid_after_utc.isoformat(),
+        },
+        as_json,
+    )
+
+
+@app.command("revoke")
+def revoke(
+    whom: Annotated[
+        str,
+        typer.Argument(
+            help="A certificate's file or serial number, or a member's identity URI, which means "
+            "all of its certificates."
+        ),
+    ],
+    listed: Annotated[Path, typer.Option("--list", help="The list, made if there is none.")],
+    remark: Annotated[str, typer.Option(help="Written behind the entry.")] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Add a certificate to the list of those that are not to be believed any more.
+
+    The coordinator whose `revoked` names the list ends the member's calls within seconds and takes
+    no more. A site that is to leave the consortium for good needs a new roster besides.
+
+    \b
+    Example:
+      veilsum pki revoke veilsum://lung-study/site/lyon --list revoked --remark "stolen laptop"
+      veilsum pki revoke site-lyon/tls.pem --list revoked
+    """
+    from veilsum.pki.authority import load_certificate
+    from veilsum.pki.revoked_file import parse_entry
+    from veilsum.pki.revoked_file import revoke as add
+
+    is_file = Path(whom).is_file()
+    entry = load_certificate(Path(whom)).serial_number if is_file else parse_entry(whom)
+    added = add(listed, entry, remark)
+    shown = f"{entry:x}" if isinstance(entry, int) else entry
+    _show({"list": str(listed), "revoked": shown, "added": added}, as_json)
+
+
 @app.command("check-evidence")
 def check_evidence(
     file: Annotated[Path, typer.Argument(help="A file of evidence (.vse).")],

@@ -84,9 +84,7 @@ def issue(
     make_private_folder(folder)
     ca = folder / "ca.pem"
     write_public(ca, authority.certificate_pem)
-    tls_key = ec.generate_private_key(ec.SECP256R1())
-    tls = _certificate(authority, identity, tls_key.public_key(), _PURPOSES[role], days, hosts)
-    files = _write_pair(folder, "tls", tls, private_pem(tls_key))
+    files = _write_pair(folder, "tls", *tls_pair(authority, identity, hosts, days))
     if role not in _SIGNING_ROLES:
         return IssuedFiles(folder, ca, *files, None, None)
     signing_key = Ed25519PrivateKey.generate()
@@ -96,6 +94,21 @@ def issue(
     signing_files = _write_pair(folder, "signing", signing, private_pem(signing_key))
     write_public(copy, signing_files[0].read_bytes())
     return IssuedFiles(folder, ca, *files, *signing_files)
+
+
+def tls_pair(
+    authority: Authority, identity: Identity, hosts: Sequence[str], days: int
+) -> tuple[x509.Certificate, bytes]:
+    """A new TLS key for a member, in PEM, and its certificate before it.
+
+    Raises:
+        ConfigError: hosts or days cannot work.
+    """
+    _check(identity.role, hosts, "", days)
+    key = ec.generate_private_key(ec.SECP256R1())
+    purposes = _PURPOSES[identity.role]
+    made = _certificate(authority, identity, key.public_key(), purposes, days, hosts)
+    return made, private_pem(key)
 
 
 def folder_name(identity: Identity) -> str:
