@@ -10,7 +10,7 @@ import os
 import resource
 import stat
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,9 @@ class FakeReceiver:
 class Desk:
     """Uploads with a fake core behind them."""
 
-    def __init__(self, spool: Path, limits: UploadLimits | None = None) -> None:
+    def __init__(
+        self, spool: Path, limits: UploadLimits | None = None, sites: Sequence[str] = ("a", "b")
+    ) -> None:
         self.spool = spool
         self.reached: list[str] = []
         self.at_point: Callable[[str], None] = lambda point: None
@@ -84,7 +86,7 @@ class Desk:
         self.refusal: str | None = None
         self.answer_at_once = True
         self.uploads = Uploads(spool, self._check, self._deliver, limits, self._point)
-        self.uploads.open(ROUND, ["a", "b"])
+        self.uploads.open(ROUND, sites)
 
     def _point(self, point: str) -> None:
         self.reached.append(point)
@@ -339,6 +341,54 @@ async def test_the_end_of_a_run_frees_all_of_it(desk: Desk) -> None:
     assert desk.files() == []
 
 
+@scenario
+async def test_a_chunk_that_is_held_may_come_again_but_not_for_ever(desk: Desk) -> None:
+    upload = await desk.uploads.begin("a", header(), 0)
+    for _ in range((8 * len(CHUNKS) + 1024) // 4):
+        await upload.take([memoryview(chunk) for chunk in CHUNKS[:4]])
+        upload = await desk.uploads.begin("a", header(), 0)
+    with pytest.raises(PeerError, match="sent more than 1072 chunks of one update"):
+        await upload.take([memoryview(CHUNKS[0])])
+    with pytest.raises(PeerError, match="sent more than 1072 chunks of one update"):
+        await desk.push("a", CHUNKS[4:], first=4)
+    assert await desk.push("b", CHUNKS) == (6, True)
+
+
+@scenario
+async def test_a_new_process_of_a_site_begins_its_upload_anew(desk: Desk) -> None:
+    old = await desk.uploads.begin("a", header(), 0)
+    await old.take([memoryview(chunk) for chunk in CHUNKS[:3]])
+    await desk.push("b", CHUNKS)
+    desk.receivers.clear()
+    for site in ("a", "b", "c"):
+        desk.uploads.restart(ROUND, site)
+    desk.uploads.restart(RoundId("run", 9), "a")
+    with pytest.raises(Superseded):
+        await old.take([memoryview(CHUNKS[3])])
+    assert desk.uploads.status("a", ROUND, 2) == (0, False)
+    # Trained anew, it is another update. What counts stays.
+    assert await desk.push("a", CHUNKS, update_id=2) == (6, True)
+    assert desk.uploads.status("b", ROUND, 1) == (6, True)
+
+
+@scenario
+async def test_sites_may_come_to_a_round_one_by_one(desk: Desk) -> None:
+    await desk.push("a", CHUNKS)
+    await desk.push("b", CHUNKS[:2])
+    desk.uploads.open(ROUND, ["b", "c"])
+    desk.receivers.clear()
+    assert desk.uploads.status("b", ROUND, 1) == (0, False)
+    assert desk.uploads.status("a", ROUND, 1) == (6, True)
+    assert await desk.push("c", CHUNKS) == (6, True)
+    await desk.push("b", CHUNKS[:2])
+    assert len(desk.files()) == 3
+    desk.uploads.forget(ROUND, ["a", "b"])
+    assert len(desk.files()) == 2
+    assert await desk.push("a", CHUNKS) == (6, True)
+    assert await desk.push("b", CHUNKS[2:], first=2) == (6, True)
+    assert [event.site for event in desk.arrived] == ["a", "c", "b"]
+
+
 # --- disks ----------------------------------------------------------------------------
 
 
@@ -584,8 +634,7 @@ async def test_files_of_no_open_round_are_removed_at_a_restart(desk: Desk) -> No
     (desk.spool / "0123.update").write_bytes(b"not an upload")
     (desk.spool / "4567.update").write_bytes(file.read_bytes())  # another file's bytes
     await desk.push("b", CHUNKS[:2])
-    again = desk.restarted()
-    again.uploads.open(ROUND, ["a"])  # without b
+    again = Desk(desk.spool, sites=["a"])  # without b
     leftovers = {left.file: left for left in await again.uploads.recover_partial()}
     assert desk.files() == [file]
     assert not leftovers.pop(file.name).removed

@@ -109,7 +109,9 @@ async def serve_coordinator(
             Watchers(storage),
             Metrics(roster.sites),
             transcripts=settings.transcripts,
-            upload_limits=UploadLimits(settings.spool_limit_bytes),
+            upload_limits=UploadLimits(
+                settings.spool_limit_bytes, settings.inflight_bytes, settings.stall_s
+            ),
         )
         await _App(core, roster, outside, log).serve(settings, tls, stop, ready)
     finally:

@@ -25,6 +25,10 @@ Deliver: TypeAlias = Callable[[UpdateArrived], None]
 # Of one call. Chunks that came compressed are larger than the frame that they were in.
 _MOST_UNWRITTEN = 8 << 20
 
+# Chunks that are held may come again, but not for ever: each costs as much as a new one.
+_MOST_TIMES = 8
+_MOST_MORE = 1024
+
 _T = TypeVar("_T")
 
 
@@ -61,6 +65,7 @@ class Upload:
         receiver, file: None once they are not needed any more; `file` also while there is no
             room for one.
         held: chunks that are in the file.
+        came: chunks that came, those again that came again.
         call: number of the call that may write.
         delivered: the core has it, and owes the answer.
         settled: set by the answer; `refusal` is None if the update counts.
@@ -71,6 +76,7 @@ class Upload:
     receiver: Receiver | None
     file: SpoolFile | None = None
     held: int = 0
+    came: int = 0
     call: int = 0
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)
     delivered: bool = False
@@ -172,9 +178,19 @@ class IncomingUpload:
             self._check_current()
             if self._position + len(chunks) > upload.header.chunk_count:
                 raise DecodeError(f"the update has more than {upload.header.chunk_count} chunks")
+            self._count(len(chunks))
             written = await self._file_work(lambda: _take(upload, chunks, self._position))
         self._position += len(chunks)
         return written
+
+    def _count(self, chunks: int) -> None:
+        upload = self._upload
+        upload.came += chunks
+        most = _MOST_TIMES * upload.header.chunk_count + _MOST_MORE
+        if upload.came > most:
+            raise PeerError(
+                upload.site, f"sent more than {most} chunks of one update, over and over"
+            )
 
     async def commit(self) -> None:
         """Brings a complete upload to disk, hands it to the core and waits for its answer.

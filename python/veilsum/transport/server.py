@@ -31,6 +31,7 @@ from veilsum.roster import Roster
 from veilsum.transport import wire_data
 from veilsum.transport.audits import Audits, pieces
 from veilsum.transport.callers import CallRefused, Gate
+from veilsum.transport.flow import Stalled
 from veilsum.transport.incoming import IncomingUpload, Superseded
 from veilsum.transport.limits import LimitSettings
 from veilsum.transport.links import REPLACED, STOPPED, Link, Links
@@ -55,6 +56,7 @@ _STATUS: tuple[tuple[type[VeilsumError], grpc.StatusCode], ...] = (
     (Superseded, grpc.StatusCode.ABORTED),
     (Unreadable, grpc.StatusCode.UNAVAILABLE),
     # The site has all of its update and tries again; others go on.
+    (Stalled, grpc.StatusCode.DEADLINE_EXCEEDED),
     (SpoolUnavailable, grpc.StatusCode.UNAVAILABLE),
     (SpoolDamaged, grpc.StatusCode.UNAVAILABLE),
     (TooSlow, grpc.StatusCode.RESOURCE_EXHAUSTED),
@@ -325,17 +327,15 @@ class FederationService:
         header, first_chunk = wire_data.decode_update_header(first)
         upload = await self._desk.runner.uploads.begin(site, header, first_chunk)
         if not upload.settled:
-            await self._receive(site, upload, requests)
+            flow = self._desk.runner.uploads.flow
+            await flow.feed(requests, lambda frame: self._take(site, upload, frame))
         if upload.complete:
             await upload.commit()
         return wire_data.encode_receipt(*upload.receipt())
 
-    async def _receive(
-        self, site: str, upload: IncomingUpload, requests: AsyncIterator[bytes]
-    ) -> None:
-        async for frame in requests:
-            written = await upload.take(wire_data.decode_update_chunks(frame))
-            self._desk.metrics.received(written, site)
+    async def _take(self, site: str, upload: IncomingUpload, frame: bytes) -> None:
+        written = await upload.take(wire_data.decode_update_chunks(frame))
+        self._desk.metrics.received(written, site)
 
     async def _status(self, request: bytes, context: Any) -> bytes:
         site = self._site(context)

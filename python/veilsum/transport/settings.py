@@ -89,6 +89,10 @@ class CoordinatorSettings:
         reconnect_s: how long a site whose connection broke, or was there before the coordinator
             started again, is waited for before its rounds go on without it; 0: not at all.
         limits: how much one member may take.
+        inflight_bytes: of uploads that were received and are not on disk yet, over all sites; more
+            is not read from the network. One message of each open call comes on top.
+        stall_s: an upload on which nothing arrives for so many seconds ends; the site goes on with
+            it when it can.
     """
 
     state_dir: Path
@@ -110,6 +114,8 @@ class CoordinatorSettings:
     spool_limit_bytes: int = 0
     reconnect_s: float = 30.0
     limits: LimitSettings = field(default_factory=LimitSettings)
+    inflight_bytes: int = 64 << 20
+    stall_s: float = 60.0
 
     def __post_init__(self) -> None:
         host, _ = split_address(self.listen, "listen", lowest_port=0)
@@ -120,11 +126,8 @@ class CoordinatorSettings:
             raise ConfigError(
                 f"max_message_bytes must be {MESSAGE_LIMIT} to 2**30, got {self.max_message_bytes}"
             )
-        if self.spool_limit_bytes < 0:
-            raise ConfigError(
-                f"spool_limit_bytes must be 0 or positive, got {self.spool_limit_bytes}"
-            )
         _check_seconds("reconnect_s", self.reconnect_s, most=_MOST_RECONNECT_SECONDS)
+        _check_uploads(self)
         _check_threads(self.threads)
 
 
@@ -294,6 +297,22 @@ def _check_rounding_seed(seed: str | None) -> None:
 def _check_seconds(name: str, seconds: float, *, most: float) -> None:
     if not 0.0 <= seconds <= most:  # so written, it refuses nan as well
         raise ConfigError(f"{name} must be 0 to {most:g} seconds, got {seconds}")
+
+
+def _check_uploads(settings: CoordinatorSettings) -> None:
+    if settings.spool_limit_bytes < 0:
+        raise ConfigError(
+            f"spool_limit_bytes must be 0 or positive, got {settings.spool_limit_bytes}"
+        )
+    if settings.inflight_bytes < settings.max_message_bytes:
+        raise ConfigError(
+            f"inflight_bytes must be at least max_message_bytes, {settings.max_message_bytes}, got "
+            f"{settings.inflight_bytes}"
+        )
+    if not 0.0 < settings.stall_s <= 86_400.0:
+        raise ConfigError(
+            f"stall_s must be above 0 and at most 86400 seconds, got {settings.stall_s}"
+        )
 
 
 def _check_threads(threads: int) -> None:

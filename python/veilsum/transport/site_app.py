@@ -13,7 +13,7 @@ from typing import Any, TypeAlias, assert_never
 from veilsum._native import Secret
 from veilsum._version import __version__
 from veilsum.devices import available_threads, require_backend
-from veilsum.errors import ConfigError, DecodeError, LedgerError, VeilsumError
+from veilsum.errors import ConfigError, DecodeError, VeilsumError
 from veilsum.pki.identity import Identity
 from veilsum.pki.roster_file import load_roster
 from veilsum.roster import Roster
@@ -36,8 +36,6 @@ from veilsum.site.events import (
     CoordinatorSent,
     Disconnected,
     SiteEvent,
-    UploadDone,
-    UploadRefused,
 )
 from veilsum.site.session import SiteCore
 from veilsum.site.trainer import Trainer
@@ -49,11 +47,12 @@ from veilsum.transport.evidence_files import save_evidence
 from veilsum.transport.fetching import Fetching
 from veilsum.transport.ledger_file import open_ledger
 from veilsum.transport.logs import Log, start_logging
-from veilsum.transport.outgoing import Outgoing, update_kind
+from veilsum.transport.outgoing import Outgoing
 from veilsum.transport.process import harden_process, stop_signals, versions
 from veilsum.transport.settings import SiteSettings, tls_files
 from veilsum.transport.tls import load_signing_key, load_tls_identity
 from veilsum.transport.training import TrainingThread, load_trainer
+from veilsum.transport.uploading import Uploading
 
 Connect: TypeAlias = Callable[[Endpoint], Connection]
 
@@ -200,7 +199,7 @@ class _SiteApp:
     ) -> None:
         self._core = core
         self._settings = settings
-        self._outgoing = outgoing
+        self._uploading = Uploading(outgoing, log)
         self._fetching = Fetching(settings.max_model_bytes, log)
         self._log = log
         self._events: asyncio.Queue[SiteEvent] = asyncio.Queue()
@@ -309,7 +308,7 @@ class _SiteApp:
             case StopTraining(round_id):
                 self._training.stop(round_id)
             case Upload():
-                self._start(self._upload(effect, connection))
+                self._start(self._answer(self._uploading.upload(effect, connection)))
             case KeepEvidence(evidence):
                 await asyncio.to_thread(self._keep, evidence)
             case Note(text):
@@ -351,46 +350,3 @@ class _SiteApp:
 
     async def _answer(self, fetched: Awaitable[SiteEvent]) -> None:
         self._events.put_nowait(await fetched)
-
-    async def _upload(self, effect: Upload, connection: Connection) -> None:
-        header = effect.header
-        size = sum(memoryview(chunk).nbytes for chunk in effect.chunks)
-        self._log.info("uploading", run=header.round.run_id, round=header.round.number, bytes=size)
-        backoff = Backoff()
-        first_chunk = 0
-        while True:
-            try:
-                if await self._push(effect, connection, first_chunk):
-                    break
-                await asyncio.sleep(backoff.delay())  # for one that wants the same again and again
-                first_chunk, _ = await connection.push_status(header.round, header.update_id)
-            except Unreachable as error:
-                # The same bytes again, from where they are missing: a second, newly masked
-                # update of one round would show the difference of the two.
-                self._log.warning("upload interrupted", reason=str(error))
-                await asyncio.sleep(backoff.delay())
-                first_chunk = await self._resume_at(effect, connection, first_chunk)
-            except LedgerError:
-                raise
-            except VeilsumError as error:
-                self._log.warning("upload refused", reason=str(error))
-                self._events.put_nowait(UploadRefused(header.round, str(error)))
-                return
-        self._events.put_nowait(UploadDone(header.round))
-
-    async def _push(self, effect: Upload, connection: Connection, first_chunk: int) -> bool:
-        header = effect.header
-        try:
-            return await connection.push_update(header, effect.chunks, first_chunk=first_chunk)
-        finally:
-            self._outgoing.upload_ended(update_kind(header))
-
-    async def _resume_at(self, effect: Upload, connection: Connection, otherwise: int) -> int:
-        header = effect.header
-        try:
-            first_chunk, _ = await connection.push_status(header.round, header.update_id)
-        except LedgerError:
-            raise
-        except VeilsumError:
-            return otherwise  # the next push says what is wrong
-        return first_chunk

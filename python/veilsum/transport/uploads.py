@@ -6,7 +6,7 @@ upload is on disk before the core hears of it, and its file stays until its roun
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from veilsum.control import RoundId, UpdateHeader
 from veilsum.coordinator.events import UpdateArrived
 from veilsum.coordinator.round import Receiver
 from veilsum.errors import DecodeError, PeerError, VeilsumError
+from veilsum.transport.flow import Flow
 from veilsum.transport.incoming import Check, Deliver, Handling, IncomingUpload, Upload, Workers
 from veilsum.transport.spool import Points, Spool, pass_by
 from veilsum.transport.spool_format import Found, file_name, read_file
@@ -27,9 +28,13 @@ class UploadLimits:
 
     Attributes:
         spool_limit_bytes: of all files of the spool; 0 for what the disk has.
+        inflight_bytes: of frames that were received and are not on disk yet.
+        stall_s: a call on which nothing arrives for so long ends.
     """
 
     spool_limit_bytes: int = 0
+    inflight_bytes: int = 64 << 20
+    stall_s: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +58,7 @@ class Leftover:
 class _Round:
     """Uploads of one round; `closed` says why there are no more."""
 
-    sites: frozenset[str]
+    sites: set[str]
     uploads: dict[str, Upload] = field(default_factory=dict)
     closed: str | None = None
 
@@ -67,6 +72,9 @@ class Uploads:
         check: asks the core whether it takes this upload; raises its refusal.
         deliver: takes complete uploads; answer() must follow for each.
         points: told of each step that changes a file.
+
+    Attributes:
+        flow: hands the frames of calls over.
     """
 
     def __init__(
@@ -81,14 +89,30 @@ class Uploads:
         self._spool = Spool(folder, limit_bytes=limits.spool_limit_bytes, points=points)
         self._check = check
         self._workers = Workers()
+        self.flow = Flow(limits.inflight_bytes, limits.stall_s)
         self._handling = Handling(self._spool, self._workers, deliver, self._discard)
         self._rounds: dict[RoundId, _Round] = {}
 
     # --- what the core says ---------------------------------------------------------
 
     def open(self, round_id: RoundId, sites: Sequence[str]) -> None:
-        """Takes uploads of these sites from now on."""
-        self._rounds[round_id] = _Round(frozenset(sites))
+        """Takes uploads of these sites from now on. In a round that is open already, of them too:
+        what is held of theirs and not complete is of a process that is gone."""
+        state = self._rounds.get(round_id)
+        if state is None or state.closed is not None:
+            self.forget(round_id)
+            self._rounds[round_id] = _Round(set(sites))
+            return
+        for site in sites:
+            state.sites.add(site)
+            self.restart(round_id, site)
+
+    def restart(self, round_id: RoundId, site: str) -> None:
+        """A new process of a site begins its upload anew, unless it is complete."""
+        state = self._rounds.get(round_id)
+        upload = state.uploads.get(site) if state else None
+        if upload is not None and not upload.over:
+            self._discard(upload)
 
     def answer(self, round_id: RoundId, site: str, refusal: str | None) -> None:
         """The core's answer to a complete upload: None if it counts. Its file stays."""
@@ -99,7 +123,7 @@ class Uploads:
 
     def close(self, round_id: RoundId, reason: str) -> None:
         """Refuses what still comes for this round, and frees what was not complete."""
-        closing = self._rounds.setdefault(round_id, _Round(frozenset()))
+        closing = self._rounds.setdefault(round_id, _Round(set()))
         closing.closed = reason
         for upload in closing.uploads.values():
             if not upload.delivered:
@@ -110,15 +134,20 @@ class Uploads:
             self.forget(oldest)
             del self._rounds[oldest]
 
-    def forget(self, round_id: RoundId) -> None:
-        """Frees the files of a round, which is over. Sites are still told what became of them."""
+    def forget(self, round_id: RoundId, sites: Collection[str] | None = None) -> None:
+        """Frees the files of a round, which is over. Sites are still told what became of them.
+
+        Args:
+            sites: free only the files of these, whose uploads are complete; the others' go on.
+        """
         state = self._rounds.get(round_id)
         if state is None:
             return
-        if state.closed is None:
+        if sites is None and state.closed is None:
             self.close(round_id, "the round is over")
-        for upload in state.uploads.values():
-            upload.drop_file()
+        for site, upload in state.uploads.items():
+            if sites is None or (site in sites and upload.settled.is_set()):
+                upload.drop_file()
 
     def close_run(self, run_id: str, reason: str) -> None:
         """The run is over: closes and forgets its rounds."""
@@ -137,7 +166,7 @@ class Uploads:
             SpoolDamaged: its file is gone, torn, changed, or of another upload.
         """
         file = self._spool.read_complete(site, header)
-        state = self._rounds.setdefault(header.round, _Round(frozenset((site,))))
+        state = self._rounds.setdefault(header.round, _Round({site}))
         upload = state.uploads[site] = Upload(site, header, None, file)
         upload.held = header.chunk_count
         upload.delivered = True
