@@ -7,6 +7,7 @@ import sqlite3
 import stat
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 
 from veilsum._native import Layout
 from veilsum.control import RoundId, RoundRecord, RunEvent, RunSpec, RunStatus
+from veilsum.coordinator.standing import Standing
 from veilsum.errors import ConfigError, DecodeError
 from veilsum.model import NUMPY_DTYPES, ModelLayout
 from veilsum.optimizers import FedAdam
@@ -26,9 +28,11 @@ from veilsum.transport.checkpoints import (
     load_optimizer_state,
     model_from_bytes,
     model_to_bytes,
+    read_layout,
     save_model,
 )
-from veilsum.transport.storage import RESTARTED, Storage
+from veilsum.transport.storage import RESTARTED, DiskFailed, Storage
+from veilsum.transport.tables import put_round, put_run, put_standing
 
 SPEC = RunSpec(task_id="nodules", rounds=2)
 LAYOUT = ModelLayout(Layout([("w", "f32", (2, 3)), ("n", "i64", ()), ("h", "bf16", (3,))]))
@@ -59,6 +63,12 @@ def record(number: int = 1, completed: bool = True) -> RoundRecord:
     )
 
 
+def save_round(storage: Storage, record: RoundRecord, model=None, state=None) -> None:
+    if model is not None:
+        storage.save_step(record.round, LAYOUT, model, state)
+    storage.change([partial(put_round, record=record)])
+
+
 def assert_same_model(found: dict, expected: dict) -> None:
     assert list(found) == list(expected)
     for name, values in expected.items():
@@ -84,8 +94,8 @@ def test_a_receipt_is_kept_as_a_file_of_its_own(tmp_path: Path) -> None:
 def test_runs_and_rounds_are_there_after_a_restart(tmp_path: Path) -> None:
     storage = Storage(tmp_path / "state")
     storage.save_run(status())
-    storage.save_round(record(1), LAYOUT, MODEL)
-    storage.save_round(record(2, completed=False), LAYOUT, None)
+    save_round(storage, record(1), MODEL)
+    save_round(storage, record(2, completed=False))
     storage.save_run(status(state="completed"))
     storage.close()
     storage = Storage(tmp_path / "state")
@@ -109,22 +119,72 @@ def test_runs_are_listed_newest_first(tmp_path: Path) -> None:
     storage.close()
 
 
-def test_a_run_that_a_crash_interrupted_is_aborted_at_the_next_start(tmp_path: Path) -> None:
+def test_a_run_of_a_version_that_kept_no_standing_is_aborted(tmp_path: Path) -> None:
     storage = Storage(tmp_path / "state")
     storage.save_run(status("active"))
     storage.save_run(status("queued", "waiting"))
     storage.save_run(status("done", "completed"))
+    storage.save_run(status("standing"))
+    standing = Standing(RoundId("standing", 3, 1), b"memory")
+    storage.change([partial(put_standing, standing=standing)])
     storage.close()
     storage = Storage(tmp_path / "state")
     states = {run.run_id: (run.state, run.reason) for run in storage.runs()}
     assert states == {
         "active": ("aborted", RESTARTED),
-        "queued": ("aborted", RESTARTED),
+        "queued": ("waiting", ""),
         "done": ("completed", ""),
+        "standing": ("running", ""),
     }
     assert [event.kind for _, event in storage.events("active")] == ["run"]
     assert storage.events("done") == []
+    assert [(run.run_id, where) for run, where in storage.unfinished()] == [
+        ("queued", None),
+        ("standing", standing),
+    ]
+    storage.save_run(status("standing", "completed"))
+    assert [run.run_id for run, _ in storage.unfinished()] == ["queued"]
     storage.close()
+
+
+def test_a_database_of_the_first_format_gets_what_it_lacks(tmp_path: Path) -> None:
+    storage = Storage(tmp_path / "state")
+    storage.save_run(status(state="completed"))
+    save_round(storage, record(1))
+    storage.change([lambda database: database.execute("DROP TABLE log")])
+    storage.change([lambda database: database.execute("DROP TABLE standings")])
+    storage.change([lambda database: database.execute("PRAGMA user_version = 1")])
+    storage.close()
+
+    storage = Storage(tmp_path / "state")
+
+    assert storage.run("run-1") == replace(status(state="completed"), rounds=(record(1),))
+    assert storage.log() == []
+    assert storage.unfinished() == []
+    storage.close()
+
+
+def test_all_changes_are_made_or_none(tmp_path: Path) -> None:
+    storage = Storage(tmp_path / "state")
+
+    def fail(database: sqlite3.Connection) -> None:
+        database.execute("INSERT INTO runs VALUES (1)")
+
+    with pytest.raises(DiskFailed, match=r"cannot write .*state\.db"):
+        storage.change([partial(put_run, status=status()), fail])
+
+    assert storage.runs() == []
+    storage.close()
+
+
+def test_the_layout_of_a_kept_model_is_read_from_its_header(tmp_path: Path) -> None:
+    save_model(tmp_path / "model.safetensors", LAYOUT, MODEL)
+    assert read_layout(tmp_path / "model.safetensors") == LAYOUT
+    (tmp_path / "torn.safetensors").write_bytes((tmp_path / "model.safetensors").read_bytes()[:40])
+    with pytest.raises(ConfigError, match=r"torn\.safetensors is not a model"):
+        read_layout(tmp_path / "torn.safetensors")
+    with pytest.raises(ConfigError, match=r"cannot read .*gone\.safetensors"):
+        read_layout(tmp_path / "gone.safetensors")
 
 
 def test_events_come_back_in_order_and_from_any_point_on(tmp_path: Path) -> None:
@@ -177,9 +237,8 @@ def test_two_coordinators_cannot_use_one_directory(tmp_path: Path) -> None:
     Storage(tmp_path / "state").close()
 
 
-def test_leftovers_of_a_crash_are_swept_from_the_spool(tmp_path: Path) -> None:
+def test_copies_that_a_crash_left_are_swept_from_the_spool(tmp_path: Path) -> None:
     storage = Storage(tmp_path / "state")
-    (storage.spool / "00000001.update").write_bytes(b"x")
     (storage.sums / "site-a").write_bytes(b"x")
     storage.close()
     storage = Storage(tmp_path / "state")
@@ -193,7 +252,7 @@ def test_a_database_of_another_version_is_refused_and_left_alone(tmp_path: Path)
     database = sqlite3.connect(tmp_path / "state" / "state.db")
     database.execute("PRAGMA user_version = 9")
     database.close()
-    with pytest.raises(ConfigError, match="has format 9, this version knows 1"):
+    with pytest.raises(ConfigError, match="has format 9, this version knows 2"):
         Storage(tmp_path / "state")
 
 
@@ -207,7 +266,7 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
 def test_a_start_with_many_past_rounds_is_quick(tmp_path: Path) -> None:
     storage = Storage(tmp_path / "state")
     storage.save_run(status(state="completed"))
-    storage.save_round(record(1), LAYOUT, None)
+    save_round(storage, record(1))
     storage.close()
     database = sqlite3.connect(tmp_path / "state" / "state.db")
     with database:
@@ -230,7 +289,7 @@ def test_the_optimizers_state_is_kept_of_the_last_two_rounds(tmp_path: Path) -> 
     model = {**MODEL, "h": np.zeros(3, np.uint16)}
     for number in (1, 2, 3):
         optimizer.step(model, mean)
-        storage.save_round(record(number), LAYOUT, model, optimizer.state())
+        save_round(storage, record(number), model, optimizer.state())
     storage.close()
     storage = Storage(tmp_path / "state")
 

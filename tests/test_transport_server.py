@@ -44,7 +44,6 @@ from veilsum.transport.client import Connection, Refused, Replaced, Unreachable
 from veilsum.transport.endpoint import Endpoint
 from veilsum.transport.operator import CoordinatorUnreachable, OperatorClient
 from veilsum.transport.site_app import make_endpoint
-from veilsum.transport.storage import RESTARTED
 from veilsum.transport.tls import load_tls_identity
 
 SITES = ("a", "b", "c")
@@ -600,7 +599,11 @@ def test_runs_of_an_earlier_process_can_be_looked_up(consortium: Consortium, set
             run = await asyncio.to_thread(operator.submit, PLAIN, MODEL_BYTES)
         async with serving(settings) as port, operating(consortium, port) as operator:
             found = await asyncio.to_thread(operator.get, run.run_id)
-            assert (found.state, found.reason) == ("aborted", RESTARTED)
+            assert (found.state, found.current_round) == ("running", 1)
+            found = await asyncio.to_thread(operator.abort, run.run_id)
+        async with serving(settings) as port, operating(consortium, port) as operator:
+            assert await asyncio.to_thread(operator.get, run.run_id) == found
+            assert found.state == "aborted"
             events = await asyncio.to_thread(lambda: list(operator.watch(run.run_id)))
             assert events[-1].kind == "run"
             assert await asyncio.to_thread(operator.abort, run.run_id) == found

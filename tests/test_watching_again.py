@@ -52,7 +52,8 @@ def test_events_are_numbered_and_progress_is_not(storage: Storage) -> None:
         first = asyncio.ensure_future(anext(watching))
         await asyncio.sleep(0)
         for event in (EVENTS[0], RunEvent("run-1", "progress", fraction=0.5), *EVENTS[1:]):
-            await watchers.announce(event)
+            kept = event.kind != "progress"
+            watchers.tell(event, storage.append_event(event) if kept else 0)
         seen = [await first, *[event async for event in watching]]
 
         numbers = [event.number for event in seen if event.kind != "progress"]

@@ -7,6 +7,7 @@ ended. Going on where a crash left off is not built.
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from veilsum.errors import DecodeError, PeerError
 from veilsum.model import ModelLayout
 from veilsum.secagg.receiver import InputReceiver
 from veilsum.transport.storage import RESTARTED, Storage
+from veilsum.transport.uploads import Uploads
 
 BROKEN = "kyoto"
 ARRAYS = {"weight": np.linspace(-1, 1, 9000, dtype=np.float32)}
@@ -104,6 +106,10 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+def refuse(*call: object) -> None:
+    raise AssertionError(f"nobody may be asked: {call}")
+
+
 def test_what_a_killed_coordinator_had_staged_is_gone_and_its_run_has_ended(tmp_path: Path):
     state = tmp_path / "state"
     killed = subprocess.run([sys.executable, "-c", CRASHES, str(state)], check=False, timeout=60)
@@ -111,6 +117,8 @@ def test_what_a_killed_coordinator_had_staged_is_gone_and_its_run_has_ended(tmp_
     assert list(state.rglob("*.update"))
 
     storage = Storage(state)
+    uploads = Uploads(storage.spool, refuse, refuse)
+    asyncio.run(uploads.recover_partial())
 
     assert not list(state.rglob("*.update"))
     run = storage.run("r")

@@ -114,6 +114,10 @@ class Coordinator:
         job = Job.restored(run, cohort, self._present.keys(), self._factory)
         self._jobs[submitted.run_id] = job
 
+    def forget(self, run_id: str) -> None:
+        """Takes no further part in a run; what is to be said of it, the caller says."""
+        del self._jobs[run_id]
+
     def resume(self) -> list[Effect]:
         """After restore() and the events: what is still to be done."""
         effects = [effect for job in self._jobs.values() for effect in job.resume()]
@@ -187,8 +191,8 @@ class Coordinator:
                 return self._job(run_id).proceed(now)
             case ResultPublished(round_id):
                 return self._job(round_id.run_id).republish(event, now)
-            case RoundSpoiled(round_id, reason):
-                return self._job(round_id.run_id).spoiled(round_id, reason, now)
+            case RoundSpoiled(run_id, reason):
+                return self._job(run_id).spoiled(reason, now)
             case _:
                 assert_never(event)
 

@@ -152,9 +152,10 @@ class GoOn:
 
 @dataclass(frozen=True, slots=True)
 class DropUploads:
-    """The round is over: free its spool."""
+    """The round is over, or has done with these sites: free its spool, or theirs in it."""
 
     round: RoundId
+    sites: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,9 +118,9 @@ class ResultPublished:
 
 @dataclass(frozen=True, slots=True)
 class RoundSpoiled:
-    """What an open round is made of is gone or damaged, so it can have no result."""
+    """What the open round of a run is made of is gone or damaged, so it can have no result."""
 
-    round: RoundId
+    run_id: str
     reason: str
 
 

@@ -226,12 +226,12 @@ class Job:
                 return self._in_round(phase, lambda at: at.deadline(now), now)
         return []
 
-    def spoiled(self, round_id: RoundId, reason: str, now: float) -> list[Effect]:
+    def spoiled(self, reason: str, now: float) -> list[Effect]:
         """What the open round is made of is gone."""
         phase = self._phase
-        if isinstance(phase, Running) and phase.invitation.round == round_id:
+        if isinstance(phase, Running):
             return self._finish_round(phase, Failed(reason), now)
-        return []
+        return self.abort(reason, now)
 
     def republish(self, sent: ResultPublished, now: float) -> list[Effect]:
         """In a replay, ends the round whose sites were unmasking its sum.

@@ -19,13 +19,14 @@ from veilsum._native import Layout
 from veilsum.errors import ConfigError, DecodeError
 from veilsum.model import NUMPY_DTYPES, ModelLayout, StoredModel, TensorPart, parts_of
 from veilsum.optimizers.state import OptimizerState
-from veilsum.transport.durable import sync_folder
+from veilsum.transport.durable import Points, no_points, sync_folder
 
 Arrays = Mapping[str, NDArray[Any]]
 
 _FILE_DTYPES = {dtype: dtype.upper() for dtype in NUMPY_DTYPES}
 _LAYOUT_DTYPES = {name: dtype for dtype, name in _FILE_DTYPES.items()}
 _ALIGNMENT = 8
+_LARGEST_HEADER = 1 << 28  # bytes
 
 
 def tensor_bytes(layout: ModelLayout, arrays: Arrays) -> list[memoryview]:
@@ -46,7 +47,9 @@ def tensor_pieces(layout: ModelLayout, arrays: Arrays) -> Iterator[memoryview]:
         yield arrays.read(part).view(np.uint8).data
 
 
-def save_model(file: Path, layout: ModelLayout, arrays: Arrays) -> None:
+def save_model(
+    file: Path, layout: ModelLayout, arrays: Arrays, *, points: Points = no_points
+) -> None:
     """Writes a safetensors file with the tensors in layout order.
 
     The bytes are on disk, under their final name, when this returns.
@@ -54,10 +57,13 @@ def save_model(file: Path, layout: ModelLayout, arrays: Arrays) -> None:
     Raises:
         ConfigError: the file cannot be written.
     """
-    save_pieces(file, chain([_header(layout)], tensor_pieces(layout, arrays)), what="the model")
+    pieces = chain[bytes | memoryview]([_header(layout)], tensor_pieces(layout, arrays))
+    save_pieces(file, pieces, what="the model", points=points)
 
 
-def save_pieces(file: Path, pieces: Iterable[bytes | memoryview], *, what: str) -> None:
+def save_pieces(
+    file: Path, pieces: Iterable[bytes | memoryview], *, what: str, points: Points = no_points
+) -> None:
     """Writes the bytes of a file; they are on disk, under its final name, when this returns.
 
     Args:
@@ -67,17 +73,27 @@ def save_pieces(file: Path, pieces: Iterable[bytes | memoryview], *, what: str) 
         ConfigError: the file cannot be written.
     """
     unfinished = file.with_name(f".{file.name}.unfinished")
+    name = what.removeprefix("the ")
     try:
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make_folder(file.parent)
+        points(f"{name}.begin")
         with open(unfinished, "wb") as stream:
             for piece in pieces:
                 stream.write(piece)
             stream.flush()
             os.fsync(stream.fileno())
+        points(f"{name}.written")
         os.replace(unfinished, file)
         sync_folder(file.parent)
+        points(f"{name}.replaced")
     except OSError as error:
         raise ConfigError(f"cannot write {what} {file}: {error.strerror}") from error
+
+
+def _make_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        sync_folder(folder.parent)
 
 
 def model_to_bytes(layout: ModelLayout, arrays: Arrays) -> bytes:
@@ -214,6 +230,28 @@ def model_from_bytes(data: Buffer) -> tuple[ModelLayout, dict[str, NDArray[Any]]
         return ModelLayout(Layout(tensors)), arrays
     except ConfigError as error:
         raise DecodeError(str(error)) from error
+
+
+def read_layout(file: Path) -> ModelLayout:
+    """The tensors of a file that save_model() wrote, of which no more than the header is read.
+
+    Raises:
+        ConfigError: names the file and what is wrong with it.
+    """
+    try:
+        with open(file, "rb") as stream:
+            header_size = int.from_bytes(stream.read(8), "little")
+            header = json.loads(stream.read(min(header_size, _LARGEST_HEADER)))
+        header.pop("__metadata__", None)
+        ordered = sorted(header.items(), key=lambda item: tuple(item[1]["data_offsets"]))
+        tensors = [
+            (name, _LAYOUT_DTYPES[about["dtype"]], tuple(about["shape"])) for name, about in ordered
+        ]
+        return ModelLayout(Layout(tensors))
+    except OSError as error:
+        raise ConfigError(f"cannot read {file}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{file} is not a model as a coordinator keeps it") from error
 
 
 def _names_in_order(content: bytes) -> list[str]:

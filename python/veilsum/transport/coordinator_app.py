@@ -24,6 +24,9 @@ from veilsum.roster import Roster
 from veilsum.selftest import require_working
 from veilsum.transport.admission import Admission
 from veilsum.transport.callers import Gate
+from veilsum.transport.carrying_out import Outside
+from veilsum.transport.durable import Points, no_points
+from veilsum.transport.event_log import Draws
 from veilsum.transport.limits import LimitSettings
 from veilsum.transport.links import Links
 from veilsum.transport.logs import Log, start_logging
@@ -36,7 +39,7 @@ from veilsum.transport.process import (
     stop_signals,
     versions,
 )
-from veilsum.transport.runner import Outside, Runner
+from veilsum.transport.runner import Runner
 from veilsum.transport.server import FEDERATION, Desk, FederationService
 from veilsum.transport.settings import RELAY_LIMIT, CoordinatorSettings, split_address, tls_files
 from veilsum.transport.storage import Storage
@@ -77,8 +80,12 @@ async def serve_coordinator(
     *,
     stop: asyncio.Event,
     ready: Callable[[int], None] | None = None,
+    points: Points = no_points,
 ) -> None:
     """Serves until `stop` is set. Within a running loop; see run_coordinator.
+
+    Args:
+        points: for tests, see durable.Points.
 
     Raises:
         ConfigError: as run_coordinator.
@@ -90,12 +97,13 @@ async def serve_coordinator(
     roster = load_roster(settings.roster, previous=settings.previous_roster)
     tls = _tls(settings, roster)
     signing_key = load_signing_key(settings.signing_key)
-    storage = Storage(settings.state_dir)
+    storage = Storage(settings.state_dir, points=points)
     try:
+        draws = Draws(secrets.token_bytes)
         core = Coordinator(
             roster,
             signing_key,
-            entropy=secrets.token_bytes,
+            entropy=draws,
             threads=settings.threads or available_threads(),
             spool=str(storage.sums),
             backend=require_backend(settings.backend),
@@ -113,7 +121,7 @@ async def serve_coordinator(
                 settings.spool_limit_bytes, settings.inflight_bytes, settings.stall_s
             ),
         )
-        await _App(core, roster, outside, log).serve(settings, tls, stop, ready)
+        await _App(core, draws, roster, outside, log).serve(settings, tls, stop, ready)
     finally:
         storage.close()
 
@@ -137,6 +145,7 @@ class _App:
     def __init__(
         self,
         core: Coordinator,
+        draws: Draws,
         roster: Roster,
         outside: Outside,
         log: Log,
@@ -145,7 +154,7 @@ class _App:
         self._log = log
         self._storage = outside.storage
         self._outside = outside
-        self._runner = Runner(core, self._outside, log)
+        self._runner = Runner(core, draws, self._outside, log)
         outside.links.tell(self._presence)
         storage = outside.storage
         outside.metrics.watch_disk(storage.folder, storage.database, storage.spool)
@@ -173,6 +182,7 @@ class _App:
         metrics = None
         if settings.metrics_port is not None:
             metrics = MetricsServer(self._outside.metrics, settings.metrics_port)
+        await self._runner.recover()
         worker = asyncio.create_task(self._runner.run())
         try:
             await server.start()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeAlias
 
 from veilsum.errors import ConfigError, LedgerError
 
@@ -130,3 +131,13 @@ class AppendOnly:
                 os.fsync(descriptor)
         with suppress(OSError):
             os.close(descriptor)
+
+
+Points: TypeAlias = Callable[[str], None]
+"""Called with the name of a step before it is made durable and after: where a test kills the
+process. A name is "<what>.<step>", such as "model.replaced"."""
+
+
+def no_points(name: str) -> None:
+    """Goes on."""
+    del name

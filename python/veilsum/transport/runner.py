@@ -9,34 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, TypeVar, assert_never
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TypeVar, assert_never
 
-from veilsum.control import RoundId, RoundOpened, RunEvent, RunStatus, UpdateHeader
+from veilsum.control import RunEvent, UpdateHeader
 from veilsum.coordinator.core import Coordinator
-from veilsum.coordinator.effects import (
-    Announce,
-    AnswerUpload,
-    CloseUploads,
-    DropAudit,
-    DropUploads,
-    Effect,
-    GoOn,
-    OpenUploads,
-    PublishAudit,
-    PublishModel,
-    PublishSum,
-    SaveEvidence,
-    SaveLink,
-    SaveReceipt,
-    SaveRound,
-    SaveRun,
-    SaveStanding,
-    SendToSite,
-    SetDeadline,
-)
+from veilsum.coordinator.effects import Announce, AnswerUpload, Effect, SaveRun
 from veilsum.coordinator.events import (
     DeadlinePassed,
     Event,
@@ -52,57 +32,93 @@ from veilsum.coordinator.events import (
 )
 from veilsum.coordinator.round import Receiver
 from veilsum.errors import VeilsumError
-from veilsum.transport.audits import Audits, write_transcript
-from veilsum.transport.links import Links
+from veilsum.transport.carrying_out import CarryingOut, Outside
+from veilsum.transport.clock import Clock
+from veilsum.transport.event_log import Draws, entry_of
+from veilsum.transport.keeping import Keeper, Turn
 from veilsum.transport.logs import Log
-from veilsum.transport.metrics import Metrics
-from veilsum.transport.models import Models, serve_checkpoint
-from veilsum.transport.storage import Storage
-from veilsum.transport.uploads import UploadLimits, Uploads
-from veilsum.transport.watchers import Watchers
+from veilsum.transport.recovery import Recovery
+from veilsum.transport.storage import DiskFailed
+from veilsum.transport.uploads import Uploads
 
 _T = TypeVar("_T")
+_A = TypeVar("_A")
 
 INTERNAL = "an internal error of the coordinator, see its log"
-
-
-@dataclass(frozen=True)
-class Outside:
-    """Everything the core's effects reach."""
-
-    storage: Storage
-    models: Models
-    links: Links
-    watchers: Watchers
-    metrics: Metrics
-    audits: Audits = field(default_factory=Audits)
-    transcripts: Path | None = None  # the folder they go to
-    upload_limits: UploadLimits = field(default_factory=UploadLimits)
 
 
 class Runner:
     """The only one who talks to the core."""
 
-    def __init__(self, core: Coordinator, outside: Outside, log: Log) -> None:
+    def __init__(self, core: Coordinator, draws: Draws, outside: Outside, log: Log) -> None:
         self._core = core
+        self._draws = draws
         self._outside = outside
         self._log = log
+        self._keeper = Keeper(outside.storage)
+        self._clock = Clock()
+        # Of its own: threads that wait for the disks of hostile uploads are not in its way.
+        self._core_thread = ThreadPoolExecutor(1, "core")
+        self._recovering = False
+        self._disk_failed: DiskFailed | None = None
         self._queue: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue()
-        self._timers: dict[tuple[RoundId, str], asyncio.TimerHandle] = {}
-        self._started: dict[RoundId, float] = {}
         self.uploads = Uploads(
-            outside.storage.spool, self._check_upload, self.post, outside.upload_limits
+            outside.storage.spool,
+            self._check_upload,
+            self.post,
+            outside.upload_limits,
+            outside.storage.points,
         )
+        self._carrying_out = CarryingOut(outside, self.uploads, self.post, log)
+
+    async def recover(self) -> None:
+        """Takes over what earlier processes left. To be called once, before run() and before
+        anybody is let in.
+
+        Raises:
+            DiskFailed: it cannot be written.
+        """
+        outside = self._outside
+        recovery = Recovery(
+            self._core,
+            outside.storage,
+            self.uploads,
+            self._draws,
+            self._carrying_out.again,
+            self._log,
+        )
+        self._recovering = True
+        try:
+            spoiled = await recovery.run()
+        finally:
+            self._recovering = False
+        self._clock.go_on_from(recovery.time)
+        if spoiled is not None:
+            await self._process(spoiled)
+        resumed = Turn(None, self._core.resume(), self._clock.now(), self._core.present, False)
+        await self._keep_and_carry_out(resumed)
+        self._recovering = True
+        try:
+            await self.uploads.recover_partial()
+        finally:
+            self._recovering = False
+        for site, instance in self._core.present.items():
+            outside.links.expect(site, instance)
 
     async def run(self) -> None:
-        """Works until cancelled."""
+        """Works until cancelled.
+
+        Raises:
+            DiskFailed: what happened cannot be made durable, so nothing more may happen.
+        """
         try:
-            while True:
+            while self._disk_failed is None:
                 job = await self._queue.get()
                 await job()
+            raise self._disk_failed
         finally:
-            for timer in self._timers.values():
-                timer.cancel()
+            self._carrying_out.close()
+            self._core_thread.shutdown(wait=False, cancel_futures=True)
 
     # --- for others to call ---------------------------------------------------------
 
@@ -143,15 +159,17 @@ class Runner:
         return await done
 
     async def _check_upload(self, site: str, header: UpdateHeader) -> Receiver:
+        if self._recovering:  # nobody takes turns yet
+            return self._core.upload_check(site, header)
         return await self.ask(lambda core: core.upload_check(site, header))
 
     # --- one event ------------------------------------------------------------------
 
     async def _process(self, event: Event) -> None:
+        if self._disk_failed is not None:
+            raise self._disk_failed
         try:
-            began = time.monotonic()
-            effects = await asyncio.to_thread(self._core.handle, event, now=began)
-            self._outside.metrics.core_took(type(event).__name__, time.monotonic() - began)
+            turn = await self._in_core_thread(self._handle, event)
         except Exception as error:
             by_operator = isinstance(event, (RunSubmitted, RunAbortRequested))
             if by_operator and isinstance(error, VeilsumError):
@@ -163,20 +181,53 @@ class Runner:
                 raise
             return
         try:
-            for effect in effects:
-                await self._carry_out(effect)
-        except Exception:  # noqa: BLE001  a full disk ends the run, not the coordinator
+            await self._keep_and_carry_out(turn)
+        except DiskFailed as error:
+            self._disk_failed = error
+            raise
+        except Exception:  # noqa: BLE001  what is served of one run must not end the others
             self._log.exception("an effect failed", kind=type(event).__name__)
             await self._give_up(event)
+
+    async def _in_core_thread(self, work: Callable[[_A], _T], argument: _A) -> _T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._core_thread, work, argument)
+
+    def _handle(self, event: Event) -> Turn:
+        core, began = self._core, time.monotonic()
+        now, keeps = self._clock.now(), core.keeps(event)
+        self._draws.taken()
+        effects = core.handle(event, now=now)
+        draws = self._draws.taken()
+        if isinstance(event, UpdateArrived) and not _counts(effects):
+            keeps = False  # it has changed nothing, and its file goes
+        entry = entry_of(event, now, draws) if keeps else None
+        self._outside.metrics.core_took(type(event).__name__, time.monotonic() - began)
+        return Turn(entry, effects, now, core.present, core.idle)
+
+    async def _keep_and_carry_out(self, turn: Turn) -> None:
+        numbers = dict(
+            zip(
+                map(id, turn.kept_events),
+                await self._in_core_thread(self._keeper.keep, turn),
+                strict=True,
+            )
+        )
+        for effect in turn.effects:
+            if isinstance(effect, Announce):
+                self._outside.metrics.run_event(effect.event)
+                self._outside.watchers.tell(effect.event, numbers.get(id(effect.event), 0))
+            else:
+                await self._carrying_out.carry_out(effect)
 
     async def _give_up(self, event: Event) -> None:
         """Aborts the runs that an unforeseen failure concerns; the others go on."""
         for run_id in self._concerned(event):
             try:
                 abort = RunAbortRequested(run_id, INTERNAL)
-                effects = await asyncio.to_thread(self._core.handle, abort, now=time.monotonic())
-                for effect in effects:
-                    await self._carry_out(effect)
+                await self._keep_and_carry_out(await self._in_core_thread(self._handle, abort))
+            except DiskFailed:
+                raise
             except Exception:  # noqa: BLE001  logged, and buried below
                 self._log.exception("a failed run could not be aborted", run=run_id)
                 await self._bury(run_id)
@@ -186,25 +237,23 @@ class Runner:
 
     async def _bury(self, run_id: str) -> None:
         """Ends a run that the core cannot end, for those who watch it and for storage."""
-        try:
-            status = replace(self._core.status(run_id), state="aborted", reason=INTERNAL)
-            await self._save_run(status)
-            await self._outside.watchers.announce(
-                RunEvent(run_id, "run", detail=f"aborted: {INTERNAL}")
-            )
-        except Exception:  # noqa: BLE001  logged; there is nobody left to tell
-            self._log.exception("a failed run could not be stored", run=run_id)
+        status = replace(self._core.status(run_id), state="aborted", reason=INTERNAL)
+        event = RunEvent(run_id, "run", detail=f"aborted: {INTERNAL}")
+        self._core.forget(run_id)
+        said: list[Effect] = [SaveRun(status), Announce(event)]
+        idle = self._core.idle
+        await self._keep_and_carry_out(Turn(None, said, self._clock.now(), {}, idle))
 
     def _concerned(self, event: Event) -> list[str]:
         named: str | None = None
         match event:
-            case RunSubmitted() | RunAbortRequested() | Proceed():
+            case RunSubmitted() | RunAbortRequested() | Proceed() | RoundSpoiled():
                 named = event.run_id
             case SiteSent():
                 named = event.message.round.run_id
             case UpdateArrived():
                 named = event.header.round.run_id
-            case DeadlinePassed() | ResultPublished() | RoundSpoiled():
+            case DeadlinePassed() | ResultPublished():
                 named = event.round.run_id
             case SiteJoined() | SiteLeft():
                 pass  # whichever run is active
@@ -213,136 +262,7 @@ class Runner:
         active = [run.run_id for run in self._core.runs() if run.state in ("waiting", "running")]
         return active if named is None else [named for run in active if run == named]
 
-    # --- effects --------------------------------------------------------------------
 
-    async def _carry_out(self, effect: Effect) -> None:
-        outside = self._outside
-        match effect:
-            case SendToSite(site, message):
-                if isinstance(message, RoundOpened):
-                    outside.models.invite(message.round, site)
-                outside.links.send(site, message)
-            case SetDeadline():
-                self._set_deadline(effect)
-            case PublishModel():
-                await self._publish(effect)
-            case PublishAudit():
-                await self._publish_audit(effect)
-            case DropAudit(round_id):
-                outside.audits.drop(round_id.run_id)
-            case PublishSum(round_id, words):
-                file = await asyncio.to_thread(outside.storage.save_sum, round_id, words)
-                outside.models.put_sum(round_id, file)
-            case OpenUploads(round_id, sites):
-                self.uploads.open(round_id, sites)
-            case CloseUploads(round_id, reason):
-                self.uploads.close(round_id, reason)
-            case AnswerUpload():
-                self._answer(effect)
-            case SaveRound():
-                await self._save_round(effect)
-            case SaveReceipt(round_id, receipt):
-                storage = outside.storage
-                await asyncio.to_thread(storage.save_receipt, round_id, receipt)
-            case SaveEvidence():
-                await self._save_evidence(effect)
-            case SaveLink(before, after, link):
-                await asyncio.to_thread(outside.storage.save_link, before, after, link)
-            case SaveRun(status):
-                await self._save_run(status)
-            case SaveStanding() | DropUploads():
-                pass
-            case GoOn(run_id):
-                self.post(Proceed(run_id))
-            case Announce(event):
-                outside.metrics.run_event(event)
-                await outside.watchers.announce(event)
-            case _:
-                assert_never(effect)
-
-    def _set_deadline(self, effect: SetDeadline) -> None:
-        key = (effect.round, effect.phase)
-        if key in self._timers:
-            self._timers[key].cancel()
-
-        def passed() -> None:
-            del self._timers[key]
-            self.post(DeadlinePassed(effect.round, effect.phase))
-
-        self._timers[key] = asyncio.get_running_loop().call_later(effect.seconds, passed)
-
-    async def _publish(self, effect: PublishModel) -> None:
-        self._started[effect.round] = time.monotonic()
-        storage, before = self._outside.storage, effect.round.number - 1
-        file = storage.model_file(effect.round.run_id, before)
-        start = (effect.model_hash, effect.state_hash)
-        served = await asyncio.to_thread(serve_checkpoint, effect.round, effect.layout, file, start)
-        state = storage.optimizer_file(effect.round.run_id, before)
-        self._outside.models.put(served, state if state.exists() else None, since=effect.since)
-        self._log.info("round opened", **_ids(effect.round), model_bytes=served.size_bytes)
-
-    async def _publish_audit(self, effect: PublishAudit) -> None:
-        folder = self._outside.transcripts
-        if folder is not None:
-            file = await asyncio.to_thread(write_transcript, folder, effect)
-            size = file.stat().st_size
-            self._log.info("transcript written", **_ids(effect.round), file=str(file), bytes=size)
-        self._outside.audits.put(effect)
-
-    def _answer(self, effect: AnswerUpload) -> None:
-        refusal = None if effect.accepted else effect.reason
-        self.uploads.answer(effect.round, effect.site, refusal)
-        if effect.accepted:
-            self._outside.metrics.update_accepted(effect.site)
-            self._log.info("update accepted", **_ids(effect.round), site=effect.site)
-        else:
-            self._outside.metrics.refused("update", effect.site)
-            self._log.warning(
-                "update refused", **_ids(effect.round), site=effect.site, reason=effect.reason
-            )
-
-    async def _save_round(self, effect: SaveRound) -> None:
-        record = effect.record
-        for key in [key for key in self._timers if key[0] == record.round]:
-            self._timers.pop(key).cancel()
-        await asyncio.to_thread(
-            self._outside.storage.save_round,
-            record,
-            effect.layout,
-            effect.model,
-            effect.optimizer_state,
-        )
-        self.uploads.forget(record.round)
-        seconds = time.monotonic() - self._started.pop(record.round, time.monotonic())
-        self._outside.metrics.round_finished(record, seconds)
-        self._log.info(
-            "round ended",
-            **_ids(record.round),
-            completed=record.completed,
-            reason=record.reason,
-            sites=len(record.sites),
-            dropped=len(record.dropped),
-            bytes_in=sum(record.bytes_in.values()),
-            seconds=seconds,
-            digest=record.digest,
-        )
-
-    async def _save_evidence(self, effect: SaveEvidence) -> None:
-        file = await asyncio.to_thread(
-            self._outside.storage.save_evidence, effect.round, effect.evidence
-        )
-        self._log.warning("evidence", **_ids(effect.round), file=str(file))
-
-    async def _save_run(self, status: RunStatus) -> None:
-        kept = replace(status, rounds=())
-        await asyncio.to_thread(self._outside.storage.save_run, kept)
-        self._outside.metrics.run_state(kept)
-        if status.state in ("completed", "aborted"):
-            self._outside.models.drop(status.run_id)
-            self._outside.audits.drop(status.run_id)
-            await asyncio.to_thread(self._outside.storage.drop_sums, status.run_id)
-        self._log.info("run", run=status.run_id, state=status.state, reason=status.reason)
-
-
-def _ids(round_id: RoundId) -> dict[str, Any]:
-    return {"run": round_id.run_id, "round": round_id.number, "attempt": round_id.attempt}
+def _counts(effects: Sequence[Effect]) -> bool:
+    """Whether the update that an event brought was accepted."""
+    return any(isinstance(effect, AnswerUpload) and effect.accepted for effect in effects)

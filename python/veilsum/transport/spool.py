@@ -9,14 +9,14 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias, overload
+from typing import overload
 
 from veilsum.control import UpdateHeader
-from veilsum.transport.durable import sync_folder
+from veilsum.transport.durable import Points, no_points, sync_folder
 from veilsum.transport.spool_format import (
     FRAME,
     PASSING,
@@ -36,15 +36,7 @@ from veilsum.transport.spool_format import (
     write_all,
 )
 
-Points: TypeAlias = Callable[[str], None]
-"""Called with a name before each step that changes a file: tests end the process there."""
-
 _WINDOW_BYTES = 1 << 20
-
-
-def pass_by(point: str) -> None:
-    """Does nothing at a point."""
-    del point
 
 
 class Spool:
@@ -56,7 +48,7 @@ class Spool:
         points: told what is about to be done.
     """
 
-    def __init__(self, folder: Path, *, limit_bytes: int = 0, points: Points = pass_by) -> None:
+    def __init__(self, folder: Path, *, limit_bytes: int = 0, points: Points = no_points) -> None:
         self.folder = folder
         self.points = points
         self._limit = limit_bytes

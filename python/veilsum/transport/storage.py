@@ -2,7 +2,7 @@
 
     state.db                              SQLite, WAL
     lock                                  held while a coordinator uses the directory
-    spool/                                uploads of open rounds; emptied at start
+    spool/                                uploads of open rounds
     spool/sums/                           accepted updates of open plain rounds
     models/<file>.safetensors             put here by people, to start runs from
     models/<run>/round-<n>.safetensors    the model after round n; 0 is the initial one
@@ -16,7 +16,7 @@
     links/<model>-<state>.link            the result that led to that model and optimizer state, and
                                           its acknowledgements, behind the hashes of those before
 
-A finished round is on disk before anyone is told of it.
+Whatever happens is on disk before anyone is told of it (keeping.py).
 """
 
 from __future__ import annotations
@@ -26,59 +26,51 @@ import os
 import shutil
 import sqlite3
 import threading
-import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
-from veilsum.control import RoundId, RoundRecord, RunEvent, RunStatus
-from veilsum.errors import ConfigError
+from veilsum.control import RoundId, RunEvent, RunStatus
+from veilsum.coordinator.standing import Standing
+from veilsum.errors import ConfigError, VeilsumError
 from veilsum.model import ModelLayout, StoredModel
 from veilsum.optimizers.state import OptimizerState
 from veilsum.pki.files import make_private_folder
 from veilsum.transport.checkpoints import Arrays, save_model, save_pieces, stored_model
+from veilsum.transport.durable import Points, no_points
+from veilsum.transport.event_log import Entry
 from veilsum.transport.evidence_files import save_evidence
-from veilsum.transport.wire_runs import (
-    event_from_bytes,
-    event_to_bytes,
-    record_from_bytes,
-    record_to_bytes,
-    run_from_bytes,
-    run_to_bytes,
-)
+from veilsum.transport.tables import entries, get_standing, open_database, put_event, put_run
+from veilsum.transport.wire_runs import event_from_bytes, record_from_bytes, run_from_bytes
 
 HASH_BYTES = 32
-_FORMAT = 1
-_SCHEMA = """
-CREATE TABLE runs (
-    run_id TEXT PRIMARY KEY, submitted REAL NOT NULL, state TEXT NOT NULL, status BLOB NOT NULL
-);
-CREATE INDEX runs_by_state ON runs (state);
-CREATE TABLE rounds (
-    run_id TEXT NOT NULL, number INTEGER NOT NULL, attempt INTEGER NOT NULL,
-    ended REAL NOT NULL, record BLOB NOT NULL,
-    PRIMARY KEY (run_id, number, attempt)
-);
-CREATE TABLE events (
-    sequence INTEGER PRIMARY KEY AUTOINCREMENT, run_id TEXT NOT NULL,
-    time REAL NOT NULL, event BLOB NOT NULL
-);
-CREATE INDEX events_by_run ON events (run_id, sequence);
-"""
 
 RESTARTED = "the coordinator was restarted"
+
+Change: TypeAlias = Callable[[sqlite3.Connection], object]
+"""A part of a transaction, such as tables.put_run of something."""
+
+
+class DiskFailed(VeilsumError):  # noqa: N818  the disk's failure, not ours
+    """What must be durable cannot be made so: the process knows more than the disk does. To be
+    started again from the disk."""
 
 
 class Storage:
     """Everything a coordinator keeps. Safe to use from several threads; each call blocks.
 
+    Args:
+        points: for tests, see durable.Points.
+
     Raises:
         ConfigError: the directory cannot be used, is in use, or is of another version.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, points: Points = no_points) -> None:
         make_private_folder(folder)
+        self.points = points
         self.folder = folder
         self.database = folder / "state.db"
         self.spool = folder / "spool"
@@ -99,9 +91,9 @@ class Storage:
             make_private_folder(part)
         self._lock_file = _lock(folder / "lock")
         self._mutex = threading.Lock()
-        self._database = _open_database(self.database)
-        self._empty_spool()
-        self._abort_interrupted_runs()
+        self._database = open_database(self.database)
+        self._empty_sums()
+        self._abort_old_runs()
 
     def close(self) -> None:
         """Gives the directory back."""
@@ -113,45 +105,49 @@ class Storage:
 
     def save_run(self, status: RunStatus) -> None:
         """Keeps a run's state; its rounds are kept by save_round."""
-        data = run_to_bytes(status, with_rounds=False)
-        with self._transaction() as database:
-            database.execute(
-                "INSERT INTO runs VALUES (?, ?, ?, ?) "
-                "ON CONFLICT (run_id) DO UPDATE SET state = excluded.state, "
-                "status = excluded.status",
-                (status.run_id, time.time(), status.state, data),
-            )
+        self.change([partial(put_run, status=status)])
 
-    def save_round(
+    def change(self, changes: Sequence[Change], *, durable: bool = True) -> list[object]:
+        """Makes all changes or none, and returns what each returned.
+
+        Args:
+            durable: whether a power cut may not undo them. They are in order all the same: what
+                is durable makes durable what came before.
+
+        Raises:
+            DiskFailed: they could not be made.
+        """
+        self.points("database.begin")
+        try:
+            with self._mutex:
+                self._database.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+                with self._database as database:
+                    results = [change(database) for change in changes]
+        except sqlite3.Error as error:
+            raise DiskFailed(
+                f"cannot write {self.database}: {error}",
+                hint="see to the disk, then start the coordinator again: its runs go on",
+            ) from error
+        self.points("database.committed")
+        return results
+
+    def save_step(
         self,
-        record: RoundRecord,
+        round_id: RoundId,
         layout: ModelLayout,
-        model: Arrays | None,
+        model: Arrays,
         optimizer_state: OptimizerState | None = None,
     ) -> None:
-        """Keeps a finished round, before it the model after it and the optimizer's state; the
-        last but one before is then forgotten.
+        """Keeps the model after a round and the optimizer's state. What the optimizer remembered
+        two rounds before is forgotten.
 
         Raises:
             ConfigError: model or state cannot be written.
         """
-        run_id, number = record.round.run_id, record.round.number
-        if model is not None:
-            self.save_model(run_id, number, layout, model)
+        run_id, number = round_id.run_id, round_id.number
+        self.save_model(run_id, number, layout, model)
         if optimizer_state is not None:
             self.save_optimizer(run_id, number, optimizer_state)
-        with self._transaction() as database:
-            database.execute(
-                "INSERT OR REPLACE INTO rounds VALUES (?, ?, ?, ?, ?)",
-                (
-                    record.round.run_id,
-                    number,
-                    record.round.attempt,
-                    time.time(),
-                    record_to_bytes(record),
-                ),
-            )
-        if optimizer_state is not None:
             self.optimizer_file(run_id, number - 2).unlink(missing_ok=True)
 
     def save_model(self, run_id: str, number: int, layout: ModelLayout, model: Arrays) -> None:
@@ -160,7 +156,7 @@ class Storage:
         Raises:
             ConfigError: the model cannot be written.
         """
-        save_model(self.model_file(run_id, number), layout, model)
+        save_model(self.model_file(run_id, number), layout, model, points=self.points)
 
     def save_evidence(self, round_id: RoundId, evidence: bytes) -> Path:
         """Keeps evidence of an attempt, in a file of its own.
@@ -179,7 +175,7 @@ class Storage:
             ConfigError: it cannot be written.
         """
         file = self.receipt_file(round_id.run_id, round_id.number)
-        save_pieces(file, [receipt], what="the receipt")
+        save_pieces(file, [receipt], what="the receipt", points=self.points)
 
     def save_sum(self, round_id: RoundId, words: Iterable[bytes]) -> Path:
         """Keeps the integer sum of a masked round, its packed chunks one after the other, instead
@@ -189,7 +185,7 @@ class Storage:
             ConfigError: it cannot be written.
         """
         file = self.sum_file(round_id.run_id, round_id.number)
-        save_pieces(file, words, what="the sum")
+        save_pieces(file, words, what="the sum", points=self.points)
         self.sum_file(round_id.run_id, round_id.number - 1).unlink(missing_ok=True)
         return file
 
@@ -204,7 +200,7 @@ class Storage:
             ConfigError: the state cannot be written.
         """
         file = self.optimizer_file(run_id, number)
-        save_pieces(file, state.pieces(), what="the optimizer's state")
+        save_pieces(file, state.pieces(), what="the optimizer's state", points=self.points)
 
     def save_link(
         self, before: tuple[bytes, bytes], after: tuple[bytes, bytes], link: bytes
@@ -214,17 +210,18 @@ class Storage:
         Raises:
             ConfigError: it cannot be written.
         """
-        save_pieces(self._link_file(after), [b"".join(before), link], what="a result's link")
+        save_pieces(
+            self._link_file(after),
+            [b"".join(before), link],
+            what="a result's link",
+            points=self.points,
+        )
 
     def append_event(self, event: RunEvent) -> int:
         """Keeps an event; its number is higher than all before it."""
-        with self._transaction() as database:
-            cursor = database.execute(
-                "INSERT INTO events (run_id, time, event) VALUES (?, ?, ?)",
-                (event.run_id, time.time(), event_to_bytes(event)),
-            )
-        assert cursor.lastrowid is not None
-        return cursor.lastrowid
+        (number,) = self.change([partial(put_event, event=event)])
+        assert isinstance(number, int)
+        return number
 
     # --- reading ------------------------------------------------------------------
 
@@ -241,6 +238,26 @@ class Storage:
             return None
         rounds = tuple(record_from_bytes(data) for (data,) in records)
         return replace(run_from_bytes(row[0]), rounds=rounds)
+
+    def unfinished(self) -> list[tuple[RunStatus, Standing | None]]:
+        """Runs that have not ended, oldest first, with their rounds, and where each stands."""
+        with self._mutex:
+            rows = self._database.execute(
+                "SELECT run_id FROM runs WHERE state IN ('waiting', 'running') "
+                "ORDER BY submitted, rowid"
+            ).fetchall()
+        found = []
+        for (run_id,) in rows:
+            status = self.run(run_id)
+            assert status is not None
+            with self._mutex:
+                found.append((status, get_standing(self._database, run_id)))
+        return found
+
+    def log(self) -> list[Entry]:
+        """What happened since the standing of the run that is under way, in order."""
+        with self._mutex:
+            return list(entries(self._database))
 
     def runs(self) -> list[RunStatus]:
         """All runs, newest first, without their rounds."""
@@ -313,31 +330,24 @@ class Storage:
 
     # --- start --------------------------------------------------------------------
 
-    def _empty_spool(self) -> None:
-        for leftover in self.spool.iterdir():
-            if leftover.is_dir() and not leftover.is_symlink():
-                shutil.rmtree(leftover)
-            else:
-                leftover.unlink()
+    def _empty_sums(self) -> None:
+        """Copies of what is in the spool, of a process that is gone."""
+        if self.sums.exists():
+            shutil.rmtree(self.sums)
         make_private_folder(self.sums)
 
-    def _abort_interrupted_runs(self) -> None:
-        # Sites hold the other half of an open round; it cannot be taken up again here.
-        with self._mutex:
-            rows = self._database.execute(
-                "SELECT status FROM runs WHERE state IN ('waiting', 'running')"
-            ).fetchall()
-        for (data,) in rows:
-            status = run_from_bytes(data)
-            self.save_run(
-                replace(status, state="aborted", reason=RESTARTED, phase="", sites_waiting=())
-            )
-            self.append_event(RunEvent(status.run_id, "run", detail=f"aborted: {RESTARTED}"))
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._mutex, self._database as database:
-            yield database
+    def _abort_old_runs(self) -> None:
+        """Those that a version began which did not write down where a run stands."""
+        for status, standing in self.unfinished():
+            if status.state == "running" and standing is None:
+                ended = replace(status, state="aborted", reason=RESTARTED, phase="")
+                event = RunEvent(status.run_id, "run", detail=f"aborted: {RESTARTED}")
+                self.change(
+                    [
+                        partial(put_run, status=replace(ended, sites_waiting=())),
+                        partial(put_event, event=event),
+                    ]
+                )
 
 
 def _lock(file: Path) -> int:
@@ -351,19 +361,3 @@ def _lock(file: Path) -> int:
             hint="stop it, or give this one a state_dir of its own",
         ) from error
     return descriptor
-
-
-def _open_database(file: Path) -> sqlite3.Connection:
-    try:
-        database = sqlite3.connect(file, check_same_thread=False)
-        database.execute("PRAGMA journal_mode = WAL")
-        # A round that was announced must survive a power cut, not only a crash.
-        database.execute("PRAGMA synchronous = FULL")
-        (version,) = database.execute("PRAGMA user_version").fetchone()
-        if version == 0:
-            database.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_FORMAT}; COMMIT;")
-        elif version != _FORMAT:
-            raise ConfigError(f"{file} has format {version}, this version knows {_FORMAT}")
-    except sqlite3.Error as error:
-        raise ConfigError(f"cannot use {file}: {error}") from error
-    return database

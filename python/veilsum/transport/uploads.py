@@ -14,9 +14,10 @@ from veilsum.control import RoundId, UpdateHeader
 from veilsum.coordinator.events import UpdateArrived
 from veilsum.coordinator.round import Receiver
 from veilsum.errors import DecodeError, PeerError, VeilsumError
+from veilsum.transport.durable import Points, no_points
 from veilsum.transport.flow import Flow
 from veilsum.transport.incoming import Check, Deliver, Handling, IncomingUpload, Upload, Workers
-from veilsum.transport.spool import Points, Spool, pass_by
+from veilsum.transport.spool import Spool
 from veilsum.transport.spool_format import Found, file_name, read_file
 
 _REMEMBERED_ROUNDS = 256
@@ -83,7 +84,7 @@ class Uploads:
         check: Check,
         deliver: Deliver,
         limits: UploadLimits | None = None,
-        points: Points = pass_by,
+        points: Points = no_points,
     ) -> None:
         limits = limits or UploadLimits()
         self._spool = Spool(folder, limit_bytes=limits.spool_limit_bytes, points=points)

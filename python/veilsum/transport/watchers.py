@@ -10,8 +10,6 @@ from veilsum.control import RunEvent
 from veilsum.errors import VeilsumError
 from veilsum.transport.storage import Storage
 
-# Progress is worth nothing a second later; everything else is kept.
-_NOT_KEPT = ("progress",)
 _LAST_KIND = "run"
 _MAX_UNREAD = 10_000
 
@@ -24,16 +22,18 @@ _Queue = asyncio.Queue[tuple[int, RunEvent] | None]
 
 
 class Watchers:
-    """Keeps events and passes them on. Used from the event loop."""
+    """Passes events on. Used from the event loop."""
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
         self._queues: dict[str, set[_Queue]] = {}
 
-    async def announce(self, event: RunEvent) -> None:
-        """Keeps an event, then tells those who watch its run."""
-        kept = event.kind not in _NOT_KEPT
-        number = await asyncio.to_thread(self._storage.append_event, event) if kept else 0
+    def tell(self, event: RunEvent, number: int) -> None:
+        """Tells those who watch a run of an event.
+
+        Args:
+            number: under which it is kept; 0 if it is not.
+        """
         for queue in self._queues.get(event.run_id, ()):
             if queue.qsize() < _MAX_UNREAD:
                 queue.put_nowait((number, event))
