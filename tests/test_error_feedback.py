@@ -12,6 +12,7 @@ import torch
 from safetensors.numpy import save_file
 
 from veilsum import ErrorFeedback, ModelLayout, decode, encode
+from veilsum.codecs.error_feedback import Residual
 from veilsum.errors import ConfigError
 
 CODECS: list[tuple[str, dict[str, Any]]] = [
@@ -107,6 +108,17 @@ def test_bfloat16_tensors_have_feedback_too() -> None:
     left = feedback.state_dict()["w"]
     assert np.allclose(sent + left, 200 * values.float().numpy().astype(float), atol=1e-2)
     assert np.abs(sent / 200 - values.float().numpy()).max() < 0.5
+
+
+def test_a_tensor_without_dimensions_has_feedback_too() -> None:
+    gain = {"gain": np.array(1.3, np.float32)}
+    residual = Residual(ModelLayout.from_arrays(gain))
+
+    corrected = residual.added_to([gain["gain"]], limit=1.0)
+    corrected.encoded_as({"gain": corrected.arrays[0]})
+
+    assert [type(array) for array in corrected.arrays] == [np.ndarray]
+    np.testing.assert_allclose(residual.lost["gain"], 0.3, rtol=1e-6)
 
 
 def test_a_refused_update_changes_nothing() -> None:

@@ -49,8 +49,9 @@ class Residual:
                 to_encode.append(array)
                 continue
             values = widen_bfloat16(array) if dtype == "bf16" else array
-            sums[name] = values.astype(_FLOATS[dtype]) + self.lost[name]
-            to_encode.append(_as_dtype(np.clip(sums[name], -limit, limit), dtype))
+            # asarray: NumPy makes scalars of 0-d arrays, which are no tensors.
+            sums[name] = np.asarray(values.astype(_FLOATS[dtype]) + self.lost[name])
+            to_encode.append(_as_dtype(np.asarray(np.clip(sums[name], -limit, limit)), dtype))
         return _Corrected(self, sums, to_encode)
 
 
