@@ -24,7 +24,7 @@ class RoundRecord:
         digest: hex SHA-256 of the mean update; empty if aborted.
         model_hash: hex, of the model after this round.
         sites: whose updates are in the sum.
-        dropped: site -> reason, for those invited and not in the sum.
+        dropped: site -> reason, for those invited, or late for the last round, and not in the sum.
         metrics: weighted means over the sites that reported them.
         bytes_in: site -> bytes of its accepted upload.
         seconds: phase -> duration.

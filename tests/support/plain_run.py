@@ -26,8 +26,9 @@ from veilsum.control import (
 )
 from veilsum.coordinator.core import Coordinator
 from veilsum.coordinator.effects import Effect, SaveRound, SendToSite
-from veilsum.coordinator.events import Event, RunSubmitted, SiteJoined, UpdateArrived
+from veilsum.coordinator.events import Event, Proceed, RunSubmitted, SiteJoined, UpdateArrived
 from veilsum.coordinator.rounds import Entropy
+from veilsum.coordinator.standing import RestoredRun
 from veilsum.model import ModelLayout
 
 SITES = ("basel", "kyoto", "lyon", "oslo", "quito")
@@ -54,6 +55,19 @@ class PlainRun:
         for site in present:
             self.tell(SiteJoined(site))
         self.tell(RunSubmitted("run", spec, LAYOUT, MODEL))
+
+    @classmethod
+    def restored(cls, run: RestoredRun, before: PlainRun) -> PlainRun:
+        """What another process comes to from a standing, with the sites that were there."""
+        after = cls.__new__(cls)
+        entropy = counting_bytes()
+        after.core = Coordinator(make_roster(SITES), signing_key("coordinator"), entropy=entropy)
+        after.core.restore(run)
+        after.effects, after.clock = list(before.effects), before.clock
+        for site in before.core.present:
+            after.tell(SiteJoined(site))
+        after.tell(Proceed("run"))
+        return after
 
     def tell(self, event: Event) -> list[Effect]:
         """Hands the coordinator an event."""

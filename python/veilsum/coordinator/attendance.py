@@ -10,6 +10,7 @@ from veilsum.coordinator.policy import missing_sites, shortfall
 from veilsum.coordinator.retry import Retries
 from veilsum.coordinator.selection import Draw, invited
 from veilsum.coordinator.standing import JobMemory
+from veilsum.coordinator.stragglers import Stragglers
 
 
 class Attendance:
@@ -72,11 +73,13 @@ class Attendance:
         self.drawn = memory.drawn
         self._retries.leave_out(memory.left_out)
 
-    def memory(self, *, cooling: bool, previous: secagg.PreviousRound | None) -> JobMemory:
+    def memory(
+        self, *, cooling: bool, previous: secagg.PreviousRound | None, late: Stragglers | None
+    ) -> JobMemory:
         """What has to be remembered from round to round, or from attempt to attempt (cooling)."""
         drawn = self.drawn if cooling else ()
         left_out = self._retries.left_out
-        return JobMemory(cooling, tuple(self.given_up), left_out, previous, drawn)
+        return JobMemory(cooling, tuple(self.given_up), left_out, previous, drawn, late)
 
     def choose(self, round_id: RoundId, busy: Collection[str] = ()) -> tuple[str, ...]:
         """Whom an attempt at a round invites, sorted.

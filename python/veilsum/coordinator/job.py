@@ -19,13 +19,12 @@ from veilsum.control import (
     RunStatus,
     UpdateHeader,
 )
-from veilsum.coordinator import announce, round_end
+from veilsum.coordinator import announce, opening, round_end
 from veilsum.coordinator.attendance import Attendance
 from veilsum.coordinator.effects import (
     AnswerUpload,
     Effect,
     GoOn,
-    PublishModel,
     SaveRun,
     SaveStanding,
     SendToSite,
@@ -50,14 +49,23 @@ from veilsum.coordinator.job_phases import (
     Waiting,
 )
 from veilsum.coordinator.job_status import run_status
-from veilsum.coordinator.journal import Invitation, Journal
-from veilsum.coordinator.listening import JOIN, awaits, heard, open_round, takes_part
+from veilsum.coordinator.late import LateUpdates
+from veilsum.coordinator.listening import (
+    JOIN,
+    awaits,
+    heard,
+    hears,
+    late_updates,
+    open_round,
+    takes_part,
+)
 from veilsum.coordinator.model_steps import ModelSteps
 from veilsum.coordinator.outcome import Failed, Finished, Outcome
 from veilsum.coordinator.retry import COOLDOWN, Retries
 from veilsum.coordinator.round import Receiver, Round
 from veilsum.coordinator.rounds import RoundFactory
 from veilsum.coordinator.standing import JobMemory, RestoredRun, Standing
+from veilsum.coordinator.stragglers import Stragglers
 from veilsum.errors import ConfigError, DeviceError, PeerError, RoundAborted, VeilsumError
 
 
@@ -110,8 +118,9 @@ class Job:
         self._attendance.recall(memory)
         model = self._phase.model
         model = replace(model, ref=replace(model.ref, previous=memory.previous))
-        phase = CoolingDown if memory.cooling else Between
-        self._phase = phase(model, standing.round)
+        late = self._late(memory.late)
+        between = Between(model, standing.round, late)
+        self._phase = CoolingDown(model, standing.round) if memory.cooling else between
 
     @property
     def ended(self) -> bool:
@@ -146,6 +155,10 @@ class Job:
 
     def resume(self) -> list[Effect]:
         """After the last event that led here was replayed: what is still to be done."""
+        late = opening.late_again(self._spec, self._phase, self._steps.layout, self._factory)
+        return [*late, *self._resumed()]
+
+    def _resumed(self) -> list[Effect]:
         match self._phase:
             case Between():
                 return [GoOn(self._run_id)]
@@ -158,7 +171,9 @@ class Job:
     def proceed(self, now: float) -> list[Effect]:
         """Begins the round that comes next; nothing if that has happened already."""
         phase = self._phase
-        return self._gather(phase.model, phase.round, now) if isinstance(phase, Between) else []
+        if not isinstance(phase, Between):
+            return []
+        return self._gather(Gathering(phase.model, phase.round, now, phase.late), now)
 
     def joined(self, site: str, replaced: str, now: float) -> list[Effect]:
         """A site of the cohort connected, or began anew: it takes part from the next round on, if
@@ -169,8 +184,10 @@ class Job:
         """
         attendance, phase = self._attendance, self._phase
         attendance.given_up.discard(site)
-        if isinstance(phase, Running | Settling) and site in phase.invitation.cohort:
+        if isinstance(phase, Running | Settling) and site in phase.invitation.sites:
             return self._in_round(phase, lambda at: at.rejoined(site, replaced, now), now)
+        if replaced and (late := late_updates(phase)):
+            late.lost(site)
         if site not in attendance.invitable or not isinstance(phase, Gathering):
             return []
         there, expected = len(attendance.there), len(attendance.invitable)
@@ -180,7 +197,9 @@ class Job:
     def left(self, site: str, reason: str, now: float) -> list[Effect]:
         """A site's connection is gone."""
         phase = self._phase
-        if not isinstance(phase, Running | Settling) or site not in phase.invitation.cohort:
+        if late := late_updates(phase):
+            late.lost(site)
+        if not isinstance(phase, Running | Settling) or site not in phase.invitation.sites:
             return []
         return self._in_round(phase, lambda round_: round_.lost(site, reason, now), now)
 
@@ -188,6 +207,9 @@ class Job:
         """A site sent a message. One about another round, or of a site that was not invited
         or was dropped, is stale and changes nothing."""
         phase, site = self._phase, event.site
+        late = late_updates(phase)
+        if late and hears(phase, event):
+            late.lost(site)
         if not isinstance(phase, Running | Settling) or not takes_part(
             phase, site, event.message.round
         ):
@@ -200,11 +222,14 @@ class Job:
         Raises:
             DecodeError, PeerError: why it is refused.
         """
-        return open_round(self._phase, site, header.round).receiver(site, header)
+        late = late_updates(self._phase)
+        return (late or open_round(self._phase, site, header.round)).receiver(site, header)
 
     def update(self, arrived: UpdateArrived, now: float) -> list[Effect]:
         """A complete upload arrived."""
         phase = self._phase
+        if late := late_updates(phase):
+            return late.hold(arrived)
         try:
             open_round(phase, arrived.site, arrived.header.round)
         except PeerError as error:
@@ -221,7 +246,7 @@ class Job:
                 self._attendance.give_up()
                 return self._open(phase, now)
             case CoolingDown(model, round_id):
-                return self._gather(model, round_id, now)
+                return self._gather(Gathering(model, round_id, now), now)
             case (Running() | Settling()) as phase:
                 return self._in_round(phase, lambda at: at.deadline(now), now)
         return []
@@ -262,32 +287,21 @@ class Job:
 
     # --- joining ------------------------------------------------------------------
 
-    def _gather(self, model: CurrentModel, round_id: RoundId, now: float) -> list[Effect]:
-        phase, attendance = Gathering(model, round_id, now), self._attendance
+    def _gather(self, phase: Gathering, now: float) -> list[Effect]:
         self._phase = phase
-        if not attendance.missing:
+        if not self._attendance.missing:
             return self._open(phase, now)
-        there, expected = len(attendance.there), len(attendance.invitable)
-        announced = announce.joining(round_id, JOIN, there, expected)
-        return [SetDeadline(round_id, JOIN, self._spec.deadlines.join_s), announced]
+        return opening.awaited(self._spec, phase, self._attendance)
 
     def _open(self, phase: Gathering, now: float) -> list[Effect]:
-        reason = self._attendance.shortfall()
-        if reason is not None:
-            return self._end("aborted", f"round {phase.round.number}: {reason}")
         try:
-            invitation = Invitation(phase.round, self._attendance.choose(phase.round))
-            journal = Journal(invitation, joined_s=now - phase.began)
-            opened = self._factory.make(self._spec, invitation, phase.model.ref, journal)
-        except (ConfigError, DeviceError) as error:
+            running = opening.made(self._spec, phase, self._attendance, self._factory, now)
+        except (ConfigError, DeviceError, RoundAborted) as error:
             return self._end("aborted", f"round {phase.round.number}: {error}")
-        running = Running(phase.model, invitation, opened)
         self._phase = running
-        ref = phase.model.ref
-        publish = PublishModel(
-            phase.round, ref.layout, phase.model.arrays, ref.model_hash, ref.state_hash
-        )
-        return [publish, *self._in_round(running, lambda at: at.begin(now), now)]
+        begun = self._in_round(running, lambda at: at.begin(now), now)
+        late = [effect for one in opening.held(phase) for effect in self.update(one, now)]
+        return [opening.published(running), *begun, *late]
 
     # --- rounds -------------------------------------------------------------------
 
@@ -315,13 +329,16 @@ class Job:
         self._records.append(record)
         self._retries.leave_out(phase.round.journal.left_out)
         if isinstance(outcome, Failed):
-            kept = round_end.kept(record, model, None, b"")
+            over = round_end.over(phase.invitation, None)
+            kept = round_end.kept(record, over, model, None, b"")
             return kept + self._closed(phase, record) + self._failed(record, outcome, model)
         put_away = self._put_away(record, model)
         settling = Settling(put_away, phase.invitation, phase.round, record)
         self._phase = settling
         told = self._published(settling, now)
-        return round_end.kept(record, model, self._steps.state, phase.round.published) + told
+        over = round_end.over(phase.invitation, phase.round.stragglers)
+        state, published = self._steps.state, phase.round.published
+        return round_end.kept(record, over, model, state, published) + told
 
     def _published(self, phase: Settling, now: float) -> list[Effect]:
         """What fails from here on must not take back what keeps the round."""
@@ -355,7 +372,9 @@ class Job:
         if missing:
             return effects + self._end("aborted", reason)
         ref = replace(phase.model.ref, previous=phase.round.previous)
-        self._phase = Between(replace(phase.model, ref=ref), RoundId(self._run_id, number + 1))
+        following = RoundId(self._run_id, number + 1)
+        late = self._late(phase.round.stragglers)
+        self._phase = Between(replace(phase.model, ref=ref), following, late)
         return effects + self._stand()
 
     def _stand(self) -> list[Effect]:
@@ -363,7 +382,8 @@ class Job:
         phase = self._phase
         assert isinstance(phase, Between | CoolingDown)
         cooling, previous = isinstance(phase, CoolingDown), phase.model.ref.previous
-        memory = self._attendance.memory(cooling=cooling, previous=previous)
+        late = phase.late.stragglers if isinstance(phase, Between) and phase.late else None
+        memory = self._attendance.memory(cooling=cooling, previous=previous, late=late)
         saved = SaveStanding(Standing(phase.round, memory.to_bytes()))
         return [saved] if cooling else [saved, GoOn(self._run_id)]
 
@@ -376,12 +396,20 @@ class Job:
 
     def _closed(self, phase: Running | Settling, record: RoundRecord) -> list[Effect]:
         phase.round.close()
-        return round_end.closed(record, phase.invitation.cohort)
+        behind = phase.round.stragglers if record.completed else None
+        return round_end.closed(record, phase.invitation, behind)
+
+    def _late(self, stragglers: Stragglers | None) -> LateUpdates | None:
+        layout = self._steps.layout
+        return LateUpdates(stragglers, self._spec, layout) if stragglers else None
 
     def _end(self, state: RunState, reason: str) -> list[Effect]:
+        late = late_updates(self._phase)
+        never_opened = round_end.never_opened(late, reason) if late else []
         self._phase = Ended(state, reason)
         closed = RunClosed(self._run_id, state == "completed", reason)
         return [
+            *never_opened,
             SaveRun(self.status()),
             *(SendToSite(site, closed) for site in self._cohort if site in self._present),
             announce.run_ended(self._run_id, self._last_round, state, reason),

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from veilsum.control import RoundId, RoundRecord, RunState
 from veilsum.coordinator.journal import Invitation
+from veilsum.coordinator.late import LateUpdates
 from veilsum.coordinator.round import Round
 from veilsum.coordinator.rounds import ModelRef
 
@@ -31,19 +32,29 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Between:
-    """`round` comes next, as soon as it is told to go on."""
+    """`round` comes next, as soon as it is told to go on.
+
+    Attributes:
+        late: what is still to come of the round before, if anything is.
+    """
 
     model: CurrentModel
     round: RoundId
+    late: LateUpdates | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Gathering:
-    """A round waits for sites to join."""
+    """A round waits for sites to join.
+
+    Attributes:
+        late: as of Between.
+    """
 
     model: CurrentModel
     round: RoundId
     began: float
+    late: LateUpdates | None = None
 
 
 @dataclass(frozen=True, slots=True)

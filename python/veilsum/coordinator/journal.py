@@ -15,14 +15,32 @@ from typing_extensions import Buffer
 from veilsum.control import RoundId, RoundRecord, RunEvent, SiteDropped
 from veilsum.coordinator.effects import Announce, Effect, SendToSite, SetDeadline
 from veilsum.coordinator.outcome import Failed, Finished, Outcome
+from veilsum.coordinator.stragglers import Stragglers
 
 
 @dataclass(frozen=True, slots=True)
 class Invitation:
-    """Who was asked into which round; sites sorted by the bytes of their names."""
+    """Who was asked into which round; sites sorted by the bytes of their names.
+
+    Attributes:
+        late: sites that were asked into the round before and are to deliver in this one.
+    """
 
     round: RoundId
     cohort: tuple[str, ...]
+    late: Stragglers | None = None
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """All that have a part in the round."""
+        late = self.late.sites if self.late else ()
+        return tuple(sorted((*self.cohort, *late), key=str.encode)) if late else self.cohort
+
+    def round_of(self, site: str) -> RoundId | None:
+        """The round whose update is awaited of a site; None if it has no part."""
+        if site in self.cohort:
+            return self.round
+        return self.late.round if self.late and site in self.late.sites else None
 
 
 def size_bytes(chunks: Iterable[Buffer]) -> int:
@@ -92,17 +110,22 @@ class Journal:
         self.answered(site)
         self._bytes_in[site] = size_bytes
         took = now - self._began
-        return [self._announce("site", site, "delivered", bytes_in=size_bytes, seconds=took)]
+        of = self._invitation.round_of(site)
+        late = of is not None and of != self._invitation.round
+        detail = f"delivered, late: of round {of.number}" if of and late else "delivered"
+        return [self._announce("site", site, detail, bytes_in=size_bytes, seconds=took)]
 
     def drop(self, site: str, reason: str) -> list[Effect]:
         """The round goes on without the site, which is told; the first reason counts."""
         if site in self.dropped:
             return []
+        told = SiteDropped(self._invitation.round_of(site) or self._invitation.round, reason)
+        return [SendToSite(site, told), *self.leave_behind(site, reason)]
+
+    def leave_behind(self, site: str, reason: str) -> list[Effect]:
+        """The round goes on without the site, which is not told: what it works on still counts."""
         self.dropped[site] = reason
-        return [
-            SendToSite(site, SiteDropped(self._invitation.round, reason)),
-            self._announce("site", site, f"dropped: {reason}"),
-        ]
+        return [self._announce("site", site, f"dropped: {reason}")]
 
     def readmit(self, site: str) -> list[Effect]:
         """The phase waits again for a site that the round went on without."""
@@ -144,6 +167,7 @@ class Journal:
             bytes_in=dict(self._bytes_in),
             seconds=dict(self._seconds),
             refusals=dict(self.refusals),
+            late=tuple(site for site in sites if site not in self._invitation.cohort),
         )
 
     def _dropped_but(self, sites: tuple[str, ...]) -> dict[str, str]:

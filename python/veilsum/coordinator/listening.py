@@ -7,7 +7,15 @@ from typing import TypeAlias, assert_never
 from veilsum.control import Decline, Progress, ProtocolMessage, RoundId
 from veilsum.coordinator.effects import Effect
 from veilsum.coordinator.events import DeadlinePassed, SiteSent
-from veilsum.coordinator.job_phases import CoolingDown, Gathering, JobPhase, Running, Settling
+from veilsum.coordinator.job_phases import (
+    Between,
+    CoolingDown,
+    Gathering,
+    JobPhase,
+    Running,
+    Settling,
+)
+from veilsum.coordinator.late import LateUpdates
 from veilsum.coordinator.retry import COOLDOWN
 from veilsum.coordinator.round import Round
 from veilsum.errors import PeerError
@@ -28,16 +36,20 @@ def secret(phase: JobPhase) -> bool:
 
 def takes_part(phase: _Open, site: str, round_id: RoundId) -> bool:
     """Whether a site has a say in an open round."""
-    return (
-        round_id == phase.invitation.round
-        and site in phase.invitation.cohort
-        and site not in phase.round.journal.dropped
-    )
+    return round_id == phase.invitation.round_of(site) and site not in phase.round.journal.dropped
+
+
+def late_updates(phase: JobPhase) -> LateUpdates | None:
+    """What is still to come of the round before, while no round is open."""
+    return phase.late if isinstance(phase, Between | Gathering) else None
 
 
 def hears(phase: JobPhase, event: SiteSent) -> bool:
     """Whether a site's message changes anything; progress is worth nothing a second later."""
     site, message = event.site, event.message
+    late = late_updates(phase)
+    if late is not None:
+        return isinstance(message, Decline) and late.awaits(site, message.round)
     if not isinstance(phase, _Open) or isinstance(message, Progress):
         return False
     if isinstance(message, ProtocolMessage) and not phase.round.hears(site, message.payload):
@@ -65,15 +77,14 @@ def open_round(phase: JobPhase, site: str, round_id: RoundId) -> Round:
     Raises:
         PeerError: there is none.
     """
-    if not isinstance(phase, Running) or phase.invitation.round != round_id:
-        raise PeerError(
-            site,
-            f"sent an update for round {round_id.number} of run {round_id.run_id!r}, "
-            "which is not open",
-        )
-    if site not in phase.invitation.cohort:
+    if isinstance(phase, Running) and phase.invitation.round_of(site) == round_id:
+        return phase.round
+    if isinstance(phase, Running) and phase.invitation.round == round_id:
         raise PeerError(site, "is not in this round's cohort")
-    return phase.round
+    raise PeerError(
+        site,
+        f"sent an update for round {round_id.number} of run {round_id.run_id!r}, which is not open",
+    )
 
 
 def awaits(phase: JobPhase, event: DeadlinePassed) -> bool:

@@ -26,6 +26,7 @@ from veilsum.coordinator.events import ResultPublished, UpdateArrived
 from veilsum.coordinator.journal import Invitation, Journal, size_bytes
 from veilsum.coordinator.outcome import Failed, Finished, Outcome
 from veilsum.coordinator.policy import too_light
+from veilsum.coordinator.stragglers import Stragglers
 from veilsum.errors import DecodeError, PeerError
 from veilsum.secagg.audit_record import AuditedSum
 
@@ -72,6 +73,7 @@ class MaskedRound:
         self.settled = False
         self.previous: secagg.PreviousRound | None = None
         self.unacknowledged = ""
+        self.stragglers: Stragglers | None = None
         self._led_to = b"", b""  # hashes of model and optimizer state
 
     @property

@@ -35,13 +35,13 @@ class ModelSteps:
 
     def __init__(self, submitted: RunSubmitted, threads: int) -> None:
         self._spec = submitted.spec
-        self._layout = submitted.layout
+        self.layout = submitted.layout
         self._threads = threads
         self._load(submitted.optimizer_state)
 
     def _load(self, state: OptimizerState | None) -> None:
         settings = self._spec.server_optimizer.settings(self._spec.server_learning_rate)
-        self._optimizer = start_optimizer(settings, self._layout, state, self._threads)
+        self._optimizer = start_optimizer(settings, self.layout, state, self._threads)
 
     @property
     def state(self) -> OptimizerState | None:
@@ -50,10 +50,10 @@ class ModelSteps:
 
     def refer_to(self, arrays: Mapping[str, NDArray[Any]]) -> CurrentModel:
         """These arrays as the model that the optimizer is at."""
-        model_hash = bytes.fromhex(result_digest(self._layout, arrays))
+        model_hash = bytes.fromhex(result_digest(self.layout, arrays))
         # Plans of plain rounds do not state the hash of the optimizer's state.
         memory = state_hash(self._optimizer) if self._spec.masked else FRESH
-        return CurrentModel(arrays, ModelRef(self._layout, model_hash, None, memory))
+        return CurrentModel(arrays, ModelRef(self.layout, model_hash, None, memory))
 
     def step(self, model: CurrentModel, result: Finished) -> CurrentModel:
         """The model after a round.

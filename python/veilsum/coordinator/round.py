@@ -12,6 +12,7 @@ from veilsum.coordinator.effects import Effect
 from veilsum.coordinator.events import ResultPublished, UpdateArrived
 from veilsum.coordinator.journal import Journal
 from veilsum.coordinator.outcome import Outcome
+from veilsum.coordinator.stragglers import Stragglers
 
 
 class Receiver(Protocol):
@@ -62,6 +63,8 @@ class Round(Protocol):
         previous: what the next round is told of this one, once it is settled; None if nothing.
         unacknowledged: why no round can follow a settled one, "" if one can.
         published: the signed result that publish sends; empty in a plain round.
+        stragglers: of a finished plain round, sites whose updates the next one takes; None if
+            there are none.
     """
 
     journal: Journal
@@ -69,6 +72,7 @@ class Round(Protocol):
     settled: bool
     previous: secagg.PreviousRound | None
     unacknowledged: str
+    stragglers: Stragglers | None
 
     @property
     def published(self) -> bytes: ...

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from veilsum.control import RoundClosed, RoundRecord
+from veilsum.control import RoundClosed, RoundId, RoundRecord
 from veilsum.coordinator import announce
 from veilsum.coordinator.effects import (
     CloseUploads,
@@ -12,11 +12,28 @@ from veilsum.coordinator.effects import (
     SendToSite,
 )
 from veilsum.coordinator.job_phases import CurrentModel
+from veilsum.coordinator.journal import Invitation
+from veilsum.coordinator.late import LateUpdates
+from veilsum.coordinator.stragglers import Stragglers
 from veilsum.optimizers.state import OptimizerState
 
 
+def over(invitation: Invitation, behind: Stragglers | None) -> tuple[RoundId, ...]:
+    """The rounds whose updates are not awaited any more once a round has ended.
+
+    Args:
+        behind: sites that still work on it.
+    """
+    late = (invitation.late.round,) if invitation.late else ()
+    return late if behind else (*late, invitation.round)
+
+
 def kept(
-    record: RoundRecord, model: CurrentModel, state: OptimizerState | None, result: bytes
+    record: RoundRecord,
+    over: tuple[RoundId, ...],
+    model: CurrentModel,
+    state: OptimizerState | None,
+    result: bytes,
 ) -> list[Effect]:
     """Before any site hears of it.
 
@@ -26,16 +43,27 @@ def kept(
     """
     arrays = model.arrays if record.completed else None
     return [
-        CloseUploads(record.round, record.reason or "the round is complete"),
+        *(CloseUploads(each, record.reason or "the round is complete") for each in over),
         SaveRound(record, model.ref.layout, arrays, state if record.completed else None, result),
     ]
 
 
-def closed(record: RoundRecord, cohort: tuple[str, ...]) -> list[Effect]:
-    """When nothing of the round is awaited any more."""
+def closed(record: RoundRecord, invitation: Invitation, behind: Stragglers | None) -> list[Effect]:
+    """When nothing of the round is awaited any more but what counts in the next one.
+
+    Args:
+        behind: sites that are not told: they still work on it.
+    """
     message = RoundClosed(record.round, record.completed, record.reason, record.digest)
+    busy = behind.sites if behind else ()
     return [
-        DropUploads(record.round),
-        *(SendToSite(site, message) for site in cohort),
-        announce.round_ended(record, len(cohort)),
+        *(DropUploads(each) for each in over(invitation, behind)),
+        *(SendToSite(site, message) for site in invitation.cohort if site not in busy),
+        announce.round_ended(record, len(invitation.sites)),
     ]
+
+
+def never_opened(late: LateUpdates, reason: str) -> list[Effect]:
+    """The run ends before a round could take what was late for the one before."""
+    round_id = late.stragglers.round
+    return [*late.refuse(reason), CloseUploads(round_id, reason), DropUploads(round_id)]

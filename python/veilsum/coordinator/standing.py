@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from veilsum import secagg
 from veilsum.control import RoundId, RoundRecord
 from veilsum.coordinator.events import RunSubmitted
+from veilsum.coordinator.stragglers import Stragglers
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,7 @@ class JobMemory:
         left_out: sites that are invited no more.
         previous: the round before, which the next one's plan names; None in a first or plain one.
         drawn: whom the failed attempt had invited.
+        late: sites that still work on the round before.
     """
 
     cooling: bool
@@ -62,6 +64,7 @@ class JobMemory:
     left_out: tuple[str, ...]
     previous: secagg.PreviousRound | None
     drawn: tuple[str, ...] = ()
+    late: Stragglers | None = None
 
     def to_bytes(self) -> bytes:
         """As a standing holds it."""
@@ -72,6 +75,7 @@ class JobMemory:
             "left_out": _sorted(self.left_out),
             "previous": previous,
             "drawn": list(self.drawn),
+            "late": self.late.to_document() if self.late else None,
         }
         return json.dumps(document).encode()
 
@@ -79,13 +83,14 @@ class JobMemory:
     def from_bytes(cls, data: bytes) -> JobMemory:
         """Inverse of to_bytes, for what this coordinator itself has kept."""
         document = json.loads(data)
-        previous = document["previous"]
+        previous, late = document["previous"], document["late"]
         return cls(
             cooling=document["cooling"],
             given_up=tuple(document["given_up"]),
             left_out=tuple(document["left_out"]),
             previous=secagg.PreviousRound.from_bytes(bytes.fromhex(previous)) if previous else None,
             drawn=tuple(document["drawn"]),
+            late=Stragglers.from_document(late) if late else None,
         )
 
 
