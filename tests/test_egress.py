@@ -402,12 +402,13 @@ def test_what_reaches_the_coordinator_in_a_round_is_what_the_sites_have_listed(
     for site, egress in told.items():
         path = tmp_path / f"{site}.vsx"
         facts = egress_facts(path.read_bytes(), path, egress["head"])
-        # Behind the head that an acknowledgement tells there is the acknowledgement itself.
-        assert facts["messages_after_given_head"] == 1
+        # Behind the head that an acknowledgement tells there is the acknowledgement itself, and
+        # the goodbye of a site that stops.
+        assert facts["messages_after_given_head"] == 2
         assert egress["sent"] == {
             one["kind"]: [one["messages"], one["bytes"]]
             for one in facts["sent"]
-            if one["kind"] not in ("hello", "result-ack")
+            if one["kind"] not in ("hello", "result-ack", "goodbye")
         }
     for kind in ("hello", "model-request", "key-advert", "share-deal", "survivor-vote"):
         assert sum(record.kind == kind for record in records) == 3

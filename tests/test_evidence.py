@@ -20,7 +20,7 @@ from veilsum.errors import DecodeError
 from veilsum.pki.roster_file import write_roster
 from veilsum.secagg.evidence import MAGIC, MAX_EVIDENCE_BYTES, Evidence, Fault
 from veilsum.secagg.wire import Writer
-from veilsum.transport import evidence_files, site_app
+from veilsum.transport import evidence_files, site_runner
 from veilsum.transport.logs import Log
 from veilsum.transport.outgoing import Outgoing
 
@@ -144,9 +144,10 @@ def test_a_site_keeps_evidence_beside_its_ledger_and_a_full_folder_stops_nothing
     monkeypatch.setattr(evidence_files, "_MOST", 2)
 
     async def main() -> None:
-        app = site_app._SiteApp(None, None, settings, Outgoing(None, Log("site")), Log("site"))
+        outgoing, log = Outgoing(None, Log("site")), Log("site")
+        runner = site_runner.SiteRunner(None, None, settings, outgoing, log)
         for data in (b"one", b"two", b"three"):
-            app._keep(data)
+            runner._keep(data)
 
     asyncio.run(main())
 

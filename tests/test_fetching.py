@@ -15,7 +15,7 @@ from veilsum.control import RoundId
 from veilsum.errors import DecodeError, LedgerError, VeilsumError
 from veilsum.site.effects import FetchLinks, FetchModel, FetchSum
 from veilsum.site.events import LinksFetched, SumFetched, SumFetchFailed
-from veilsum.transport import client, fetching, site_app
+from veilsum.transport import client, fetching, site_runner
 from veilsum.transport.client import Connection, Refused, Unreachable
 from veilsum.transport.fetching import Fetching
 from veilsum.transport.logs import Log
@@ -172,6 +172,10 @@ def test_a_coordinator_that_never_ends_its_models_has_a_site_wait_for_one_only(
     settings = SiteSettings("a", "localhost:1", tmp_path, tmp_path, "a:b", insecure=True)
     waiting: list[int] = []
 
+    async def silence() -> Any:
+        await asyncio.Event().wait()
+        yield
+
     async def never(round_id: RoundId, *, max_bytes: int) -> Any:
         waiting.append(round_id.number)
         try:
@@ -180,14 +184,19 @@ def test_a_coordinator_that_never_ends_its_models_has_a_site_wait_for_one_only(
             waiting.remove(round_id.number)
 
     async def main() -> None:
-        app = site_app._SiteApp(None, None, settings, Outgoing(None, Log("site")), Log("site"))  # type: ignore[arg-type]
-        connection: Any = SimpleNamespace(fetch_model=never)
+        outgoing, log = Outgoing(None, Log("site")), Log("site")
+        runner = site_runner.SiteRunner(None, None, settings, outgoing, log)  # type: ignore[arg-type]
+        connection: Any = SimpleNamespace(fetch_model=never, messages=silence, send=None)
+        connected = asyncio.create_task(runner._take_part(connection))
+        while runner._line is None:
+            await asyncio.sleep(0)
         for number in range(1, 9):
-            await app._carry_out(FetchModel(RoundId("run", number)), connection)
+            await runner._carry_out(FetchModel(RoundId("run", number)))
             while number not in waiting:
                 await asyncio.sleep(0)
             assert waiting == [number]
-        for task in app._tasks:
-            task.cancel()
+        connected.cancel()
+        await asyncio.wait((connected,))
+        assert waiting == []  # what was under way ends with its connection
 
     run_async(main)

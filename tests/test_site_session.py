@@ -360,6 +360,7 @@ def test_a_round_in_which_the_site_took_part_is_not_entered_again(masked: bool) 
     core = site_core()
     opened = opened_masked if masked else opened_plain
     sent(core, opened(NEXT))
+    sent(core, SiteDropped(NEXT, "too late"))
 
     for old in (NEXT, ROUND):
         code, _ = declined(sent(core, opened(old)))
@@ -615,7 +616,6 @@ def test_leaving_a_masked_round_wipes_its_secrets() -> None:
 @pytest.mark.parametrize(
     "stale",
     [
-        CoordinatorSent(ProtocolMessage(NEXT, b"x")),
         CoordinatorSent(RoundClosed(NEXT, True, "", "")),
         CoordinatorSent(SiteDropped(NEXT, "why")),
         ModelFetched(NEXT, LAYOUT, MODEL),

@@ -317,7 +317,7 @@ def test_delays_double_to_a_limit_and_vary() -> None:
     backoff = Backoff()
     delays = [backoff.delay() for _ in range(12)]
     for index, found in enumerate(delays):
-        nominal = min(0.1 * 2**index, 15.0)
+        nominal = min(0.1 * 2**index, 10.0)
         assert 0.5 * nominal <= found <= 1.5 * nominal
     assert len(set(delays)) == len(delays)
     backoff.reset()

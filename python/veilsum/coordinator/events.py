@@ -36,7 +36,7 @@ class SiteJoined:
 
 @dataclass(frozen=True, slots=True)
 class SiteLeft:
-    """A site's process is gone: it said so, another took its place, or it was away too long."""
+    """A site's process is gone: it said so, was away too long, or may not be there any more."""
 
     site: str
     reason: str

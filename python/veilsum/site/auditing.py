@@ -106,6 +106,7 @@ class Auditor:
         self._audit, self._entropy, self._threads = audit, entropy, threads
         self._ledger = ledger
         self._current: tuple[SumAudit, int] | None = None
+        self._asked: list[SiteEffect] = []
 
     def begin(self, part: Part, level: int) -> list[SiteEffect]:
         """The result is what it should be as far as `level` says; what is left to do before it is
@@ -121,6 +122,11 @@ class Auditor:
     def busy(self) -> bool:
         """Whether a batch is on its way."""
         return self._current is not None
+
+    @property
+    def asked_for(self) -> list[SiteEffect]:
+        """The batch that is on its way."""
+        return self._asked if self.busy else []
 
     def answered(self, part: Part, event: AuditFetched | AuditFetchFailed) -> list[SiteEffect]:
         """A batch has come, or will not."""
@@ -164,7 +170,8 @@ class Auditor:
         assert self._current is not None
         audit, level = self._current
         if audit.next_batch:
-            return [FetchAudit(part.round, audit.next_batch, audit.largest_answer)]
+            self._asked = [FetchAudit(part.round, audit.next_batch, audit.largest_answer)]
+            return self._asked
         self._current = None
         # Each level holds the ones below. Who has not made the step vouches for no model, and a
         # site that missed the round counts on those who say more.

@@ -7,7 +7,7 @@ from dataclasses import replace
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from veilsum import secagg
-from veilsum.control import RoundId, RoundOpened, TaskSettings
+from veilsum.control import RoundId, RoundOpened, TaskSettings, Welcome
 from veilsum.errors import ConfigError
 from veilsum.roster import Roster
 from veilsum.site.bounds import TaskBounds
@@ -19,7 +19,11 @@ _SEEDS_APART = 2**40  # a run's rounds count their seeds up by one
 
 
 class Participation:
-    """Refuses or takes part in rounds. Arguments are those of SiteCore."""
+    """Refuses or takes part in rounds. Arguments are those of SiteCore.
+
+    Raises:
+        ConfigError: the key is not the one the roster lists for this site.
+    """
 
     def __init__(
         self,
@@ -35,6 +39,11 @@ class Participation:
         backend: str,
         egress: secagg.Egress,
     ) -> None:
+        if signing_key.public_key().public_bytes_raw() != roster.signing_key(site):
+            raise ConfigError(
+                f"the signing key is not the one the roster lists for site {site!r}",
+                hint="point the site at the key its roster entry was made from",
+            )
         self._site = site
         self._signing_key = signing_key
         self._roster = roster
@@ -47,6 +56,17 @@ class Participation:
         self._egress = egress
         self._latest: dict[str, tuple[int, int]] = {}  # run -> last round and attempt used up
         self._feedback = Feedback()
+
+    def check_welcome(self, welcome: Welcome) -> None:
+        """Raises:
+        ConfigError: the coordinator has another roster; a person must act.
+        """
+        theirs = (welcome.consortium, welcome.roster_hash)
+        if theirs != (self._roster.consortium, self._roster.hash):
+            raise ConfigError(
+                f"the coordinator of {welcome.consortium!r} has another roster than this site",
+                hint="give every member the same bytes of one roster file",
+            )
 
     def refusal(self, opened: RoundOpened) -> tuple[str, str] | None:
         """Why this site will not take part, as code and reason; None if it will."""

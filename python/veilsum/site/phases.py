@@ -10,16 +10,26 @@ from numpy.typing import NDArray
 from veilsum.control import RoundId, RoundOpened, TaskSettings
 from veilsum.model import ModelLayout
 from veilsum.site.contribution import Contribution, LocalUpdate, ModelTerms
+from veilsum.site.effects import FetchLinks, FetchModel, SiteEffect, Upload
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """This site's part in the current round."""
+    """This site's part in the current round.
 
-    round: RoundId
+    Attributes:
+        opened: the invitation that it came with.
+    """
+
+    opened: RoundOpened
     task: TaskSettings
     contribution: Contribution
     terms: ModelTerms
+
+    @property
+    def round(self) -> RoundId:
+        """Which round that is."""
+        return self.opened.round
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +71,14 @@ class Holding:
 
 @dataclass(frozen=True, slots=True)
 class Delivering:
-    """The update was handed to the transport, once and for all."""
+    """The update was made, once and for all.
+
+    Attributes:
+        upload: as long as the coordinator has not said that it holds the update.
+    """
 
     part: Part
+    upload: Upload | None
 
 
 SitePhase: TypeAlias = Idle | Asking | Fetching | Training | Holding | Delivering
@@ -78,3 +93,16 @@ def round_of(phase: SitePhase) -> RoundId | None:
             return opened.round
         case _:
             return phase.part.round
+
+
+def asked_for(phase: SitePhase) -> list[SiteEffect]:
+    """What the site waits for to contribute; a new connection has to be asked for it once more."""
+    match phase:
+        case Asking(opened):
+            return [FetchLinks(opened.round)]
+        case Fetching(part):
+            return [FetchModel(part.round)]
+        case Delivering(_, upload) if upload is not None:
+            return [upload]
+        case _:
+            return []

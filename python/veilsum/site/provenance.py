@@ -41,7 +41,7 @@ class ModelKeeper:
         self._follows = provenance == "recompute"
         self._threads = threads
         self._held: HeldModel | None = None
-        self._receiver: SumReceiver | None = None
+        self._fetch: FetchSum | None = None
 
     def model_of(self, terms: ModelTerms) -> HeldModel | None:
         """The model of a plan, if this site holds it: then nobody need hand it out."""
@@ -64,7 +64,7 @@ class ModelKeeper:
     def on_result(self, part: Part) -> list[SiteEffect]:
         """What follows from a message after which a result may be ready."""
         contribution = part.contribution
-        if contribution.result is None or self._receiver is not None:
+        if contribution.result is None or self._fetch is not None:
             return []
         if not self._follows:
             return self._seen(part, SIGNATURE_ONLY)
@@ -72,10 +72,16 @@ class ModelKeeper:
         if held is None or contribution.plan is None:
             note = Note("the round's result was not checked: this site does not have its model yet")
             return [note, *self._seen(part, SIGNATURE_ONLY)]
-        self._receiver = SumReceiver(
+        receiver = SumReceiver(
             contribution.plan.ring, contribution.result.result.roots, threads=self._threads
         )
-        return [FetchSum(part.round, self._receiver, state=not held.complete)]
+        self._fetch = FetchSum(part.round, receiver, state=not held.complete)
+        return [self._fetch]
+
+    @property
+    def asked_for(self) -> list[SiteEffect]:
+        """What is on its way."""
+        return [] if self._fetch is None else [self._fetch]
 
     def on_sum(self, part: Part, event: SumFetched) -> list[SiteEffect] | None:
         """Makes the step.
@@ -84,12 +90,12 @@ class ModelKeeper:
             None if it leads to the result's model, which this site now holds; what to do instead
             otherwise.
         """
-        ready, plan, receiver = part.contribution.result, part.contribution.plan, self._receiver
-        held, self._receiver = self.model_of(part.terms), None
-        if ready is None or plan is None or receiver is None or held is None:
+        ready, plan, fetch = part.contribution.result, part.contribution.plan, self._fetch
+        held, self._fetch = self.model_of(part.terms), None
+        if ready is None or plan is None or fetch is None or held is None:
             return []
         try:
-            summed = receiver.finish()
+            summed = fetch.receiver.finish()
             model = held if event.state is None else held.with_state(event.state)
         except (ConfigError, DecodeError) as error:
             return self.not_checked(part, str(error))
@@ -104,7 +110,7 @@ class ModelKeeper:
     def not_checked(self, part: Part, reason: str) -> list[SiteEffect]:
         """The sum could not be had. That proves nothing against anyone: the site acknowledges
         what it has seen, and depends on others for whether the next model is the right one."""
-        self._receiver = None
+        self._fetch = None
         if part.contribution.result is None:
             return []
         note = Note(f"warning: the round's result was not checked: {reason}")
@@ -112,7 +118,7 @@ class ModelKeeper:
 
     def left(self) -> None:
         """The round is over for this site. The model stays: the next round may begin with it."""
-        self._receiver = None
+        self._fetch = None
 
 
 def check_model(fetched: ModelFetched, terms: ModelTerms) -> None:

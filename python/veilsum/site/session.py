@@ -33,9 +33,8 @@ from veilsum.control import (
 from veilsum.errors import ConfigError, DecodeError, DeviceError
 from veilsum.model import ModelLayout
 from veilsum.roster import Roster
-from veilsum.secagg.result_messages import MODEL_RECOMPUTED
-from veilsum.site.auditing import Auditor
 from veilsum.site.bounds import TaskBounds
+from veilsum.site.declining import LastWords, declined
 from veilsum.site.effects import (
     FetchLinks,
     FetchModel,
@@ -44,6 +43,7 @@ from veilsum.site.effects import (
     SiteEffect,
     StopTraining,
     Train,
+    Upload,
 )
 from veilsum.site.events import (
     AuditFetched,
@@ -73,9 +73,11 @@ from veilsum.site.phases import (
     Part,
     SitePhase,
     Training,
+    asked_for,
     round_of,
 )
-from veilsum.site.provenance import ModelKeeper, check_model
+from veilsum.site.provenance import check_model
+from veilsum.site.results import ResultEvent, Results
 from veilsum.site.rounding import SECRET_BYTES, rounding_secret
 from veilsum.site.unsent import Unsent
 
@@ -118,15 +120,9 @@ class SiteCore:
         backend: str = "cpu",
         egress: secagg.Egress = secagg.no_egress,
     ) -> None:
-        if signing_key.public_key().public_bytes_raw() != roster.signing_key(site):
-            raise ConfigError(
-                f"the signing key is not the one the roster lists for site {site!r}",
-                hint="point the site at the key its roster entry was made from",
-            )
         if len(rounding_seed) != SECRET_BYTES:
             raise ConfigError(f"the rounding seed must have {SECRET_BYTES} bytes")
         self._site = site
-        self._roster = roster
         self._rounding_seed = rounding_seed
         self._participation = Participation(
             site,
@@ -141,10 +137,9 @@ class SiteCore:
             egress=egress,
         )
         self._unsent = Unsent()
-        self._auditor = Auditor(policy.audit, entropy, ledger, threads=threads)
-        follow = self._auditor.begin, self._auditor.wrong
-        self._keeper = ModelKeeper(policy.provenance, *follow, threads=threads)
+        self._results = Results(policy, entropy, ledger, threads=threads)
         self._phase: SitePhase = Idle()
+        self._last_words = LastWords()
 
     @property
     def phase(self) -> str:
@@ -158,6 +153,11 @@ class SiteCore:
         Raises:
             ConfigError: coordinator and site do not have the same roster; a person must act.
         """
+        effects = self._on_event(event)
+        self._last_words.listen(effects)
+        return effects
+
+    def _on_event(self, event: SiteEvent) -> list[SiteEffect]:
         match event:
             case CoordinatorSent(message):
                 return self._on_message(message)
@@ -165,12 +165,8 @@ class SiteCore:
                 return self._on_model(event)
             case LinksFetched():
                 return self._on_links(event)
-            case SumFetched():
-                return self._on_sum(event)
-            case SumFetchFailed(round_id, reason):
-                return self._on_no_sum(round_id, reason)
-            case AuditFetched() | AuditFetchFailed():
-                return self._on_audit(event)
+            case SumFetched() | SumFetchFailed() | AuditFetched() | AuditFetchFailed():
+                return self._on_result_event(event)
             case ModelFetchFailed(round_id, reason):
                 return self._give_up(round_id, "model", "the model could not be fetched", reason)
             case TrainingProgressed(round_id, fraction):
@@ -180,12 +176,12 @@ class SiteCore:
             case TrainingFailed(round_id, reason):
                 return self._give_up(round_id, "training_failed", "training failed", reason)
             case UploadDone(round_id):
-                return self._noted(round_id, "the coordinator holds the update")
+                return self._on_delivered(round_id)
             case UploadRefused(round_id, reason):
                 self._take_back(round_id)
                 return self._give_up(round_id, "upload_refused", "its update was refused", reason)
             case Disconnected():
-                return self._leave("the connection is gone")
+                return self._forsaken("the connection is gone")
             case _:
                 assert_never(event)
 
@@ -219,13 +215,11 @@ class SiteCore:
                 assert_never(message)
 
     def _on_welcome(self, message: Welcome) -> list[SiteEffect]:
-        theirs = (message.consortium, message.roster_hash)
-        if theirs != (self._roster.consortium, self._roster.hash):
-            raise ConfigError(
-                f"the coordinator of {message.consortium!r} has another roster than this site",
-                hint="give every member the same bytes of one roster file",
-            )
-        return [Note(f"joined {message.consortium}")]
+        self._participation.check_welcome(message)
+        joined = Note(f"joined {message.consortium}")
+        if message.round == round_of(self._phase):
+            return [joined, *asked_for(self._phase), *self._results.asked_for]
+        return [joined, *self._forsaken("the coordinator went on without this site")]
 
     def _on_run_closed(self, run_id: str, ended: str) -> list[SiteEffect]:
         self._participation.forget(run_id)
@@ -235,14 +229,30 @@ class SiteCore:
         return [*left, Note(f"run {run_id} {ended}")]
 
     def _on_opened(self, opened: RoundOpened) -> list[SiteEffect]:
+        part = self._part()
+        if part is not None and part.round == opened.round:
+            return self._on_opened_again(part, opened)
+        if isinstance(self._phase, Asking) and self._phase.opened == opened:
+            return []  # what was asked for is on its way
         left = self._leave("another round was opened")
+        if said := self._last_words.about(opened.round):
+            return left + said
         refusal = self._participation.refusal(opened)
         if refusal is not None:
-            return left + _declined(opened.round, *refusal)
+            return left + declined(opened.round, *refusal)
         if self._participation.wants_links(opened):
             self._phase = Asking(opened)
             return [*left, FetchLinks(opened.round)]
         return left + self._take_part(opened, ())
+
+    def _on_opened_again(self, part: Part, opened: RoundOpened) -> list[SiteEffect]:
+        """A repeat is answered as it was; whatever else it is, it is no invitation to anything."""
+        masked = part.contribution.plan is not None and opened.plain is None
+        again = part.contribution.message(opened.open_message) if masked else []
+        effects = self._settled(part, again)
+        if part.contribution.over or opened == part.opened:
+            return effects
+        return self._give_up(part.round, "plan", "another invitation to the same round came", "")
 
     def _on_links(self, event: LinksFetched) -> list[SiteEffect]:
         phase = self._phase
@@ -255,24 +265,24 @@ class SiteCore:
         try:
             contribution, effects = self._participation.take_part(opened, links)
         except (ConfigError, DecodeError) as error:
-            return _declined(opened.round, "plan", str(error))
+            return declined(opened.round, "plan", str(error))
         if contribution.over:
             return effects
         self._participation.entered(opened.round)
         task = self._participation.task_of(opened)
-        part = Part(opened.round, task, contribution, contribution.terms)
+        part = Part(opened, task, contribution, contribution.terms)
         unsent = self._unsent.take(part.round, part.task, part.terms)
         if unsent is not None:
             self._phase = Holding(part, unsent)
             return [*effects, Note("this attempt gets the update of the one before")]
-        held = self._keeper.model_of(part.terms)
+        held = self._results.models.model_of(part.terms)
         if held is not None:
             return [*effects, *self._train(part, held.layout, held.arrays)]
         self._phase = Fetching(part)
         return [*effects, FetchModel(opened.round)]
 
     def _take_back(self, round_id: RoundId) -> None:
-        """The update of a round did not count: what it sent of the residual was not sent."""
+        """The update of a round did not count, so what it held of the residual was not sent."""
         phase = self._phase
         if isinstance(phase, Delivering) and phase.part.round == round_id:
             phase.part.contribution.undo()
@@ -280,15 +290,14 @@ class SiteCore:
     def _on_protocol(self, round_id: RoundId, payload: bytes) -> list[SiteEffect]:
         part = self._part()
         if part is None or part.round != round_id:
-            return []
+            return self._last_words.to_a_message_of(round_id)
         effects = part.contribution.message(payload)
         if part.contribution.over:
             return effects + self._leave("withdrew")
         effects += self._contribute_if_ready()
-        # Contributing may have ended the part.
-        if self._part() is None or self._auditor.busy:
+        if self._part() is None:  # contributing has ended it
             return effects
-        return effects + self._settled(part, self._keeper.on_result(part))
+        return effects + self._settled(part, self._results.after_message(part))
 
     # --- model, training, update ----------------------------------------------------
 
@@ -300,7 +309,7 @@ class SiteCore:
             check_model(event, phase.part.terms)
         except ConfigError as error:
             return self._give_up(event.round, "model", str(error), "")
-        self._keeper.fetched(phase.part.terms, event.layout, event.arrays)
+        self._results.models.fetched(phase.part.terms, event.layout, event.arrays)
         return self._train(phase.part, event.layout, event.arrays)
 
     def _train(
@@ -344,32 +353,26 @@ class SiteCore:
             return self._give_up(phase.part.round, "device", reason, str(error))
         phase.update.rounding.wipe()
         if phase.part.contribution.over:
-            self._phase = Delivering(phase.part)  # nothing that another attempt may have
+            self._phase = Delivering(phase.part, None)  # nothing that another attempt may have
             return effects + self._leave("withdrew")
-        self._phase = Delivering(phase.part)
+        (upload,) = (effect for effect in effects if isinstance(effect, Upload))
+        self._phase = Delivering(phase.part, upload)
         return effects
+
+    def _on_delivered(self, round_id: RoundId) -> list[SiteEffect]:
+        phase = self._phase
+        if not isinstance(phase, Delivering) or phase.part.round != round_id:
+            return []
+        self._phase = Delivering(phase.part, None)
+        return [Note("the coordinator holds the update")]
 
     # --- the result -----------------------------------------------------------------
 
-    def _on_sum(self, event: SumFetched) -> list[SiteEffect]:
+    def _on_result_event(self, event: ResultEvent) -> list[SiteEffect]:
         part = self._part()
         if part is None or part.round != event.round:
             return []
-        instead = self._keeper.on_sum(part, event)
-        effects = self._auditor.begin(part, MODEL_RECOMPUTED) if instead is None else instead
-        return self._settled(part, effects)
-
-    def _on_no_sum(self, round_id: RoundId, reason: str) -> list[SiteEffect]:
-        part = self._part()
-        if part is None or part.round != round_id:
-            return []
-        return self._settled(part, self._keeper.not_checked(part, reason))
-
-    def _on_audit(self, event: AuditFetched | AuditFetchFailed) -> list[SiteEffect]:
-        part = self._part()
-        if part is None or part.round != event.round:
-            return []
-        return self._settled(part, self._auditor.answered(part, event))
+        return self._settled(part, self._results.on_event(part, event))
 
     def _settled(self, part: Part, effects: list[SiteEffect]) -> list[SiteEffect]:
         return effects + self._leave("withdrew") if part.contribution.over else effects
@@ -385,13 +388,19 @@ class SiteCore:
         self._phase = Idle()
         if isinstance(phase, Idle | Asking):
             return []
-        self._keeper.left()
-        self._auditor.left()
+        self._results.left()
         phase.part.contribution.close()
         if isinstance(phase, Holding):
             self._unsent.keep(phase.part.round, phase.part.task, phase.part.terms, phase.update)
         note = Note(why)
         return [StopTraining(phase.part.round), note] if isinstance(phase, Training) else [note]
+
+    def _forsaken(self, why: str) -> list[SiteEffect]:
+        """Nobody will tell how the round ended. An update that the coordinator has not said to hold
+        is taken not to count."""
+        if isinstance(self._phase, Delivering) and self._phase.upload is not None:
+            self._phase.part.contribution.undo()
+        return self._leave(why)
 
     def _leave_round(self, round_id: RoundId, why: str) -> list[SiteEffect]:
         return self._leave(why) if round_of(self._phase) == round_id else []
@@ -406,14 +415,3 @@ class SiteCore:
         told = f"{reason}; {_SEE_LOG}" if local_reason else reason
         decline = SendToCoordinator(Decline(round_id, code, told))
         return [decline, *self._leave(f"declined ({code}): {reason} {local_reason}".rstrip())]
-
-    def _noted(self, round_id: RoundId, text: str) -> list[SiteEffect]:
-        part = self._part()
-        return [Note(text)] if part is not None and part.round == round_id else []
-
-
-def _declined(round_id: RoundId, code: str, reason: str) -> list[SiteEffect]:
-    return [
-        SendToCoordinator(Decline(round_id, code, reason)),
-        Note(f"declined ({code}): {reason}"),
-    ]

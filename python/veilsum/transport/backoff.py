@@ -5,7 +5,9 @@ from __future__ import annotations
 import secrets
 
 _FIRST_SECONDS = 0.1
-_LONGEST_SECONDS = 15.0
+# With its jitter and a time-out of the attempt before, less than coordinators wait for a site
+# (reconnect_s): one that is reachable again finds everybody back in time.
+_LONGEST_SECONDS = 10.0
 _JITTER = 0.5
 
 

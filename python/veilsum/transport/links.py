@@ -78,7 +78,14 @@ class _Presence:
     link: Link | None = None
     waiting: asyncio.TimerHandle | None = None
 
+    def end(self, reason: str) -> None:
+        """The process is not there any more."""
+        self.wait_no_more()
+        if self.link is not None:
+            self.link.close(reason)
+
     def wait_no_more(self) -> None:
+        """Stops the time that ends it."""
         if self.waiting is not None:
             self.waiting.cancel()
             self.waiting = None
@@ -128,8 +135,9 @@ class Links:
             presence.link = Link(site, first)
             return presence.link
         if presence is not None:
+            # Not a site that left: the core hears of the one process that the other is gone.
             self._replaced[site].append(presence.instance)
-            self._remove(site, presence, REPLACED)
+            presence.end(REPLACED)
         self._outboxes[site].clear()
         link = Link(site, [welcome])
         self._present[site] = _Presence(instance, link)
@@ -173,9 +181,7 @@ class Links:
         """Ends every stream because the coordinator stops. No site has left by that."""
         self._stopping = True
         for presence in self._present.values():
-            presence.wait_no_more()
-            if presence.link is not None:
-                presence.link.close(reason)
+            presence.end(reason)
 
     def _await_return(self, site: str, presence: _Presence, reason: str) -> None:
         if self._stopping:
@@ -188,9 +194,7 @@ class Links:
         presence.waiting = loop.call_later(self._reconnect_s, self._remove, site, presence, told)
 
     def _remove(self, site: str, presence: _Presence, reason: str) -> None:
-        presence.wait_no_more()
-        if presence.link is not None:
-            presence.link.close(reason)
+        presence.end(reason)
         del self._present[site]
         self._outboxes[site].clear()
         self._post(SiteLeft(site, reason))
