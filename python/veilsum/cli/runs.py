@@ -256,6 +256,8 @@ def _print_run(status: RunStatus) -> None:
     for record in status.rounds:
         for site, reason in record.dropped.items():
             print_line(f"round {_round_text(record.round)}: {site} {reason}")
+        for site in record.late:
+            print_line(f"round {_round_text(record.round)}: {site} delivered for the round before")
 
 
 def _round_text(round_id: RoundId) -> str:

@@ -56,8 +56,10 @@ def closed(record: RoundRecord, invitation: Invitation, behind: Stragglers | Non
     """
     message = RoundClosed(record.round, record.completed, record.reason, record.digest)
     busy = behind.sites if behind else ()
+    counted = tuple(site for site in record.sites if site in invitation.cohort)
     return [
         *(DropUploads(each) for each in over(invitation, behind)),
+        *([DropUploads(record.round, counted)] if behind else []),
         *(SendToSite(site, message) for site in invitation.cohort if site not in busy),
         announce.round_ended(record, len(invitation.sites)),
     ]

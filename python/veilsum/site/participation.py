@@ -81,8 +81,10 @@ class Participation:
         if allowed is not None and opened.task_id not in allowed:
             return "policy", f"task {opened.task_id!r} is not allowed at this site"
         latest = self._latest.get(opened.round.run_id)
-        if latest is not None and (opened.round.number, opened.round.attempt) <= latest:
-            # Two sums over different sites of one update would show the difference.
+        this = opened.round.number, opened.round.attempt
+        # Two sums over different sites of one update would show the difference. A plain round may
+        # invite a site again that it had lost.
+        if latest is not None and (this < latest or (masked and this == latest)):
             return "replay", "this site took part in that round, or in a later one, already"
         try:
             self._bounds.check(opened.task)

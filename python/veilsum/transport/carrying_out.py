@@ -106,7 +106,7 @@ class CarryingOut:
             case AnswerUpload():
                 self._answer(effect)
             case DropUploads(round_id, sites):
-                self._uploads.forget(round_id)
+                self._uploads.forget(round_id, sites)
             case SaveRound(record):
                 self._round_ended(record)
             case SaveEvidence():
