@@ -384,3 +384,12 @@ def test_what_a_receiver_does_not_take_ends_the_file_before_it(tmp_path: Path) -
 
     found = read_file(file.path, take)
     assert (len(found.ends), found.fault) == (2, "no chunk of this round")
+
+
+def test_native_code_finds_each_chunk_in_the_file_where_it_is(tmp_path: Path) -> None:
+    file = written(tmp_path, CHUNKS)
+    chunks = file.chunks()
+
+    found = [os.pread(chunks.file, size, begin) for begin, size in chunks.places]
+
+    assert found == CHUNKS

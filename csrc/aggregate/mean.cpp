@@ -33,6 +33,14 @@ void MeanAggregator::add_chunks(const std::string& site, Share share,
   updates_->add_chunks(site, share, chunks, form, std::move(owner));
 }
 
+void MeanAggregator::add_file(const std::string& site, Share share, int file,
+                              std::span<const FilePlace> places, const UpdateForm& form) {
+  if (streaming_)
+    throw ConfigError("a streaming mean takes no update from a file",
+                      "leave out `streaming`, or add its chunks");
+  updates_->add_file(site, share, file, places, form);
+}
+
 void MeanAggregator::add_resident(const std::string& site, Share share, TensorData tensors,
                                   Owner owner) {
   if (device_ == nullptr)

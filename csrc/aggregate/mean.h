@@ -40,6 +40,10 @@ class MeanAggregator {
   void add_chunks(const std::string& site, Share share, std::span<const ByteSpan> chunks,
                   const UpdateForm& form, Owner owner);
 
+  // Throws as UpdateSet's, and ConfigError when streaming.
+  void add_file(const std::string& site, Share share, int file, std::span<const FilePlace> places,
+                const UpdateForm& form);
+
   // Tensors whose floating-point ones lie on the device of this aggregator, and stay there.
   void add_resident(const std::string& site, Share share, TensorData tensors, Owner owner);
 

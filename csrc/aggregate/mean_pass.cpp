@@ -111,6 +111,7 @@ int tile_exponent(const UpdateSnapshot& set, std::size_t index) {
 void take_float_mean(const Layout& layout, const UpdateSnapshot& set, unsigned threads,
                      const MeanSink& sink) {
   require_updates(set.total_weight);
+  const std::size_t release_tiles = set.release_tiles();
   for_each_tile(layout, kFloatGroup, threads, [&](std::size_t index, const Tile& tile) {
     std::array<std::uint64_t, kTile> sums{};
     const int exponent = tile_exponent(set, index);
@@ -119,7 +120,7 @@ void take_float_mean(const Layout& layout, const UpdateSnapshot& set, unsigned t
     for_each_part(layout, kFloatGroup, tile.first, tile.count,
                   [&](const TensorPart& part) { sum_part(sum, part); });
     sink.floats(tile, sums.data(), {exponent, set.total_weight});
-    if ((index + 1) % kReleaseTiles == 0) set.release_pages();
+    if ((index + 1) % release_tiles == 0) set.release_pages();
   });
 }
 

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <array>
@@ -53,6 +54,21 @@ StoredBytes::StoredBytes(const std::string& directory, const std::string& site, 
   if (file_ < 0) fail("create", std::exchange(errno, 0));
 }
 
+StoredBytes::StoredBytes(int file, const std::string& site, std::size_t size) : size_(size) {
+  const auto refuse = [&](const std::string& why) {
+    throw ConfigError("cannot read the update of site '" + site + "' from its file: " + why);
+  };
+  // Of a page beyond the end of a file there is nothing to read but a signal.
+  struct stat facts;
+  if (fstat(file, &facts) != 0) refuse(std::system_category().message(errno));
+  if (static_cast<std::uint64_t>(facts.st_size) < size)
+    refuse("it has " + std::to_string(facts.st_size) + " bytes, expected " + std::to_string(size));
+  if (size == 0) return;
+  void* mapped = mmap(nullptr, size, PROT_READ, MAP_SHARED, file, 0);
+  if (mapped == MAP_FAILED) refuse(std::system_category().message(errno));
+  data_ = static_cast<std::byte*>(mapped);
+}
+
 StoredBytes::StoredBytes(StoredBytes&& other) noexcept
     : path_(std::move(other.path_)),
       memory_(std::move(other.memory_)),
@@ -89,7 +105,7 @@ void StoredBytes::seal() {
 }
 
 void StoredBytes::release_pages() const {
-  if (path_.empty() || data_ == nullptr) return;
+  if (data_ == nullptr || data_ == memory_.data()) return;
   madvise(data_, size_, MADV_DONTNEED);  // advice: if it is not taken, nothing is lost
 }
 

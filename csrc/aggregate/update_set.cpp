@@ -1,5 +1,6 @@
 #include "aggregate/update_set.h"
 
+#include <algorithm>
 #include <array>
 #include <numeric>
 #include <utility>
@@ -12,6 +13,13 @@
 #include "update/encode.h"
 
 namespace veilsum {
+namespace {
+
+constexpr std::size_t kReleaseBytes = std::size_t{32} << 20;
+constexpr std::size_t kMostReleaseTiles = 256;
+constexpr std::uint64_t kMostFileBytes = std::uint64_t{1} << 48;
+
+}  // namespace
 
 void refuse_changed() {
   throw ConfigError("arrays were changed between add() and finish()",
@@ -26,6 +34,16 @@ std::vector<std::string> UpdateSnapshot::sites() const {
 
 void UpdateSnapshot::release_pages() const {
   for (const auto& update : updates) update->bytes.release_pages();
+}
+
+std::size_t UpdateSnapshot::release_tiles() const {
+  std::size_t tiles = 1;
+  std::size_t bytes = 1;
+  for (const auto& update : updates) {
+    tiles = std::max(tiles, update->tiles.size());
+    bytes += update->bytes.bytes().size();
+  }
+  return std::clamp<std::size_t>(kReleaseBytes / (bytes / tiles + 1), 1, kMostReleaseTiles);
 }
 
 std::vector<Screened> screen_update(const Layout& layout, const UpdateReader& values,
@@ -98,13 +116,22 @@ CommittedUpdate UpdateSet::keep(const std::string& site, std::span<const ByteSpa
     offset += chunk.size();
   }
   kept.seal();
-  std::vector<ByteSpan> copies;
-  for (std::size_t begin = 0; const std::size_t size : sizes) {
-    copies.push_back(kept.bytes().subspan(begin, size));
+  std::vector<FilePlace> places;
+  for (std::uint64_t begin = 0; const std::size_t size : sizes) {
+    places.push_back({begin, size});
     begin += size;
   }
+  return screened(site, std::move(kept), places, form);
+}
+
+CommittedUpdate UpdateSet::screened(const std::string& site, StoredBytes kept,
+                                    std::span<const FilePlace> places,
+                                    const UpdateForm& form) const {
+  std::vector<ByteSpan> chunks;
+  for (const FilePlace& place : places)
+    chunks.push_back(kept.bytes().subspan(place.begin, place.size));
   CommittedUpdate update =
-      borrow_chunks(layout_, site, copies, form, nullptr, threads_, screening_);
+      borrow_chunks(layout_, site, chunks, form, nullptr, threads_, screening_);
   return {site, 1, nullptr, {}, std::move(kept), std::move(update.tiles), std::move(update.values)};
 }
 
@@ -154,6 +181,20 @@ void UpdateSet::add_chunks(const std::string& site, Share share, std::span<const
            borrow_chunks(layout_, site, chunks, form, std::move(owner), threads_, screening_));
   else
     commit(arrival, keep(site, chunks, form));
+}
+
+void UpdateSet::add_file(const std::string& site, Share share, int file,
+                         std::span<const FilePlace> places, const UpdateForm& form) {
+  const FloatEnvironment exact;
+  Contributors::Arrival arrival(contributors_, site, share);
+  std::uint64_t end = 0;
+  for (const FilePlace& place : places) {
+    if (place.begin < end || place.begin > kMostFileBytes ||
+        place.size > kMostFileBytes - place.begin)
+      throw ConfigError("places of chunks in a file must follow each other");
+    end = place.begin + place.size;
+  }
+  commit(arrival, screened(site, StoredBytes(file, site, end), places, form));
 }
 
 void UpdateSet::add(const std::string& site, Share share,

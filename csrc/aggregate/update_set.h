@@ -20,6 +20,12 @@ namespace veilsum {
 // Keeps alive what it stands for. Null: nobody does, so a copy is needed.
 using Owner = std::shared_ptr<const void>;
 
+// Bytes of a file.
+struct FilePlace {
+  std::uint64_t begin;
+  std::uint64_t size;
+};
+
 // One site's update, screened and kept.
 struct CommittedUpdate {
   std::string site;
@@ -46,10 +52,9 @@ struct UpdateSnapshot {
   std::vector<std::string> sites() const;
   // Lets go of what a walk over spooled updates has read.
   void release_pages() const;
+  // Tiles after which a walk does that: some 32 MiB of files, whatever the number of updates.
+  std::size_t release_tiles() const;
 };
-
-// Tiles after which a walk lets go of what it has read.
-inline constexpr std::size_t kReleaseTiles = 256;
 
 // Screens tensors and keeps references to them. Throws as UpdateReader::screen and read.
 CommittedUpdate borrow_update(const Layout& layout, const std::string& site, TensorData tensors,
@@ -80,6 +85,12 @@ class UpdateSet {
   void add_chunks(const std::string& site, Share share, std::span<const ByteSpan> chunks,
                   const UpdateForm& form, Owner owner);
 
+  // The same for chunks that lie in a file, one at each place, in order: they are read where they
+  // are. Nobody changes them there; the file may lose its name. Throws ConfigError if it cannot be
+  // mapped.
+  void add_file(const std::string& site, Share share, int file, std::span<const FilePlace> places,
+                const UpdateForm& form);
+
   // An update that was screened and kept elsewhere: what `make` returns. Throws as make.
   void add(const std::string& site, Share share,
            const std::function<CommittedUpdate(Screening)>& make);
@@ -94,6 +105,8 @@ class UpdateSet {
   CommittedUpdate keep(const std::string& site, TensorData tensors) const;
   CommittedUpdate keep(const std::string& site, std::span<const ByteSpan> chunks,
                        const UpdateForm& form) const;
+  CommittedUpdate screened(const std::string& site, StoredBytes kept,
+                           std::span<const FilePlace> places, const UpdateForm& form) const;
   void commit(Contributors::Arrival& arrival, CommittedUpdate update);
 
   const Layout& layout_;

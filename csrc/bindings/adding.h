@@ -68,6 +68,18 @@ void add_chunks(Aggregator& aggregator, const std::string& site, py::object weig
   aggregator.add_chunks(site, share, spans, form, borrow ? owner : nullptr);
 }
 
+// (begin, size) of each chunk in a file.
+inline std::vector<FilePlace> to_places(py::handle places) {
+  std::vector<FilePlace> found;
+  for (const py::handle item : py::iter(places)) {
+    const py::tuple place = py::reinterpret_borrow<py::object>(item);
+    if (place.size() != 2) throw py::type_error("places must be pairs (begin, size)");
+    found.push_back({to_integer<std::uint64_t>("places", place[0]),
+                     to_integer<std::uint64_t>("places", place[1])});
+  }
+  return found;
+}
+
 // New arrays for the tensors of a result.
 class ResultArrays {
  public:

@@ -47,6 +47,18 @@ void borrow_arrays(MeanAggregator& mean, const std::string& site, py::object wei
   mean.add_tensors(site, share, places, std::move(owner));
 }
 
+void add_file(MeanAggregator& mean, const std::string& site, py::object weight, py::object file,
+              py::object places, py::object codec, double scale, py::object plan_digest,
+              py::object update_id, py::object chunk_coordinates) {
+  const Share share(to_weight(weight), 1.0);
+  const UpdateForm form =
+      to_form(codec, scale, plan_digest, update_id, chunk_coordinates, py::none());
+  const int descriptor = to_integer<int>("file", file, 0);
+  const std::vector<FilePlace> found = to_places(places);
+  py::gil_scoped_release release;
+  mean.add_file(site, share, descriptor, found, form);
+}
+
 // Floating-point tensors as DeviceArray, integers as NumPy arrays.
 class ResidentArrays {
  public:
@@ -159,6 +171,9 @@ void register_mean(py::module_& module) {
            py::arg("chunks"), py::kw_only(), py::arg("codec"), py::arg("scale"),
            py::arg("plan_digest"), py::arg("update_id"), py::arg("chunk_coordinates"),
            py::arg("gain") = 1.0, py::arg("transform") = py::none())
+      .def("add_file", &add_file, py::arg("site"), py::arg("weight"), py::arg("file"),
+           py::arg("places"), py::kw_only(), py::arg("codec"), py::arg("scale"),
+           py::arg("plan_digest"), py::arg("update_id"), py::arg("chunk_coordinates"))
       .def(
           "remove",
           [](MeanAggregator& mean, const std::string& site) {

@@ -38,9 +38,10 @@ void walk_windows(std::size_t total, std::size_t most, const Make& make, const B
 // The same over the tiles of a set: calls slot.begin(window).
 template <class Slot, class Make>
 void walk_tiles(const UpdateSnapshot& set, std::size_t total, std::size_t most, const Make& make) {
+  const std::size_t every = set.release_tiles();
   walk_windows<Slot>(total, most, make, [&](Slot& slot, std::size_t first, std::size_t count) {
     slot.begin({first, count});
-    if ((first + most) % kReleaseTiles < most) set.release_pages();
+    if (first / every != (first + count) / every) set.release_pages();
   });
 }
 

@@ -96,15 +96,18 @@ void add_range(const Layout& layout, const UpdateSnapshot& set, const RowMix& mi
     }
   }
   total.add(gram, rows);
-  if (range.end % (kReleaseTiles * kTile) == 0) set.release_pages();
 }
 
 void add_ranges(const Layout& layout, const UpdateSnapshot& set, const std::vector<double>& factors,
                 unsigned threads, FixedGram& total) {
   const RowMix mix = every_row(set.updates.size());
   const auto add_products = needs_double(layout) ? add_range<double> : add_range<float>;
+  const std::size_t every = set.release_tiles() * kTile;
   parallel_for(layout.group_size(kFloatGroup), kGramRangeTiles * kTile, threads,
-               [&](const Range& range) { add_products(layout, set, mix, factors, range, total); });
+               [&](const Range& range) {
+                 add_products(layout, set, mix, factors, range, total);
+                 if (range.begin / every != range.end / every) set.release_pages();
+               });
 }
 
 }  // namespace

@@ -135,11 +135,12 @@ void order_integers(const Layout& layout, const UpdateSnapshot& set, const RowMi
 template <class Value>
 void order_floats(const Layout& layout, const UpdateSnapshot& set, const RowMix& mix,
                   const OrderRule& rule, unsigned threads, MutableTensorData tensors) {
+  const std::size_t release_tiles = set.release_tiles();
   for_each_range(layout, kFloatGroup, threads, [&](const Range& range) {
     FloatWorker<Value> worker(layout, set, mix, rule);
     for_tiles_of(range, [&](std::size_t index, const Tile& tile) {
       worker.work(index, tile, tensors);
-      if ((index + 1) % kReleaseTiles == 0) set.release_pages();
+      if ((index + 1) % release_tiles == 0) set.release_pages();
     });
   });
 }

@@ -719,6 +719,31 @@ class MeanAggregator:
             DecodeError: as decode_chunks.
         """
 
+    def add_file(
+        self,
+        site: str,
+        weight: int,
+        file: int,
+        places: Sequence[tuple[int, int]],
+        *,
+        codec: int,
+        scale: float,
+        plan_digest: bytes,
+        update_id: int,
+        chunk_coordinates: int,
+    ) -> None:
+        """add_chunks of chunks that lie in a file, which is mapped and not copied: nobody may
+        change it, it may lose its name.
+
+        Args:
+            file: a descriptor; it may be closed afterwards.
+            places: (first byte, bytes) of each chunk, in the order of the file.
+
+        Raises:
+            PeerError, DecodeError: as add_chunks.
+            ConfigError: the file is shorter or cannot be mapped, or the mean is streaming.
+        """
+
     def remove(self, site: str) -> None:
         """Forgets a committed update. ConfigError if unknown, or in the streaming discipline."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -50,11 +51,31 @@ class SiteSent:
     message: ProtocolMessage | Decline | Progress
 
 
+class FiledChunks(Sequence[memoryview], ABC):
+    """Chunks that lie in a file which nobody changes: read when asked for, or by native code where
+    they are."""
+
+    @property
+    @abstractmethod
+    def file(self) -> int:
+        """Its descriptor, open as long as this is."""
+
+    @property
+    @abstractmethod
+    def places(self) -> Sequence[tuple[int, int]]:
+        """(first byte, bytes) of each chunk in it."""
+
+    def check(self) -> None:
+        """Reads all of them, and raises if one is not what was written."""
+        for _ in self:
+            pass
+
+
 @dataclass(frozen=True, slots=True)
 class UpdateArrived:
     """A complete upload; every chunk was checked on arrival and is read from the spool here.
 
-    chunks: in (group, index) order.
+    chunks: in (group, index) order; FiledChunks or in memory.
     """
 
     site: str

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from typing import TypedDict
 
 from veilsum import _native, plain
 from veilsum.control import PlainPlan, RoundId, UpdateHeader
-from veilsum.coordinator.events import UpdateArrived
+from veilsum.coordinator.events import FiledChunks, UpdateArrived
 from veilsum.coordinator.plain_receiver import PlainReceiver
-from veilsum.errors import PeerError
+from veilsum.errors import DecodeError, PeerError
 from veilsum.model import ModelLayout
 
 
@@ -60,18 +61,33 @@ def add_update(
 
     Raises:
         DecodeError, PeerError: why it cannot count; the mean is as before.
+        VeilsumError: what FiledChunks.check() raises.
     """
     settings = plain.codec_settings(plan.codec, plan.clip)
-    aggregator.add_chunks(
-        key,
-        weight,
-        arrived.chunks,
-        codec=settings.number,
-        scale=settings.scale,
-        plan_digest=plan.digest,
-        update_id=arrived.header.update_id,
-        chunk_coordinates=plan.chunk_coordinates,
-    )
+    form: _Form = {
+        "codec": settings.number,
+        "scale": settings.scale,
+        "plan_digest": plan.digest,
+        "update_id": arrived.header.update_id,
+        "chunk_coordinates": plan.chunk_coordinates,
+    }
+    chunks = arrived.chunks
+    if not isinstance(chunks, FiledChunks):
+        aggregator.add_chunks(key, weight, chunks, **form)
+        return
+    try:
+        aggregator.add_file(key, weight, chunks.file, chunks.places, **form)
+    except (DecodeError, PeerError):
+        chunks.check()  # a disk that changed a byte is not the site's fault
+        raise
+
+
+class _Form(TypedDict):
+    codec: int
+    scale: float
+    plan_digest: bytes
+    update_id: int
+    chunk_coordinates: int
 
 
 def _check_metrics(site: str, metrics: Mapping[str, float], known: tuple[str, ...]) -> None:

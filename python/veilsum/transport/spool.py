@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import overload
 
 from veilsum.control import UpdateHeader
+from veilsum.coordinator.events import FiledChunks
 from veilsum.transport.durable import Points, no_points, sync_folder
 from veilsum.transport.spool_format import (
     FRAME,
@@ -268,12 +269,12 @@ class SpoolFile:
         raise self.damaged("was cut" if not whole else "is another file than was made")
 
 
-class SpooledChunks(Sequence[memoryview]):
+class SpooledChunks(FiledChunks):
     """The chunks of a file, read and checked each time they are asked for: one alone, a slice as a
     whole, all of them a window at a time. Keeps a descriptor and no bytes.
 
     Read and not mapped: a file that is cut, or a disk that fails, is an error here, and would end
-    the process there.
+    the process there. Only the mean maps it, after it has looked how long it is.
 
     Every access raises SpoolDamaged for bytes that are not those that were written.
     """
@@ -286,6 +287,17 @@ class SpooledChunks(Sequence[memoryview]):
 
     def __del__(self) -> None:
         os.close(self._descriptor)
+
+    @property
+    def file(self) -> int:
+        """See FiledChunks."""
+        return self._descriptor
+
+    @property
+    def places(self) -> list[tuple[int, int]]:
+        """See FiledChunks."""
+        begins = (begin + FRAME.size for begin in self._bounds)
+        return [(begin, end - begin) for begin, end in zip(begins, self._bounds[1:], strict=False)]
 
     @property
     def nbytes(self) -> int:

@@ -3,7 +3,7 @@
     state.db                              SQLite, WAL
     lock                                  held while a coordinator uses the directory
     spool/                                uploads of open rounds
-    spool/sums/                           accepted updates of open plain rounds
+    spool/sums/                           updates of open plain rounds that came in no file
     models/<file>.safetensors             put here by people, to start runs from
     models/<run>/round-<n>.safetensors    the model after round n; 0 is the initial one
     receipts/<run>/round-<n>.json         what took place in masked round n, signed

@@ -1,0 +1,216 @@
+"""A coordinator in a process of its own, watched from outside, and the consortium around it.
+
+Programs that measure a coordinator start it with this; peaks are the kernel's own accounting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import pickle
+import resource
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+import veilsum
+from veilsum.model import ModelLayout
+from veilsum.pki.authority import create_authority
+from veilsum.pki.files import write_public
+from veilsum.pki.identity import Identity
+from veilsum.pki.issue import IssuedFiles, issue
+from veilsum.pki.roster_file import build_roster
+from veilsum.pki.roster_signing import SignedRoster
+from veilsum.roster import Roster
+from veilsum.transport.client import Endpoint
+from veilsum.transport.operator import OperatorClient
+from veilsum.transport.settings import CoordinatorSettings, LogSettings, OperatorSettings
+from veilsum.transport.tls import load_signing_key, load_tls_identity
+
+MIB = 1 << 20
+CONSORTIUM = "bench"
+
+
+@dataclass(frozen=True)
+class Consortium:
+    """Certificates and keys of everybody, and the roster that all sites signed."""
+
+    folder: Path
+    hub: IssuedFiles
+    operator: IssuedFiles
+    sites: Mapping[str, IssuedFiles]
+    roster: Roster
+
+    @classmethod
+    def of(cls, folder: Path, sites: Sequence[str]) -> Consortium:
+        """Makes all files in a new folder."""
+        authority = create_authority(folder / "authority", CONSORTIUM)
+        hub = issue(authority, "coordinator", "hub", folder / "members")
+        operator = issue(authority, "operator", "ann", folder / "members")
+        issued = {site: issue(authority, "site", site, folder / "members") for site in sites}
+        signed = SignedRoster(build_roster(authority.folder / "signing", hub.ca))
+        for site, files in issued.items():
+            assert files.signing_key is not None
+            signed = signed.signed(site, load_signing_key(files.signing_key), None)
+        write_public(folder / "roster.json", signed.to_bytes() + b"\n")
+        return cls(folder, hub, operator, issued, signed.roster)
+
+    def coordinator_settings(self, state: Path, **change: Any) -> CoordinatorSettings:
+        """Of a coordinator with TLS that logs errors only."""
+        assert self.hub.signing_key is not None
+        return CoordinatorSettings(
+            state_dir=state,
+            roster=self.folder / "roster.json",
+            signing_key=self.hub.signing_key,
+            ca=self.hub.ca,
+            tls_certificate=self.hub.tls_certificate,
+            tls_key=self.hub.tls_key,
+            log=LogSettings(level="error"),
+            **change,
+        )
+
+    def endpoint(self, site: str, port: int) -> Endpoint:
+        """As a site dials."""
+        files = self.sites[site]
+        tls = load_tls_identity(files.ca, files.tls_certificate, files.tls_key, "site")
+        identity = Identity(CONSORTIUM, "site", site)
+        return Endpoint(f"127.0.0.1:{port}", identity, tls, self.roster, veilsum.__version__)
+
+    def operator_client(self, port: int) -> OperatorClient:
+        """As an operator dials."""
+        return OperatorClient(
+            OperatorSettings(
+                coordinator=f"127.0.0.1:{port}",
+                ca=self.operator.ca,
+                tls_certificate=self.operator.tls_certificate,
+                tls_key=self.operator.tls_key,
+            )
+        )
+
+
+class WatchedCoordinator:
+    """A coordinator process. Use `with`; it is killed at the end.
+
+    Attributes:
+        port: where it listens.
+        most_files: file descriptors that were open at once, as far as sample() saw.
+    """
+
+    def __init__(self, settings: CoordinatorSettings, folder: Path) -> None:
+        self.state = settings.state_dir
+        self._settings = folder / "coordinator.settings"
+        self._settings.write_bytes(pickle.dumps(settings))
+        self._log = folder / "coordinator.log"
+        self.most_files = 0
+
+    def __enter__(self) -> Self:
+        package = str(Path(veilsum.__file__).parents[1])
+        with open(self._log, "w") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, __file__, str(self._settings)],
+                env={**os.environ, "PYTHONPATH": package},
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the coordinator did not start: {self._log.read_text()}")
+        self.port = int(line)
+        self.idle_bytes = self.peak_bytes()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._process.kill()
+        self._process.communicate()
+        if kind is not None:
+            sys.stderr.write(self._log.read_text()[-4000:])
+
+    def peak_bytes(self) -> int:
+        """Most memory that was ever resident, pages of mapped files included (VmHWM)."""
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        return int(next(line for line in status.splitlines() if "VmHWM" in line).split()[1]) << 10
+
+    async def sample(self) -> None:
+        """Counts open files until cancelled. The process is undumpable: only root may look."""
+        while os.geteuid() == 0:
+            self.most_files = max(self.most_files, len(os.listdir(f"/proc/{self._process.pid}/fd")))
+            await asyncio.sleep(0.2)
+
+
+def allow_files(needed: int) -> None:
+    """Raises this process's own limit of open files.
+
+    Raises:
+        SystemExit: the system does not allow so many.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise SystemExit(f"{needed} open files are needed, the hard limit is {hard}")
+    if soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+# --- an independent word on what the result must be -------------------------------------
+
+
+def exact_means(sums: NDArray[np.int64], divisor: int, unit: float) -> NDArray[np.float32]:
+    """sums * unit / divisor, rounded once to float32, by rational arithmetic where double cannot
+    decide.
+
+    Args:
+        unit: a power of two.
+    """
+    assert int(np.abs(sums).max()) < 2**53
+    quotients = sums / np.float64(divisor) * unit
+    means = quotients.astype(np.float32)
+    tie = (quotients.view(np.uint64) & np.uint64(0x1FFFFFFF)) == np.uint64(0x10000000)
+    for place in np.flatnonzero(tie):
+        means[place] = _nearest(Fraction(int(sums[place]), divisor) * Fraction(unit))
+    return means
+
+
+def _nearest(value: Fraction) -> np.float32:
+    near = np.float32(float(value))
+    around = (np.nextafter(near, np.float32(-np.inf)), near, np.nextafter(near, np.float32(np.inf)))
+    return min(
+        around, key=lambda one: (abs(Fraction(float(one)) - value), int(one.view(np.uint32)) & 1)
+    )
+
+
+def digest_of(layout: ModelLayout, tensors: Sequence[NDArray[Any]]) -> str:
+    """The digest of a result as docs/numerics.md says, by hashlib alone."""
+    state = hashlib.sha256(layout.digest)
+    for tensor in tensors:
+        state.update(np.ascontiguousarray(tensor).tobytes())
+    return state.hexdigest()
+
+
+def main() -> None:
+    """Is the coordinator's process: settings in a file, the port on stdout."""
+    from veilsum.transport.coordinator_app import run_coordinator
+
+    def tell(port: int) -> None:
+        sys.stdout.write(f"{port}\n")
+        sys.stdout.flush()
+
+    run_coordinator(pickle.loads(Path(sys.argv[1]).read_bytes()), ready=tell)
+
+
+if __name__ == "__main__":
+    main()
