@@ -11,6 +11,7 @@ import pytest
 from veilsum import _native, selftest
 from veilsum.errors import DeviceError
 from veilsum.transport.coordinator_app import serve_coordinator
+from veilsum.transport.drain import Orders
 from veilsum.transport.settings import CoordinatorSettings, SiteSettings
 from veilsum.transport.site_app import serve_site
 
@@ -74,7 +75,7 @@ def test_neither_role_serves_on_a_machine_that_computes_wrongly(monkeypatch, tmp
 
     async def serve_both() -> None:
         with pytest.raises(DeviceError, match="self-test of shares"):
-            await serve_coordinator(coordinator, stop=asyncio.Event())
+            await serve_coordinator(coordinator, orders=Orders())
         with pytest.raises(DeviceError, match="self-test of shares"):
             await serve_site(site, None, stop=asyncio.Event())  # type: ignore[arg-type]
 

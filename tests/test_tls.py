@@ -21,6 +21,7 @@ from veilsum.transport.settings import (
     split_address,
 )
 from veilsum.transport.tls import load_signing_key, load_tls_identity
+from veilsum.transport.tls_reload import ServerTls
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +35,9 @@ def test_good_files_name_their_owner_and_give_credentials(consortium: Consortium
     assert tls.identity == Identity("test", "site", "a")
     assert tls.channel_credentials() is not None
     hub = consortium.hub
-    served = load_tls_identity(hub.ca, hub.tls_certificate, hub.tls_key, "coordinator")
-    assert served.server_credentials() is not None
+    files = (hub.ca, hub.tls_certificate, hub.tls_key)
+    served = ServerTls(files, load_tls_identity(*files, "coordinator"))
+    assert served.credentials() is not None
     assert "PRIVATE" not in repr(tls)
 
 

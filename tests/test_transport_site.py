@@ -278,6 +278,7 @@ import asyncio, contextlib, ctypes, resource
 from pathlib import Path
 from veilsum.errors import VeilsumError
 from veilsum.transport.coordinator_app import run_coordinator, serve_coordinator
+from veilsum.transport.drain import Orders
 from veilsum.transport.settings import CoordinatorSettings, SiteSettings
 from veilsum.transport.site_app import run_site, serve_site
 
@@ -289,7 +290,7 @@ for start in (
     lambda: run_site(site, trainer=object()),
     lambda: asyncio.run(serve_site(site, object(), stop=asyncio.Event())),
     lambda: run_coordinator(coordinator),
-    lambda: asyncio.run(serve_coordinator(coordinator, stop=asyncio.Event())),
+    lambda: asyncio.run(serve_coordinator(coordinator, orders=Orders())),
 ):
     prctl(4, 1)
     with contextlib.suppress(VeilsumError):  # there is no roster

@@ -19,6 +19,7 @@ from veilsum.proto.v1 import federation_pb2 as pb
 from veilsum.proto.v1 import federation_pb2_grpc, operator_pb2_grpc
 from veilsum.site.bounds import TaskBounds
 from veilsum.transport.coordinator_app import serve_coordinator
+from veilsum.transport.drain import Orders
 from veilsum.transport.operator import OperatorClient
 from veilsum.transport.settings import CoordinatorSettings
 from veilsum.transport.site_app import serve_site
@@ -36,18 +37,20 @@ def run_async(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 
 @asynccontextmanager
-async def serving(settings: CoordinatorSettings) -> AsyncIterator[int]:
+async def serving(
+    settings: CoordinatorSettings, orders: Orders | None = None
+) -> AsyncIterator[int]:
     """A coordinator; gives its port. What ended it early is raised."""
-    stop = asyncio.Event()
+    orders = orders or Orders()
     ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    task = asyncio.create_task(serve_coordinator(settings, stop=stop, ready=ready.set_result))
+    task = asyncio.create_task(serve_coordinator(settings, orders=orders, ready=ready.set_result))
     await asyncio.wait((task, ready), return_when=asyncio.FIRST_COMPLETED)
     if task.done():
         task.result()
     try:
         yield ready.result()
     finally:
-        stop.set()
+        orders.stop.set()
         await task
 
 

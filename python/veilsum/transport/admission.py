@@ -19,6 +19,7 @@ import grpc.aio
 
 from veilsum.pki.identity import Identity
 from veilsum.transport.callers import CallRefused, Gate
+from veilsum.transport.entrance import Entrance
 from veilsum.transport.limits import Bucket, LimitSettings
 from veilsum.transport.wire import MAX_PAYLOAD_BYTES
 
@@ -51,23 +52,28 @@ _REMEMBERED = 1024
 Refuse = Callable[[Any, Exception], Awaitable[None]]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class OpenCall:
     """A call that is not over.
 
     Attributes:
         path: "/<service>/<method>".
         context: gRPC's, with the caller's certificate.
+        refusal: with which it was ended.
     """
 
     caller: Identity
     path: str
     context: Any
     task: asyncio.Task[Any]
+    refusal: CallRefused | None = None
 
-    def end(self) -> None:
-        """Ends it now and without an answer: the caller may be one that does not read."""
-        self.task.cancel()
+    def end(self, refusal: CallRefused | None = None) -> None:
+        """Ends it now, with the status and text of `refusal`. Without one there is no answer: the
+        caller may be one that does not read."""
+        if self.refusal is None:
+            self.refusal = refusal
+            self.task.cancel()
 
 
 class _Member:
@@ -87,14 +93,21 @@ class Admission(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has n
     """See the top of this file.
 
     Args:
+        entrance: whether calls may begin now.
         refuse: ends a call with the status and text of an exception.
         clock: seconds; does not go back.
     """
 
     def __init__(
-        self, gate: Gate, limits: LimitSettings, refuse: Refuse, clock: Callable[[], float]
+        self,
+        gate: Gate,
+        entrance: Entrance,
+        limits: LimitSettings,
+        refuse: Refuse,
+        clock: Callable[[], float],
     ) -> None:
         self._gate = gate
+        self._entrance = entrance
         self._limits = limits
         self._refuse = refuse
         self._clock = clock
@@ -124,6 +137,7 @@ class Admission(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has n
         async def serve(request: Any, context: Any) -> Any:
             try:
                 caller = self._gate.caller(context, path.split("/")[1])
+                self._entrance.check(path, context)
                 with self._admitted(caller, path, context) as member:
                     if not streams:
                         _check_size(path, request)
@@ -153,6 +167,11 @@ class Admission(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has n
         member.open[call] = None
         try:
             yield member
+        except asyncio.CancelledError:
+            if call.refusal is None:
+                raise
+            task.uncancel()
+            raise call.refusal from None
         finally:
             member.open.pop(call, None)
 

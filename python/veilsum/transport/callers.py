@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import grpc
+from cryptography import x509
 
 from veilsum.errors import DecodeError, VeilsumError
 from veilsum.pki.identity import Identity, parse_identity
@@ -15,6 +17,8 @@ INSECURE_IDENTITY = "veilsum-identity"
 """Metadata key in which a caller without TLS says who it is; read with --insecure only."""
 
 _URI_PROPERTY = "peer_uri"
+_PEM_PROPERTY = "x509_pem_cert"
+_REMEMBERED = 4096  # certificates; one is read once, not with every call
 
 
 class Context(Protocol):
@@ -30,6 +34,38 @@ class CallRefused(VeilsumError):  # noqa: N818  the answer, not a failure
     def __init__(self, status: grpc.StatusCode, message: str, *, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """What a caller showed in the handshake.
+
+    Attributes:
+        uri: whom it is for.
+        serial: its number.
+        ends: when it is not valid any more, seconds since 1970.
+    """
+
+    uri: str
+    serial: int
+    ends: float
+
+
+def certificate_of(context: Context) -> Certificate | None:
+    """The certificate behind a connection, which TLS has checked; None without TLS."""
+    shown = context.auth_context()
+    pem = shown.get(_PEM_PROPERTY, ())
+    uris = shown.get(_URI_PROPERTY, ())
+    if len(pem) != 1 or len(uris) != 1:
+        return None  # the gate lets nobody in who has no identity or several
+    return _certificate(pem[0], uris[0])
+
+
+@lru_cache(_REMEMBERED)
+def _certificate(pem: bytes, uri: bytes) -> Certificate:
+    leaf = x509.load_pem_x509_certificate(pem)
+    ends = leaf.not_valid_after_utc.timestamp()
+    return Certificate(uri.decode("ascii", errors="replace"), leaf.serial_number, ends)
 
 
 @dataclass(frozen=True, slots=True)

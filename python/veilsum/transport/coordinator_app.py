@@ -6,13 +6,11 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable
-from contextlib import suppress
 
 import grpc
 import grpc.aio
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health import SERVICE_NAME as HEALTH
-from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
 from veilsum.coordinator.core import Coordinator
@@ -25,8 +23,12 @@ from veilsum.selftest import require_working
 from veilsum.transport.admission import Admission
 from veilsum.transport.callers import Gate
 from veilsum.transport.carrying_out import Outside
+from veilsum.transport.drain import Orders
 from veilsum.transport.durable import Points, no_points
+from veilsum.transport.entrance import Entrance
 from veilsum.transport.event_log import Draws
+from veilsum.transport.health import Health
+from veilsum.transport.lifecycle import Lifecycle, Parts
 from veilsum.transport.limits import LimitSettings
 from veilsum.transport.links import Links
 from veilsum.transport.logs import Log, start_logging
@@ -36,25 +38,24 @@ from veilsum.transport.operator_service import OPERATOR, OperatorService
 from veilsum.transport.process import (
     KEEPALIVE_OPTIONS,
     harden_process,
-    stop_signals,
+    order_signals,
     versions,
 )
 from veilsum.transport.runner import Runner
 from veilsum.transport.server import FEDERATION, Desk, FederationService
 from veilsum.transport.settings import RELAY_LIMIT, CoordinatorSettings, split_address, tls_files
 from veilsum.transport.storage import Storage
-from veilsum.transport.tls import TlsIdentity, load_signing_key, load_tls_identity
+from veilsum.transport.tls import load_signing_key, load_tls_identity
+from veilsum.transport.tls_reload import ServerTls
+from veilsum.transport.upkeep import Upkeep, Watched
 from veilsum.transport.uploads import UploadLimits
 from veilsum.transport.watchers import Watchers
-
-_STOPPING = "the coordinator is stopping"
-_GRACE_SECONDS = 2.0
 
 
 def run_coordinator(
     settings: CoordinatorSettings, *, ready: Callable[[int], None] | None = None
 ) -> None:
-    """Serves until SIGINT or SIGTERM.
+    """Serves until SIGINT or SIGTERM; lets uploads under way finish then, until a second one.
 
     Args:
         ready: called with the bound port once sites and operators can connect.
@@ -70,19 +71,19 @@ def run_coordinator(
 async def _until_stopped(
     settings: CoordinatorSettings, ready: Callable[[int], None] | None
 ) -> None:
-    stop = asyncio.Event()
-    with stop_signals(stop):
-        await serve_coordinator(settings, stop=stop, ready=ready)
+    orders = Orders()
+    with order_signals(orders):
+        await serve_coordinator(settings, orders=orders, ready=ready)
 
 
 async def serve_coordinator(
     settings: CoordinatorSettings,
     *,
-    stop: asyncio.Event,
+    orders: Orders,
     ready: Callable[[int], None] | None = None,
     points: Points = no_points,
 ) -> None:
-    """Serves until `stop` is set. Within a running loop; see run_coordinator.
+    """Serves until `orders` say to stop. Within a running loop; see run_coordinator.
 
     Args:
         points: for tests, see durable.Points.
@@ -121,12 +122,12 @@ async def serve_coordinator(
                 settings.spool_limit_bytes, settings.inflight_bytes, settings.stall_s
             ),
         )
-        await _App(core, draws, roster, outside, log).serve(settings, tls, stop, ready)
+        await _App(core, draws, roster, outside, log).serve(settings, tls, orders, ready)
     finally:
         storage.close()
 
 
-def _tls(settings: CoordinatorSettings, roster: Roster) -> TlsIdentity | None:
+def _tls(settings: CoordinatorSettings, roster: Roster) -> ServerTls | None:
     files = tls_files(settings)
     if files is None:
         return None
@@ -136,7 +137,7 @@ def _tls(settings: CoordinatorSettings, roster: Roster) -> TlsIdentity | None:
             f"the certificate {settings.tls_certificate} is for {tls.identity.consortium!r}, "
             f"the roster is of {roster.consortium!r}"
         )
-    return tls
+    return ServerTls(files, tls)
 
 
 class _App:
@@ -161,57 +162,56 @@ class _App:
 
     def _presence(self, event: SiteJoined | SiteLeft) -> None:
         if isinstance(event, SiteJoined):
-            self._log.info("site joined", site=event.site)
+            self._log.notice("site joined", site=event.site)
         else:
-            self._log.info("site left", site=event.site, reason=event.reason)
+            self._log.notice("site left", site=event.site, reason=event.reason)
         self._runner.post(event)
 
     async def serve(
         self,
         settings: CoordinatorSettings,
-        tls: TlsIdentity | None,
-        stop: asyncio.Event,
+        tls: ServerTls | None,
+        orders: Orders,
         ready: Callable[[int], None] | None,
     ) -> None:
+        outside = self._outside
+        entrance = Entrance(time.time)
         gate = Gate(self._roster.consortium, frozenset(self._roster.sites), tls is None)
-        desk = Desk(gate, self._runner, self._outside.metrics, self._log, settings.limits)
-        door = Admission(gate, settings.limits, desk.refuse, time.monotonic)
+        desk = Desk(gate, self._runner, outside.metrics, self._log, settings.limits)
+        door = Admission(gate, entrance, settings.limits, desk.refuse, time.monotonic)
         server = grpc.aio.server(interceptors=[door], options=_options(settings))
-        health = await self._add_services(server, desk)
+        health = self._add_services(server, desk)
         port = _bind(server, settings.listen, tls)
-        metrics = None
+        links, metrics, log = outside.links, outside.metrics, self._log
+        parts = Parts(server, door, entrance, health, self._runner, links, metrics, log)
+        lifecycle = Lifecycle(parts, settings.drain_s)
+        folder, consortium = self._storage.folder, self._roster.consortium
+        watched = Watched(consortium, tls, settings.revoked, folder, lifecycle.disk_works)
+        upkeep = Upkeep(watched, entrance, links, metrics, log)
+        measured = None
         if settings.metrics_port is not None:
-            metrics = MetricsServer(self._outside.metrics, settings.metrics_port)
-        await self._runner.recover()
-        worker = asyncio.create_task(self._runner.run())
-        try:
-            await server.start()
-            self._log_start(settings, port, metrics)
+            measured = MetricsServer(metrics, settings.metrics_port)
+
+        def serving() -> None:
+            self._log_start(settings, port, measured)
             if ready is not None:
                 ready(port)
-            await _first_of(stop, worker)
-        finally:
-            self._log.info("stopping")
-            await health.enter_graceful_shutdown()
-            self._outside.links.close_all(_STOPPING)
-            await server.stop(_GRACE_SECONDS)
-            worker.cancel()
-            with suppress(asyncio.CancelledError):
-                await worker
-            if metrics is not None:
-                metrics.stop()
 
-    async def _add_services(self, server: grpc.aio.Server, desk: Desk) -> health_aio.HealthServicer:
+        try:
+            await lifecycle.run(orders, upkeep, serving)
+        finally:
+            if measured is not None:
+                measured.stop()
+
+    def _add_services(self, server: grpc.aio.Server, desk: Desk) -> Health:
         outside = self._outside
         federation = FederationService(
             desk, self._roster, outside.links, outside.models, self._storage, outside.audits
         )
         operator = OperatorService(desk, self._storage, outside.watchers)
         server.add_generic_rpc_handlers((federation.handlers(), operator.handlers()))
-        health = health_aio.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(health, server)
-        for service in ("", FEDERATION, OPERATOR):
-            await health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        health = Health((FEDERATION, OPERATOR))
+        health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
         names = (FEDERATION, OPERATOR, HEALTH, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
         return health
@@ -256,12 +256,12 @@ def _limiting(limits: LimitSettings) -> list[tuple[str, int]]:
     ]
 
 
-def _bind(server: grpc.aio.Server, listen: str, tls: TlsIdentity | None) -> int:
+def _bind(server: grpc.aio.Server, listen: str, tls: ServerTls | None) -> int:
     try:
         port = (
             server.add_insecure_port(listen)
             if tls is None
-            else server.add_secure_port(listen, tls.server_credentials())
+            else server.add_secure_port(listen, tls.credentials())
         )
     except RuntimeError as error:
         raise _cannot_listen(listen) from error
@@ -275,14 +275,3 @@ def _cannot_listen(listen: str) -> ConfigError:
         f"cannot listen on {listen}: the port is in use or the address is not this machine's",
         hint="stop whatever uses it, or set another `listen`",
     )
-
-
-async def _first_of(stop: asyncio.Event, worker: asyncio.Task[None]) -> None:
-    """Waits for the signal to stop; a worker that ends by itself is a failure to report."""
-    waiting = asyncio.create_task(stop.wait())
-    try:
-        await asyncio.wait((waiting, worker), return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        waiting.cancel()
-    if worker.done():
-        worker.result()

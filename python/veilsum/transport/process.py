@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 from veilsum._version import __version__
 from veilsum.errors import ConfigError
+from veilsum.transport.drain import Orders
 
 _PR_SET_DUMPABLE = 4
 GRPC_PACKAGES = ("grpcio", "protobuf")
@@ -60,6 +61,25 @@ def stop_signals(stop: asyncio.Event) -> Iterator[None]:
         yield
     finally:
         for number in caught:
+            loop.remove_signal_handler(number)
+
+
+@contextmanager
+def order_signals(orders: Orders) -> Iterator[None]:
+    """Within it, SIGINT and SIGTERM tell a coordinator to stop, a second one to stop at once, and
+    SIGHUP to read its files again."""
+    loop = asyncio.get_running_loop()
+    told = {
+        signal.SIGINT: orders.stop_again,
+        signal.SIGTERM: orders.stop_again,
+        signal.SIGHUP: orders.reload.set,
+    }
+    for number, tell in told.items():
+        loop.add_signal_handler(number, tell)
+    try:
+        yield
+    finally:
+        for number in told:
             loop.remove_signal_handler(number)
 
 

@@ -61,6 +61,7 @@ class Runner:
         self._core_thread = ThreadPoolExecutor(1, "core")
         self._recovering = False
         self._disk_failed: DiskFailed | None = None
+        self._draining = False
         self._queue: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue()
         self.uploads = Uploads(
             outside.storage.spool,
@@ -120,6 +121,11 @@ class Runner:
             self._carrying_out.close()
             self._core_thread.shutdown(wait=False, cancel_futures=True)
 
+    def drain(self) -> None:
+        """From now on uploads that arrive still count and nothing else happens: what is dropped
+        is as if it had come after the process ended, and no round begins."""
+        self._draining = True
+
     # --- for others to call ---------------------------------------------------------
 
     def post(self, event: Event) -> None:
@@ -168,6 +174,8 @@ class Runner:
     async def _process(self, event: Event) -> None:
         if self._disk_failed is not None:
             raise self._disk_failed
+        if self._draining and not isinstance(event, UpdateArrived):
+            return
         try:
             turn = await self._in_core_thread(self._handle, event)
         except Exception as error:

@@ -29,6 +29,7 @@ RELAY_LIMIT = 8 << 20
 
 _ROUNDING_SEED_BYTES = 32
 _MOST_RECONNECT_SECONDS = 86_400.0
+_MOST_DRAIN_SECONDS = 3600.0
 _MOST_HOLD_SECONDS = 30 * 86_400.0
 _PIN = re.compile("[0-9a-f]{64}")
 
@@ -86,6 +87,8 @@ class CoordinatorSettings:
             their sum, which are on no disk otherwise.
         spool_limit_bytes: of all uploads on disk together; one that does not fit waits at its site.
             0 means what the disk has.
+        drain_s: how long uploads under way may take to finish when the coordinator is to stop.
+        revoked: file of certificates that are not to be believed any more (pki/revoked_file.py).
         reconnect_s: how long a site whose connection broke, or was there before the coordinator
             started again, is waited for before its rounds go on without it; 0: not at all.
         limits: how much one member may take.
@@ -113,6 +116,8 @@ class CoordinatorSettings:
     transcripts: Path | None = None
     spool_limit_bytes: int = 0
     reconnect_s: float = 30.0
+    drain_s: float = 30.0
+    revoked: Path | None = None
     limits: LimitSettings = field(default_factory=LimitSettings)
     inflight_bytes: int = 64 << 20
     stall_s: float = 60.0
@@ -120,12 +125,15 @@ class CoordinatorSettings:
     def __post_init__(self) -> None:
         host, _ = split_address(self.listen, "listen", lowest_port=0)
         _check_tls(self.insecure, host, (self.ca, self.tls_certificate, self.tls_key))
+        if self.insecure and self.revoked is not None:
+            raise ConfigError("revoked names certificates, there are none with insecure")
         if self.metrics_port is not None and not 0 <= self.metrics_port <= 65_535:
             raise ConfigError(f"metrics_port must be 0 to 65535, got {self.metrics_port}")
         if not MESSAGE_LIMIT <= self.max_message_bytes <= 1 << 30:
             raise ConfigError(
                 f"max_message_bytes must be {MESSAGE_LIMIT} to 2**30, got {self.max_message_bytes}"
             )
+        _check_seconds("drain_s", self.drain_s, most=_MOST_DRAIN_SECONDS)
         _check_seconds("reconnect_s", self.reconnect_s, most=_MOST_RECONNECT_SECONDS)
         _check_uploads(self)
         _check_threads(self.threads)

@@ -32,14 +32,7 @@ class TlsIdentity:
     ca: bytes
     certificate: bytes
     key: bytes = field(repr=False)
-
-    def server_credentials(self) -> grpc.ServerCredentials:
-        """For a port that demands a certificate of this consortium from everyone."""
-        return grpc.ssl_server_credentials(
-            [(self.key, self.certificate)],
-            root_certificates=self.ca,
-            require_client_auth=True,
-        )
+    ends: float = 0.0  # of the certificate, seconds since 1970
 
     def channel_credentials(self) -> grpc.ChannelCredentials:
         """For a connection to a server of this consortium, and no other authority's."""
@@ -73,7 +66,8 @@ def load_tls_identity(ca: Path, certificate: Path, key: Path, role: Role) -> Tls
         raise ConfigError(f"{certificate} and {ca} are of different consortia")
     if identity.role != role:
         raise ConfigError(f"{certificate} is for the role {identity.role}, a {role} needs its own")
-    return TlsIdentity(identity, ca.read_bytes(), certificate.read_bytes(), key_pem)
+    ends = leaf.not_valid_after_utc.timestamp()
+    return TlsIdentity(identity, ca.read_bytes(), certificate.read_bytes(), key_pem, ends)
 
 
 def load_signing_key(file: Path) -> Ed25519PrivateKey:

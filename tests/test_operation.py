@@ -1,0 +1,479 @@
+"""A coordinator while it is started, stopped, reloaded, and while members are revoked."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import numpy as np
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from support.consortium import Consortium, make_consortium
+from support.serving import Foreign, foreign, operating, run_async, serving, status_of
+from veilsum import _native, plain
+from veilsum.control import Deadlines, RoundOpened, RunEvent, RunSpec, UpdateHeader
+from veilsum.errors import ConfigError
+from veilsum.model import ModelLayout
+from veilsum.pki.authority import load_certificate
+from veilsum.pki.issue import issue
+from veilsum.pki.renewal import renew
+from veilsum.pki.revoked_file import revoke
+from veilsum.transport import coordinator_app, wire_data
+from veilsum.transport.callers import CallRefused, Certificate
+from veilsum.transport.checkpoints import model_to_bytes
+from veilsum.transport.client import Connection, Refused, Unreachable
+from veilsum.transport.coordinator_app import serve_coordinator
+from veilsum.transport.drain import Orders
+from veilsum.transport.endpoint import Endpoint
+from veilsum.transport.entrance import Entrance
+from veilsum.transport.runner import Runner
+from veilsum.transport.settings import CoordinatorSettings
+from veilsum.transport.site_app import make_endpoint
+from veilsum.transport.storage import Storage
+from veilsum.transport.tls import load_tls_identity
+from veilsum.transport.tls_reload import ServerTls
+from veilsum.transport.upkeep import REVOKED
+
+SITES = ("a", "b")
+MODEL = {"w": np.zeros((3, 4), np.float32)}
+LAYOUT = ModelLayout.from_arrays(MODEL)
+MODEL_BYTES = model_to_bytes(LAYOUT, MODEL)
+SPEC = RunSpec(
+    "tiny", rounds=2, masked=False, min_sites=2, deadlines=Deadlines(join_s=60, inputs_s=600)
+)
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.fixture
+def consortium(tmp_path: Path) -> Consortium:
+    return make_consortium(tmp_path / "consortium", SITES)
+
+
+@pytest.fixture
+def settings(consortium: Consortium, tmp_path: Path) -> CoordinatorSettings:
+    return consortium.coordinator_settings(tmp_path / "state", drain_s=3600.0, reconnect_s=3600.0)
+
+
+def endpoint(consortium: Consortium, site: str, port: int) -> Endpoint:
+    return make_endpoint(consortium.site_settings(site, port), consortium.roster)
+
+
+async def opened(connection: Connection, number: int = 1) -> RoundOpened:
+    async for message in connection.messages():
+        if isinstance(message, RoundOpened) and message.round.number == number:
+            return message
+    raise AssertionError("the stream ended")
+
+
+async def to_the_end(connection: Connection) -> None:
+    async for _ in connection.messages():
+        pass
+
+
+def update(invited: RoundOpened, site: str) -> tuple[UpdateHeader, list[bytes]]:
+    """A site's, in several chunks."""
+    plan = invited.plain
+    assert plan is not None
+    update_id = plain.update_id(plan, invited.round, site)
+    chunks = _native.encode_chunks(
+        LAYOUT.native,
+        [np.ones((3, 4), np.float32)],
+        codec=_native.codec_number("f32"),
+        scale=0.0,
+        limit=0.0,
+        rounding=None,
+        least_error=False,
+        plan_digest=plan.digest,
+        update_id=update_id,
+        chunk_coordinates=plan.chunk_coordinates,
+        threads=1,
+    )
+    return UpdateHeader(invited.round, update_id, len(chunks), 10, {}, b""), chunks
+
+
+@asynccontextmanager
+async def asking_health(consortium: Consortium, port: int) -> AsyncIterator[Any]:
+    async with foreign(port, consortium.operator) as client:
+        yield health_pb2_grpc.HealthStub(client.channel)
+
+
+async def health_of(stub: Any, service: str) -> int:
+    answer = await stub.Check(health_pb2.HealthCheckRequest(service=service))
+    return int(answer.status)
+
+
+async def until_health_is(stub: Any, wanted: int) -> None:
+    async for answer in stub.Watch(health_pb2.HealthCheckRequest(service="")):
+        if answer.status == wanted:
+            return
+
+
+# --- the end ----------------------------------------------------------------------------
+
+
+def test_an_upload_under_way_finishes_and_nothing_begins_before_the_next_start(
+    consortium: Consortium, settings: CoordinatorSettings
+) -> None:
+    orders = Orders()
+
+    async def main() -> None:
+        async with (
+            serving(settings, orders) as port,
+            operating(consortium, port) as operator,
+            asking_health(consortium, port) as health,
+            foreign(port, consortium.sites["a"]) as raw,
+        ):
+            a, b = (endpoint(consortium, site, port) for site in SITES)
+            async with Connection(a) as of_a, Connection(b) as of_b:
+                run = await asyncio.to_thread(operator.submit, SPEC, MODEL_BYTES)
+                await of_b.push_update(*update(await opened(of_b), "b"))
+                header, chunks = update(await opened(of_a), "a")
+                upload = raw.channel.stream_unary("/veilsum.v1.Federation/PushUpdate")()
+                await upload.write(wire_data.encode_update_header(header, 0))
+                watch = asyncio.create_task(
+                    asyncio.to_thread(lambda: list(operator.watch(run.run_id)))
+                )
+                await under_way(raw)
+
+                orders.stop.set()
+
+                await until_health_is(health, NOT_SERVING)
+                assert await health_of(health, "veilsum.v1.Federation") == NOT_SERVING
+                assert await health_of(health, "veilsum.Liveness") == SERVING
+                with pytest.raises(Unreachable, match="is stopping"):
+                    await to_the_end(of_b)
+                with pytest.raises(Exception, match="is stopping"):
+                    await watch
+                with pytest.raises(Exception, match="is stopping"):
+                    await asyncio.to_thread(operator.submit, SPEC, MODEL_BYTES)
+                again = raw.channel.stream_unary("/veilsum.v1.Federation/PushUpdate")(iter([b""]))
+                assert (await status_of(again))[0] is UNAVAILABLE
+                assert (await asyncio.to_thread(operator.get, run.run_id)).state == "running"
+                await upload.write(wire_data.encode_update_chunks(chunks))
+                await upload.done_writing()
+                assert wire_data.decode_receipt(await upload) == (len(chunks), True)
+
+        assert 2 not in {event.round_number for event in kept_events(settings, run.run_id)}
+        async with serving(settings) as port, operating(consortium, port) as operator:
+            address = f"127.0.0.1:{port}"
+            of_a, of_b = (Connection(replace(site, address=address)) for site in (a, b))
+            async with of_a, of_b:
+                assert (await opened(of_a, 2)).round.run_id == run.run_id
+            (first,) = (await asyncio.to_thread(operator.get, run.run_id)).rounds
+            assert first.completed
+            assert first.sites == SITES
+
+    run_async(main)
+
+
+def kept_events(settings: CoordinatorSettings, run_id: str) -> list[RunEvent]:
+    storage = Storage(settings.state_dir)
+    events = [event for _, event in storage.events(run_id)]
+    storage.close()
+    return events
+
+
+async def under_way(raw: Foreign) -> None:
+    """Until the coordinator knows of the calls that were begun: it answers one that came later
+    over the same connection."""
+    await health_of(health_pb2_grpc.HealthStub(raw.channel), "")
+
+
+def test_a_second_order_to_stop_does_not_wait_for_uploads(
+    consortium: Consortium, settings: CoordinatorSettings
+) -> None:
+    orders = Orders()
+
+    async def main() -> None:
+        async with serving(settings, orders) as port, foreign(port, consortium.sites["a"]) as raw:
+            raw.channel.stream_unary("/veilsum.v1.Federation/PushUpdate")()
+            await under_way(raw)
+            async with Connection(endpoint(consortium, "b", port)) as of_b:
+                orders.stop_again()
+                with pytest.raises(Unreachable, match="is stopping"):
+                    await to_the_end(of_b)
+            orders.stop_again()
+
+    run_async(main)
+
+
+def test_uploads_are_cut_off_when_they_take_too_long(
+    consortium: Consortium, tmp_path: Path
+) -> None:
+    settings = consortium.coordinator_settings(tmp_path / "state", drain_s=0.05)
+
+    async def main() -> None:
+        async with serving(settings) as port, foreign(port, consortium.sites["a"]) as raw:
+            raw.channel.stream_unary("/veilsum.v1.Federation/PushUpdate")()
+            await under_way(raw)
+
+    run_async(main)
+
+
+# --- the start --------------------------------------------------------------------------
+
+
+def test_a_coordinator_that_takes_up_its_runs_is_alive_and_not_ready(
+    consortium: Consortium, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = consortium.coordinator_settings(tmp_path / "state", listen=f"127.0.0.1:{port}")
+    recover = Runner.recover
+
+    async def main() -> None:
+        begun, go_on, orders = asyncio.Event(), asyncio.Event(), Orders()
+
+        async def slowly(self: Runner) -> None:
+            begun.set()
+            await go_on.wait()
+            await recover(self)
+
+        monkeypatch.setattr(Runner, "recover", slowly)
+        served = asyncio.create_task(serve_coordinator(settings, orders=orders))
+        await begun.wait()
+        async with asking_health(consortium, port) as health:
+            assert await health_of(health, "") == NOT_SERVING
+            assert await health_of(health, "veilsum.Liveness") == SERVING
+            with pytest.raises(Unreachable, match="is starting"):
+                async with Connection(endpoint(consortium, "a", port)):
+                    pass
+
+            go_on.set()
+
+            await until_health_is(health, SERVING)
+            async with Connection(endpoint(consortium, "a", port)):
+                pass
+        orders.stop.set()
+        await served
+
+    run_async(main)
+
+
+def test_an_order_to_stop_is_heard_while_runs_are_taken_up(
+    consortium: Consortium, settings: CoordinatorSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        orders = Orders()
+
+        async def never(self: Runner) -> None:
+            orders.stop.set()
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(Runner, "recover", never)
+        await serve_coordinator(settings, orders=orders)
+
+    run_async(main)
+
+
+# --- certificates that change -----------------------------------------------------------
+
+
+def serial_shown(port: int, files: Any) -> int:
+    """Of the certificate that a server shows now."""
+    context = ssl.create_default_context(cafile=str(files.ca))
+    context.load_cert_chain(files.tls_certificate, files.tls_key)
+    with (
+        socket.create_connection(("127.0.0.1", port)) as plain_socket,
+        context.wrap_socket(plain_socket, server_hostname="localhost") as shown,
+    ):
+        return int(shown.getpeercert()["serialNumber"], 16)
+
+
+def test_a_new_certificate_is_shown_without_a_restart_and_streams_stay(
+    consortium: Consortium, settings: CoordinatorSettings
+) -> None:
+    orders = Orders()
+
+    async def main() -> None:
+        async with (
+            serving(settings, orders) as port,
+            operating(consortium, port) as operator,
+            Connection(endpoint(consortium, "a", port)) as of_a,
+        ):
+            made = renew(consortium.authority, consortium.hub.folder)
+            orders.reload.set()
+            shown = 0
+            while shown != made.serial_number:  # the limit of run_async
+                shown = await asyncio.to_thread(serial_shown, port, consortium.sites["b"])
+            async with Connection(endpoint(consortium, "b", port)):
+                await asyncio.to_thread(operator.submit, SPEC, MODEL_BYTES)
+                await opened(of_a)
+
+    run_async(main)
+
+
+def test_a_new_certificate_is_noticed_and_a_bad_one_not_taken(consortium: Consortium) -> None:
+    hub = consortium.hub
+    files = (hub.ca, hub.tls_certificate, hub.tls_key)
+    tls = ServerTls(files, load_tls_identity(*files, "coordinator"))
+    first = tls.current
+    assert not tls.changed()
+
+    whole = hub.tls_certificate.read_bytes()
+    hub.tls_certificate.write_bytes(whole[: len(whole) // 2])
+    assert tls.changed()
+    with pytest.raises(ConfigError, match=r"tls\.pem is not a certificate"):
+        tls.reload()
+    assert tls.current is first
+    assert tls.newest() is None
+
+    hub.tls_certificate.write_bytes(whole)
+    made = renew(consortium.authority, hub.folder)
+    assert tls.changed()
+    tls.reload()
+    assert tls.current.ends == made.not_valid_after_utc.timestamp()
+    assert tls.newest() is not None
+    assert tls.newest() is None
+    assert not tls.changed()
+
+
+def test_a_certificate_of_another_coordinator_is_not_taken(
+    consortium: Consortium, tmp_path: Path
+) -> None:
+    hub = consortium.hub
+    files = (hub.ca, hub.tls_certificate, hub.tls_key)
+    tls = ServerTls(files, load_tls_identity(*files, "coordinator"))
+    other = issue(consortium.authority, "coordinator", "other", tmp_path / "other")
+    hub.tls_certificate.write_bytes(other.tls_certificate.read_bytes())
+    hub.tls_key.write_bytes(other.tls_key.read_bytes())
+
+    with pytest.raises(ConfigError, match=r"is for veilsum://test/coordinator/other, this"):
+        tls.reload()
+
+
+# --- members that are revoked -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("by", ["serial", "identity"])
+def test_a_revoked_site_is_lost_at_once_and_does_not_come_back(
+    consortium: Consortium, settings: CoordinatorSettings, tmp_path: Path, by: str
+) -> None:
+    listed, orders = tmp_path / "revoked", Orders()
+    listed.touch()
+    settings = replace(settings, revoked=listed)
+    entry = {
+        "serial": load_certificate(consortium.sites["a"].tls_certificate).serial_number,
+        "identity": "veilsum://test/site/a",
+    }[by]
+
+    async def main() -> None:
+        async with (
+            serving(settings, orders) as port,
+            operating(consortium, port) as operator,
+            Connection(endpoint(consortium, "a", port)) as of_a,
+            Connection(endpoint(consortium, "b", port)) as of_b,
+        ):
+            run = await asyncio.to_thread(operator.submit, SPEC, MODEL_BYTES)
+            await opened(of_a)
+            invited = await opened(of_b)
+            revoke(listed, entry)
+
+            orders.reload.set()
+
+            with pytest.raises(Refused, match="is revoked"):
+                await to_the_end(of_a)
+            with pytest.raises(Refused, match="is revoked"):
+                async with Connection(endpoint(consortium, "a", port)):
+                    pass
+            lost = [e for e in await first_events(operator, run.run_id, "a") if "lost" in e.detail]
+            assert REVOKED in lost[0].detail
+            with suppress(Refused):  # the round may be over without it; the site is heard
+                await of_b.push_update(*update(invited, "b"))
+
+    run_async(main)
+
+
+async def first_events(operator: Any, run_id: str, site: str) -> list[Any]:
+    """What happened to a run, until its site was dropped."""
+
+    def read() -> list[Any]:
+        seen = []
+        for event in operator.watch(run_id):
+            seen.append(event)
+            if event.site == site and "dropped" in event.detail:
+                return seen
+        raise AssertionError("the site was not dropped")
+
+    return await asyncio.to_thread(read)
+
+
+def test_a_list_that_cannot_be_read_stops_the_start_and_changes_nothing_later(
+    consortium: Consortium, settings: CoordinatorSettings, tmp_path: Path
+) -> None:
+    listed, orders = tmp_path / "revoked", Orders()
+    settings = replace(settings, revoked=listed)
+
+    async def main() -> None:
+        with pytest.raises(ConfigError, match="cannot read the list of revoked certificates"):
+            async with serving(settings):
+                pass
+        listed.write_text("veilsum://test/site/a\n")
+        async with serving(settings, orders) as port, asking_health(consortium, port) as health:
+            for content in ("nonsense\n", None):
+                listed.write_text(content) if content else listed.unlink()
+                orders.reload.set()
+                while orders.reload.is_set():
+                    await health_of(health, "")
+                with pytest.raises(Refused, match="is revoked"):
+                    async with Connection(endpoint(consortium, "a", port)):
+                        pass
+
+    run_async(main)
+
+
+def test_a_stream_ends_when_its_certificate_does(
+    consortium: Consortium, settings: CoordinatorSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orders, now = Orders(), [time.time()]
+    monkeypatch.setattr(coordinator_app.time, "time", lambda: now[0])
+
+    async def main() -> None:
+        async with (
+            serving(settings, orders) as port,
+            foreign(port, consortium.sites["a"]) as client,
+        ):
+            request = health_pb2.HealthCheckRequest(service="")
+            answers = aiter(health_pb2_grpc.HealthStub(client.channel).Watch(request))
+            await anext(answers)
+            ends = load_certificate(consortium.sites["a"].tls_certificate).not_valid_after_utc
+            now[0] = ends.timestamp() + 1
+
+            orders.reload.set()
+
+            status, text = await status_of(answers)
+            assert status is grpc.StatusCode.UNAUTHENTICATED
+            assert "is over" in text
+
+    run_async(main)
+
+
+def test_whose_certificate_is_over_may_not_call() -> None:
+    now = [1000.0]
+    entrance = Entrance(lambda: now[0])
+    certificate = Certificate("veilsum://test/site/a", 7, 1001.0)
+    entrance.check_certificate(certificate)
+    now[0] = 1001.0
+
+    with pytest.raises(CallRefused, match="the certificate 7 is over"):
+        entrance.check_certificate(certificate)
+
+
+def test_there_is_nothing_to_revoke_without_certificates(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="revoked names certificates"):
+        CoordinatorSettings(
+            tmp_path, tmp_path, tmp_path, insecure=True, revoked=tmp_path / "revoked"
+        )
