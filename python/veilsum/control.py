@@ -10,7 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from veilsum.optimizers import OptimizerSettings, optimizer_settings, step_rule_bytes
+from veilsum.buffering import DEFAULT_STALENESS, Buffering, require_alone
+from veilsum.optimizers import step_rule_bytes
+from veilsum.optimizers.spec import OptimizerSpec as OptimizerSpec
+from veilsum.records import BufferedUpdate as BufferedUpdate
 from veilsum.records import RoundId as RoundId
 from veilsum.records import RoundRecord as RoundRecord
 from veilsum.records import RunEvent as RunEvent
@@ -35,42 +38,6 @@ MAX_ATTEMPTS = 10
 
 
 @dataclass(frozen=True, slots=True)
-class OptimizerSpec:
-    """What the coordinator does with a mean (docs/numerics.md). The learning rate is the run's
-    server_learning_rate.
-
-    Attributes:
-        name: "fedavg", "fedavgm", "fedadagrad", "fedadam" or "fedyogi".
-        momentum: of fedavgm.
-        beta1, beta2: of fedadam and fedyogi.
-        tau: of fedadagrad, fedadam and fedyogi.
-        state_file: the name of a state in the coordinator's models folder to go on from.
-
-    None takes the optimizer's own default.
-    """
-
-    name: str = "fedavg"
-    momentum: float | None = None
-    beta1: float | None = None
-    beta2: float | None = None
-    tau: float | None = None
-    state_file: str = ""
-
-    def settings(self, learning_rate: float) -> OptimizerSettings:
-        """The optimizer's settings.
-
-        Raises:
-            ConfigError: unknown, a value is out of range, or not one of this optimizer's.
-        """
-        given = {
-            name: value
-            for name in ("momentum", "beta1", "beta2", "tau")
-            if (value := getattr(self, name)) is not None
-        }
-        return optimizer_settings(self.name, learning_rate=learning_rate, **given)
-
-
-@dataclass(frozen=True, slots=True)
 class RunSpec:
     """One run: which rounds, with whom, how summed. Complete when constructed.
 
@@ -90,6 +57,10 @@ class RunSpec:
             `select` if that is 0).
         late: of a plain run, what becomes of an update that comes when its round has closed: it is
             refused, or counts in the next round ("next").
+        buffer_size: of a plain run, updates with which the model makes a step, whenever they were
+            begun; 0: rounds, in which all sites train the same model.
+        max_staleness: of a buffered run, most steps that the model may have made since a site
+            received it; later, its update is refused.
         colluders: sites that may help a malicious coordinator without anything leaking;
             None means a third of the roster's sites, rounded down.
         share_profile: "strict": share threshold = vote quorum; "available": lower, so that
@@ -125,6 +96,8 @@ class RunSpec:
     select: int = 0
     over_select: float = 0.0
     late: LateUpdates = "refuse"
+    buffer_size: int = 0
+    max_staleness: int = DEFAULT_STALENESS
     colluders: int | None = None
     share_profile: ShareProfile = "strict"
     mask_generator: MaskGenerator = "chacha20"
@@ -169,6 +142,7 @@ class RunSpec:
             not self.masked or not self.error_feedback,
             "error_feedback is for plain runs: a masked round encodes with the same steps for all",
         )
+        self._check_buffering()
         require_hadamard(self.hadamard)
         require(
             self.masked or not self.hadamard,
@@ -198,6 +172,26 @@ class RunSpec:
             f"max_attempts must be 1 to {MAX_ATTEMPTS}, got {self.max_attempts}",
         )
         require(self.colluders is None or self.colluders >= 0, "colluders must be 0 or more")
+
+    def _check_buffering(self) -> None:
+        if not self.buffer_size:
+            default = self.max_staleness == DEFAULT_STALENESS
+            require(default, "max_staleness is for buffered runs: set buffer_size")
+            return
+        waits = [name for name in ("quorum", "min_weight", "select") if getattr(self, name)]
+        waits += ["late"] if self.late != "refuse" else []
+        require_alone(self.masked, self.error_feedback, waits)
+        enough = self.buffering.size >= self.min_sites
+        require(enough, f"buffer_size {self.buffer_size} is less than min_sites {self.min_sites}")
+
+    @property
+    def buffering(self) -> Buffering:
+        """How a buffered run fills its buffers.
+
+        Raises:
+            ConfigError: it cannot be as the run says, or the run is not buffered.
+        """
+        return Buffering(self.buffer_size, self.max_staleness, self.weight_cap)
 
     @property
     def turnout(self) -> Turnout:

@@ -17,6 +17,25 @@ class RoundId:
 
 
 @dataclass(frozen=True, slots=True)
+class BufferedUpdate:
+    """An update in the sum of a buffered run's round.
+
+    Attributes:
+        site: whose.
+        version: the round after which the model was as the site received it; 0: the initial one.
+        staleness: steps that the model had made since.
+        weight: as the site gave it.
+        counted: what it counted for, in the units of the record's total_weight.
+    """
+
+    site: str
+    version: int
+    staleness: int
+    weight: int
+    counted: int
+
+
+@dataclass(frozen=True, slots=True)
 class RoundRecord:
     """What the coordinator keeps of a finished round.
 
@@ -25,11 +44,14 @@ class RoundRecord:
         model_hash: hex, of the model after this round.
         sites: whose updates are in the sum.
         dropped: site -> reason, for those invited, or late for the last round, and not in the sum.
+        total_weight: sum of the weights; in a buffered run of what they counted for, in units of
+            2 to the power of minus buffering.fraction_bits.
         metrics: weighted means over the sites that reported them.
         bytes_in: site -> bytes of its accepted upload.
         seconds: phase -> duration.
         refusals: site -> the signed refusal with which it left; secagg.open_refusal checks it.
         late: those of `sites` whose updates are of the round before, and made from its model.
+        updates: of a buffered run, each update in the sum; a site may have several.
     """
 
     round: RoundId
@@ -45,6 +67,7 @@ class RoundRecord:
     seconds: Mapping[str, float]
     refusals: Mapping[str, bytes] = field(default_factory=dict)
     late: tuple[str, ...] = ()
+    updates: tuple[BufferedUpdate, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

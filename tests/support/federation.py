@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import itertools
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -209,6 +210,7 @@ class Federation:
         bounds_of: Mapping[str, TaskBounds] | None = None,
         policy_of: Mapping[str, LocalPolicy] | None = None,
         faults: Mapping[str, Fault] | None = None,
+        pace_of: Mapping[str, float] | None = None,
         connect: bool = True,
         backend: str = "cpu",
         site_backend: str = "cpu",
@@ -238,7 +240,9 @@ class Federation:
         self._sums: dict[RoundId, tuple[bytes, ...]] = {}
         self._states: dict[bytes, bytes] = {}  # by hash, as files
         self._links: dict[tuple[bytes, bytes], to_do.SaveLink] = {}
-        self._deadlines: list[tuple[float, int, to_do.SetDeadline]] = []
+        self._pace_of = dict(pace_of or {})  # seconds that training takes; none at other sites
+        self._due: list[tuple[float, int, Callable[[], object]]] = []
+        self._numbers = itertools.count()
         self._queue: deque[Callable[[], None]] = deque()
         if connect:
             for site in sites:
@@ -293,11 +297,11 @@ class Federation:
         if self._queue:
             self._queue.popleft()()
             return True
-        while self._deadlines:
-            due, _, deadline = heapq.heappop(self._deadlines)
+        while self._due:
+            due, _, act = heapq.heappop(self._due)
             self.clock = max(self.clock, due)
             before = len(self.effects)
-            self.tell(DeadlinePassed(deadline.round, deadline.phase))
+            act()
             if len(self.effects) > before or self._queue:
                 return True
         return False
@@ -333,9 +337,8 @@ class Federation:
             case to_do.SendToSite(site, message):
                 if self.sites[site].connected:
                     self._queue.append(lambda: self._deliver(site, message))
-            case to_do.SetDeadline(_, _, seconds):
-                entry = (self.clock + seconds, len(self.effects), effect)
-                heapq.heappush(self._deadlines, entry)
+            case to_do.SetDeadline(round_id, phase, seconds):
+                self._later(seconds, lambda: self.tell(DeadlinePassed(round_id, phase)))
             case to_do.PublishModel(round_id):
                 self._models[round_id] = effect
                 self._bring_back(round_id)
@@ -408,11 +411,23 @@ class Federation:
             case site_to_do.FetchLinks(round_id):
                 self._tell_site(site, LinksFetched(round_id, self.links_to(round_id)))
             case site_to_do.Train(round_id, arrays, task):
-                self._train(site, round_id, arrays, task)
+                pace, core = self._pace_of.get(site, 0.0), simulated.core
+                if not pace:
+                    self._train(site, round_id, arrays, task)
+                    return
+
+                def trained() -> None:
+                    if simulated.core is core:  # or the process that trained is gone
+                        self._train(site, round_id, arrays, task)
+
+                self._later(pace, trained)
             case site_to_do.Upload():
                 self._upload(site, effect)
             case site_to_do.StopTraining():
                 pass
+
+    def _later(self, seconds: float, act: Callable[[], object]) -> None:
+        heapq.heappush(self._due, (self.clock + seconds, next(self._numbers), act))
 
     def _fetch_sum(self, site: str, effect: site_to_do.FetchSum) -> None:
         try:

@@ -21,7 +21,7 @@ from veilsum.cli.watching import RunView, event_document
 from veilsum.errors import ConfigError
 
 if TYPE_CHECKING:
-    from veilsum.control import RoundId, RoundRecord, RunStatus
+    from veilsum.control import RoundId, RoundRecord, RunSpec, RunStatus
     from veilsum.transport.operator import OperatorClient
 
 app = typer.Typer(
@@ -239,7 +239,7 @@ def _print_run(status: RunStatus) -> None:
     facts = [
         ("run", status.run_id),
         ("task", status.spec.task_id),
-        ("kind", "masked" if status.spec.masked else f"plain, {status.spec.codec}"),
+        ("kind", _kind_text(status.spec)),
         ("state", f"{status.state}: {status.reason}" if status.reason else status.state),
         ("round", _rounds_text(status)),
     ]
@@ -251,7 +251,7 @@ def _print_run(status: RunStatus) -> None:
     if status.rounds:
         print_table(
             ("round", "sites", "weight", "received", "seconds", "metrics", "digest"),
-            map(_round_row, status.rounds),
+            [_round_row(record, status.spec) for record in status.rounds],
         )
     for record in status.rounds:
         for site, reason in record.dropped.items():
@@ -265,12 +265,25 @@ def _round_text(round_id: RoundId) -> str:
     return f"{round_id.number}{again}"
 
 
-def _round_row(record: RoundRecord) -> tuple[object, ...]:
+def _kind_text(spec: RunSpec) -> str:
+    if spec.masked:
+        return "masked"
+    buffered = f", {spec.buffer_size} updates a step" if spec.buffer_size else ""
+    return f"plain, {spec.codec}{buffered}"
+
+
+def _weight_text(record: RoundRecord, spec: RunSpec) -> str:
+    if not spec.buffer_size:
+        return str(record.total_weight)
+    return f"{record.total_weight / 2**spec.buffering.fraction_bits:.1f}"
+
+
+def _round_row(record: RoundRecord, spec: RunSpec) -> tuple[object, ...]:
     metrics = ", ".join(f"{name} {value:.4f}" for name, value in record.metrics.items())
     return (
         _round_text(record.round),
         len(record.sites),
-        record.total_weight,
+        _weight_text(record, spec),
         size_text(sum(record.bytes_in.values())),
         f"{sum(record.seconds.values()):.1f}",
         metrics or "-",

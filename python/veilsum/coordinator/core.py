@@ -12,6 +12,7 @@ from typing import assert_never
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from veilsum.control import RunStatus, UpdateHeader
+from veilsum.coordinator.buffered_job import BufferedJob
 from veilsum.coordinator.effects import AnswerUpload, Effect, SaveRun
 from veilsum.coordinator.events import (
     DeadlinePassed,
@@ -77,7 +78,7 @@ class Coordinator:
             roster, signing_key, entropy, threads, spool, backend, audits, kept
         )
         self._present: dict[str, bytes] = {}  # and the process that each site says it is
-        self._jobs: dict[str, Job] = {}  # in the order they came
+        self._jobs: dict[str, Job | BufferedJob] = {}  # in the order they came
 
     def status(self, run_id: str) -> RunStatus:
         """One run.
@@ -101,9 +102,12 @@ class Coordinator:
         """Whether there is no run to go on with: then events need not be written down."""
         return self._active is None
 
-    def restore(self, run: RestoredRun) -> None:
+    def restore(self, run: RestoredRun) -> list[Effect]:
         """Takes over a run that an earlier process left; runs in the order they were submitted.
         Then come the events that were written down since its standing, and resume().
+
+        Returns:
+            What was open then, and is to be open again before the events.
 
         Raises:
             ConfigError: the run cannot go on with this roster, or what was kept is damaged.
@@ -111,8 +115,10 @@ class Coordinator:
         submitted = run.submitted
         check_fits(submitted.layout, submitted.model, "the kept model")
         cohort = cohort_of(submitted.spec, self._roster)
-        job = Job.restored(run, cohort, self._present.keys(), self._factory)
+        kind = BufferedJob if submitted.spec.buffer_size else Job
+        job = kind.restored(run, cohort, self._present.keys(), self._factory)
         self._jobs[submitted.run_id] = job
+        return job.reopen() if isinstance(job, BufferedJob) else []
 
     def forget(self, run_id: str) -> None:
         """Takes no further part in a run; what is to be said of it, the caller says."""
@@ -127,7 +133,11 @@ class Coordinator:
         """Whether an event has to be written down once it is handled, so that a later process
         comes to the same state. To be asked before. Never while sites send what must not be."""
         job = self._active
-        if job is None or secret(job.phase):
+        if job is None:
+            return False
+        if isinstance(job, BufferedJob):
+            return job.keeps(event)
+        if secret(job.phase):
             return False
         match event:
             case SiteJoined() | SiteLeft() | UpdateArrived() | Proceed():
@@ -140,7 +150,7 @@ class Coordinator:
                 return False
 
     @property
-    def _active(self) -> Job | None:
+    def _active(self) -> Job | BufferedJob | None:
         return next((job for job in self._jobs.values() if not (job.ended or job.waiting)), None)
 
     def upload_check(self, site: str, header: UpdateHeader) -> Receiver:
@@ -219,7 +229,8 @@ class Coordinator:
         check_fits(event.layout, event.model, "the initial model")
         check_run(event.spec, event.layout, self._roster)
         cohort = cohort_of(event.spec, self._roster)
-        job = Job(event, cohort, self._present.keys(), self._factory)
+        kind = BufferedJob if event.spec.buffer_size else Job
+        job = kind(event, cohort, self._present.keys(), self._factory)
         self._jobs[event.run_id] = job
         return [SaveRun(job.status())]
 
@@ -229,7 +240,7 @@ class Coordinator:
             raise ConfigError(f"run {run_id!r} has ended already")
         return job.abort(reason, now)
 
-    def _job(self, run_id: str) -> Job:
+    def _job(self, run_id: str) -> Job | BufferedJob:
         job = self._jobs.get(run_id)
         if job is None:
             raise ConfigError(f"there is no run {run_id!r}", hint="see `veilsum run list`")

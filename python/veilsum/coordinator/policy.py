@@ -70,7 +70,7 @@ def check_run(spec: RunSpec, layout: ModelLayout, roster: Roster) -> None:
     if spec.masked:
         _check_masked(spec, layout, roster, cohort[:invites])
     else:
-        _check_plain(spec, layout)
+        _check_plain(spec, layout, cohort)
 
 
 def _check_turnout(spec: RunSpec, cohort: int) -> int:
@@ -105,7 +105,13 @@ def _most_updates(spec: RunSpec, invites: int, cohort: int) -> int:
     return cohort if spec.late == "next" else invites
 
 
-def _check_plain(spec: RunSpec, layout: ModelLayout) -> None:
+def _check_plain(spec: RunSpec, layout: ModelLayout, cohort: tuple[str, ...]) -> None:
+    if spec.buffer_size > len(cohort):
+        raise ConfigError(
+            f"buffer_size is {spec.buffer_size}, the cohort has {len(cohort)} sites",
+            hint="a site sends one update of each version of the model, so a larger buffer would "
+            "never be full",
+        )
     bits = ring_bits(spec.codec)
     if bits is not None and bits != spec.value_bits:
         raise ConfigError(

@@ -57,8 +57,17 @@ class Recovery:
         Returns:
             That what the open round was made of is gone, if so: to be handled as any event.
         """
+        spoiled: RoundSpoiled | None = None
         for status, standing in await asyncio.to_thread(self._storage.unfinished):
-            await asyncio.to_thread(self._restore, status, standing)
+            open_again = await asyncio.to_thread(self._restore, status, standing)
+            try:
+                for effect in open_again:
+                    await self._again(effect)
+            except ConfigError as error:  # a model that sites still train is gone
+                reason = f"after a restart it cannot go on: {error}"
+                spoiled = RoundSpoiled(status.run_id, reason)
+        if spoiled is not None:
+            return spoiled
         for entry in await asyncio.to_thread(self._storage.log):
             self.time = max(self.time, entry.time)
             try:
@@ -69,14 +78,15 @@ class Recovery:
 
     # --- runs -----------------------------------------------------------------------
 
-    def _restore(self, status: RunStatus, standing: Standing | None) -> None:
+    def _restore(self, status: RunStatus, standing: Standing | None) -> list[Effect]:
         try:
-            self._core.restore(self._restored(status, standing))
+            open_again = self._core.restore(self._restored(status, standing))
         except (ConfigError, DecodeError) as error:
             self._end(status, f"it cannot go on after a restart: {error}")
-        else:
-            number = standing.round.number if standing else 0
-            self._log.info("run restored", run=status.run_id, round=number)
+            return []
+        number = standing.round.number if standing else 0
+        self._log.info("run restored", run=status.run_id, round=number)
+        return open_again
 
     def _restored(self, status: RunStatus, standing: Standing | None) -> RestoredRun:
         run_id, storage = status.run_id, self._storage

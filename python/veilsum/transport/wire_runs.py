@@ -7,11 +7,13 @@ run is the message that GetRun answers with.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import get_args
 
+from veilsum.buffering import MAX_STALENESS
 from veilsum.control import (
     MAX_ATTEMPTS,
+    BufferedUpdate,
     RoundRecord,
     RunEvent,
     RunSpec,
@@ -24,6 +26,7 @@ from veilsum.roster import MAX_SITES
 from veilsum.transport.wire import (
     HASH_BYTES,
     MAX_ID_BYTES,
+    MAX_WEIGHT,
     count,
     decode_round_id,
     dump,
@@ -37,6 +40,7 @@ from veilsum.transport.wire import (
 from veilsum.transport.wire_spec import decode_spec, encode_spec
 
 _MAX_PHASES = 16
+_MOST_UPDATES = 2 * MAX_SITES  # of a buffered round: one fresh and one stale of each site
 _MAX_ROUNDS = 100_000
 _EVENT_KINDS = ("phase", "site", "progress", "round", "run")
 
@@ -100,6 +104,7 @@ def encode_record(record: RoundRecord) -> pb.RoundRecord:
         seconds=record.seconds,
         refusals=record.refusals,
         late=record.late,
+        updates=[pb.BufferedUpdate(**asdict(update)) for update in record.updates],
     )
 
 
@@ -112,6 +117,7 @@ def decode_record(message: pb.RoundRecord) -> RoundRecord:
     for name in ("sites", "dropped", "bytes_in", "refusals", "late"):
         count(len(getattr(message, name)), f"the number of {name}", largest=MAX_SITES)
     count(len(message.seconds), "the number of phases", largest=_MAX_PHASES)
+    count(len(message.updates), "the number of updates", largest=_MOST_UPDATES)
     return RoundRecord(
         round=decode_round_id(message.round),
         completed=message.completed,
@@ -126,6 +132,17 @@ def decode_record(message: pb.RoundRecord) -> RoundRecord:
         seconds=_finite_values(message.seconds),
         refusals=dict(message.refusals),
         late=tuple(message.late),
+        updates=tuple(_decode_update(update) for update in message.updates),
+    )
+
+
+def _decode_update(message: pb.BufferedUpdate) -> BufferedUpdate:
+    return BufferedUpdate(
+        site=printable(message.site, "a site"),
+        version=count(message.version, "version", largest=_MAX_ROUNDS),
+        staleness=count(message.staleness, "staleness", largest=MAX_STALENESS),
+        weight=count(message.weight, "weight", smallest=1, largest=MAX_WEIGHT),
+        counted=count(message.counted, "counted", smallest=1, largest=MAX_WEIGHT),
     )
 
 

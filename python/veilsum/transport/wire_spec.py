@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import get_args
 
+from veilsum.buffering import DEFAULT_STALENESS
 from veilsum.control import (
     DEFAULT_ATTEMPTS,
     Compression,
@@ -56,6 +57,8 @@ def encode_spec(spec: RunSpec) -> pb.RunSpec:
         select=spec.select,
         over_select=spec.over_select,
         late=spec.late,
+        buffer_size=spec.buffer_size,
+        max_staleness=spec.max_staleness,
         colluders=spec.colluders,
         share_profile=spec.share_profile,
         mask_generator=spec.mask_generator,
@@ -99,6 +102,11 @@ def decode_spec(message: pb.RunSpec) -> RunSpec:
             select=message.select,
             over_select=finite(message.over_select, "over_select"),
             late=one_of(message.late or "refuse", get_args(LateUpdates), "late"),
+            buffer_size=message.buffer_size,
+            # Runs that were stored before there were buffers do not name it.
+            max_staleness=(
+                message.max_staleness if message.HasField("max_staleness") else DEFAULT_STALENESS
+            ),
             colluders=message.colluders if message.HasField("colluders") else None,
             share_profile=one_of(message.share_profile, get_args(ShareProfile), "share_profile"),
             # Runs that were stored before there was a choice do not name it.

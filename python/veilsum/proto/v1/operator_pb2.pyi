@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class RunSpec(_message.Message):
-    __slots__ = ("task_id", "rounds", "masked", "codec", "cohort", "min_sites", "colluders", "share_profile", "value_bits", "clip", "overrange", "weight_cap", "metrics", "server_learning_rate", "task", "deadlines", "server_optimizer", "mask_generator", "compression", "error_feedback", "hadamard", "max_attempts", "quorum", "min_weight", "select", "over_select", "late")
+    __slots__ = ("task_id", "rounds", "masked", "codec", "cohort", "min_sites", "colluders", "share_profile", "value_bits", "clip", "overrange", "weight_cap", "metrics", "server_learning_rate", "task", "deadlines", "server_optimizer", "mask_generator", "compression", "error_feedback", "hadamard", "max_attempts", "quorum", "min_weight", "select", "over_select", "late", "buffer_size", "max_staleness")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     ROUNDS_FIELD_NUMBER: _ClassVar[int]
     MASKED_FIELD_NUMBER: _ClassVar[int]
@@ -36,6 +36,8 @@ class RunSpec(_message.Message):
     SELECT_FIELD_NUMBER: _ClassVar[int]
     OVER_SELECT_FIELD_NUMBER: _ClassVar[int]
     LATE_FIELD_NUMBER: _ClassVar[int]
+    BUFFER_SIZE_FIELD_NUMBER: _ClassVar[int]
+    MAX_STALENESS_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     rounds: int
     masked: bool
@@ -63,7 +65,9 @@ class RunSpec(_message.Message):
     select: int
     over_select: float
     late: str
-    def __init__(self, task_id: _Optional[str] = ..., rounds: _Optional[int] = ..., masked: bool = ..., codec: _Optional[str] = ..., cohort: _Optional[_Iterable[str]] = ..., min_sites: _Optional[int] = ..., colluders: _Optional[int] = ..., share_profile: _Optional[str] = ..., value_bits: _Optional[int] = ..., clip: _Optional[float] = ..., overrange: _Optional[str] = ..., weight_cap: _Optional[int] = ..., metrics: _Optional[_Iterable[str]] = ..., server_learning_rate: _Optional[float] = ..., task: _Optional[_Union[_federation_pb2.TaskSettings, _Mapping]] = ..., deadlines: _Optional[_Union[Deadlines, _Mapping]] = ..., server_optimizer: _Optional[_Union[ServerOptimizer, _Mapping]] = ..., mask_generator: _Optional[str] = ..., compression: _Optional[str] = ..., error_feedback: bool = ..., hadamard: _Optional[int] = ..., max_attempts: _Optional[int] = ..., quorum: _Optional[int] = ..., min_weight: _Optional[int] = ..., select: _Optional[int] = ..., over_select: _Optional[float] = ..., late: _Optional[str] = ...) -> None: ...
+    buffer_size: int
+    max_staleness: int
+    def __init__(self, task_id: _Optional[str] = ..., rounds: _Optional[int] = ..., masked: bool = ..., codec: _Optional[str] = ..., cohort: _Optional[_Iterable[str]] = ..., min_sites: _Optional[int] = ..., colluders: _Optional[int] = ..., share_profile: _Optional[str] = ..., value_bits: _Optional[int] = ..., clip: _Optional[float] = ..., overrange: _Optional[str] = ..., weight_cap: _Optional[int] = ..., metrics: _Optional[_Iterable[str]] = ..., server_learning_rate: _Optional[float] = ..., task: _Optional[_Union[_federation_pb2.TaskSettings, _Mapping]] = ..., deadlines: _Optional[_Union[Deadlines, _Mapping]] = ..., server_optimizer: _Optional[_Union[ServerOptimizer, _Mapping]] = ..., mask_generator: _Optional[str] = ..., compression: _Optional[str] = ..., error_feedback: bool = ..., hadamard: _Optional[int] = ..., max_attempts: _Optional[int] = ..., quorum: _Optional[int] = ..., min_weight: _Optional[int] = ..., select: _Optional[int] = ..., over_select: _Optional[float] = ..., late: _Optional[str] = ..., buffer_size: _Optional[int] = ..., max_staleness: _Optional[int] = ...) -> None: ...
 
 class ServerOptimizer(_message.Message):
     __slots__ = ("name", "momentum", "beta1", "beta2", "tau", "state_file")
@@ -192,7 +196,7 @@ class Run(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., spec: _Optional[_Union[RunSpec, _Mapping]] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., current_round: _Optional[int] = ..., phase: _Optional[str] = ..., sites_waiting: _Optional[_Iterable[str]] = ..., rounds: _Optional[_Iterable[_Union[RoundRecord, _Mapping]]] = ...) -> None: ...
 
 class RoundRecord(_message.Message):
-    __slots__ = ("round", "completed", "reason", "digest", "model_hash", "sites", "dropped", "total_weight", "metrics", "bytes_in", "seconds", "refusals", "late")
+    __slots__ = ("round", "completed", "reason", "digest", "model_hash", "sites", "dropped", "total_weight", "metrics", "bytes_in", "seconds", "refusals", "late", "updates")
     class DroppedEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -241,6 +245,7 @@ class RoundRecord(_message.Message):
     SECONDS_FIELD_NUMBER: _ClassVar[int]
     REFUSALS_FIELD_NUMBER: _ClassVar[int]
     LATE_FIELD_NUMBER: _ClassVar[int]
+    UPDATES_FIELD_NUMBER: _ClassVar[int]
     round: _federation_pb2.RoundId
     completed: bool
     reason: str
@@ -254,7 +259,22 @@ class RoundRecord(_message.Message):
     seconds: _containers.ScalarMap[str, float]
     refusals: _containers.ScalarMap[str, bytes]
     late: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, round: _Optional[_Union[_federation_pb2.RoundId, _Mapping]] = ..., completed: bool = ..., reason: _Optional[str] = ..., digest: _Optional[str] = ..., model_hash: _Optional[str] = ..., sites: _Optional[_Iterable[str]] = ..., dropped: _Optional[_Mapping[str, str]] = ..., total_weight: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ..., bytes_in: _Optional[_Mapping[str, int]] = ..., seconds: _Optional[_Mapping[str, float]] = ..., refusals: _Optional[_Mapping[str, bytes]] = ..., late: _Optional[_Iterable[str]] = ...) -> None: ...
+    updates: _containers.RepeatedCompositeFieldContainer[BufferedUpdate]
+    def __init__(self, round: _Optional[_Union[_federation_pb2.RoundId, _Mapping]] = ..., completed: bool = ..., reason: _Optional[str] = ..., digest: _Optional[str] = ..., model_hash: _Optional[str] = ..., sites: _Optional[_Iterable[str]] = ..., dropped: _Optional[_Mapping[str, str]] = ..., total_weight: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ..., bytes_in: _Optional[_Mapping[str, int]] = ..., seconds: _Optional[_Mapping[str, float]] = ..., refusals: _Optional[_Mapping[str, bytes]] = ..., late: _Optional[_Iterable[str]] = ..., updates: _Optional[_Iterable[_Union[BufferedUpdate, _Mapping]]] = ...) -> None: ...
+
+class BufferedUpdate(_message.Message):
+    __slots__ = ("site", "version", "staleness", "weight", "counted")
+    SITE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    STALENESS_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    COUNTED_FIELD_NUMBER: _ClassVar[int]
+    site: str
+    version: int
+    staleness: int
+    weight: int
+    counted: int
+    def __init__(self, site: _Optional[str] = ..., version: _Optional[int] = ..., staleness: _Optional[int] = ..., weight: _Optional[int] = ..., counted: _Optional[int] = ...) -> None: ...
 
 class RunEvent(_message.Message):
     __slots__ = ("run_id", "kind", "round_number", "phase", "site", "detail", "sites_in", "sites_expected", "bytes_in", "seconds", "fraction", "digest", "metrics", "number")
