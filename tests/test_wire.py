@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -170,7 +172,7 @@ def test_operator_requests_come_back_whole() -> None:
 # --- chunks: taken apart by hand, so held against protobuf ---------------------------
 
 
-@given(st.lists(st.binary(max_size=300), min_size=1, max_size=20))
+@given(st.lists(st.binary(min_size=64, max_size=400), min_size=1, max_size=20))
 def test_a_frame_of_chunks_is_what_protobuf_would_make(chunks: list[bytes]) -> None:
     frame = wire_data.encode_update_chunks(chunks)
     assert frame == pb.UpdateFrame(chunks=pb.UpdateChunks(chunk=chunks)).SerializeToString()
@@ -180,13 +182,14 @@ def test_a_frame_of_chunks_is_what_protobuf_would_make(chunks: list[bytes]) -> N
 @pytest.mark.parametrize("size", [127, 128, 16_383, 16_384, 2_097_151, 2_097_152])
 def test_lengths_around_the_steps_of_their_encoding_are_right(size: int) -> None:
     chunk = bytes(size)
-    frame = wire_data.encode_update_chunks([chunk, b"x"])
-    assert frame == pb.UpdateFrame(chunks=pb.UpdateChunks(chunk=[chunk, b"x"])).SerializeToString()
-    assert [len(part) for part in wire_data.decode_update_chunks(frame)] == [size, 1]
+    frame = wire_data.encode_update_chunks([chunk, bytes(64)])
+    both = pb.UpdateFrame(chunks=pb.UpdateChunks(chunk=[chunk, bytes(64)]))
+    assert frame == both.SerializeToString()
+    assert [len(part) for part in wire_data.decode_update_chunks(frame)] == [size, 64]
 
 
 def test_the_chunks_of_a_frame_are_views_and_not_copies() -> None:
-    frame = wire_data.encode_update_chunks([b"one", b"two"])
+    frame = wire_data.encode_update_chunks([b"one" * 30, b"two" * 30])
     for chunk in wire_data.decode_update_chunks(frame):
         assert chunk.obj is frame
         assert chunk.readonly
@@ -212,11 +215,26 @@ def test_any_bytes_are_the_chunks_that_protobuf_sees_or_refused(frame: bytes) ->
         (b"\x12\x03\x12\x01x", "unknown field at byte 2"),
         (b"\x12\xff\xff\xff\xff\xff\x01", "cut off or too long"),
         (b"\x12\x80", "cut off or too long"),
+        (wire_data.encode_update_chunks([bytes(64), bytes(63)]), "63 bytes, its header alone has"),
     ],
 )
 def test_a_broken_frame_says_what_is_wrong_with_it(frame: bytes, message: str) -> None:
     with pytest.raises(DecodeError, match=message):
         wire_data.decode_update_chunks(frame)
+
+
+def test_a_frame_of_chunks_costs_no_more_than_its_bytes() -> None:
+    """Two bytes of a frame are a chunk of nothing, and what is made of it takes a hundred."""
+    for size in (0, 1, 63, 64):
+        chunk = b"\x0a" + bytes((size,)) + bytes(size)
+        chunks = chunk * ((1 << 20) // len(chunk))
+        length = bytes(len(chunks) >> 7 * i & 0x7F | 0x80 * (i < 2) for i in range(3))
+        tracemalloc.start()
+        with suppress(DecodeError):
+            wire_data.decode_update_chunks(b"\x12" + length + chunks)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 5 << 20, size  # the frame and, of the largest, 16 thousand views
 
 
 # --- anything else is refused ---------------------------------------------------------

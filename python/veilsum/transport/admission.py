@@ -59,7 +59,7 @@ class OpenCall:
     Attributes:
         path: "/<service>/<method>".
         context: gRPC's, with the caller's certificate.
-        refusal: with which it was ended.
+        refusal: why it was ended from here, if it was.
     """
 
     caller: Identity
@@ -68,9 +68,9 @@ class OpenCall:
     task: asyncio.Task[Any]
     refusal: CallRefused | None = None
 
-    def end(self, refusal: CallRefused | None = None) -> None:
-        """Ends it now, with the status and text of `refusal`. Without one there is no answer: the
-        caller may be one that does not read."""
+    def end(self, refusal: CallRefused) -> None:
+        """Ends it now. The caller is told as soon as it reads; until then, or until its connection
+        is gone, gRPC keeps what it holds of the call, and the call stays open here."""
         if self.refusal is None:
             self.refusal = refusal
             self.task.cancel()
@@ -134,23 +134,34 @@ class Admission(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has n
     def _guarded(
         self, path: str, call: Callable[[Any, Any], Any], streams: bool
     ) -> Callable[[Any, Any], Awaitable[Any]]:
+        async def answered(request: Any, opened: OpenCall, member: _Member) -> Any:
+            if not streams:
+                _check_size(path, request)
+                return await _answered(call(request, opened.context), opened.context)
+            async with aclosing(self._metered(path, request, member)) as metered:
+                return await _answered(call(metered, opened.context), opened.context)
+
         async def serve(request: Any, context: Any) -> Any:
             try:
                 caller = self._gate.caller(context, path.split("/")[1])
                 self._entrance.check(path, context)
-                with self._admitted(caller, path, context) as member:
-                    if not streams:
-                        _check_size(path, request)
-                        return await _answered(call(request, context), context)
-                    async with aclosing(self._metered(path, request, member)) as metered:
-                        return await _answered(call(metered, context), context)
+                with self._admitted(caller, path, context) as (opened, member):
+                    try:
+                        return await answered(request, opened, member)
+                    except asyncio.CancelledError:
+                        if opened.refusal is None:
+                            raise
+                        opened.task.uncancel()
+                        await self._refuse(context, opened.refusal)
             except CallRefused as error:
                 await self._refuse(context, error)
 
         return serve
 
     @contextmanager
-    def _admitted(self, caller: Identity, path: str, context: Any) -> Iterator[_Member]:
+    def _admitted(
+        self, caller: Identity, path: str, context: Any
+    ) -> Iterator[tuple[OpenCall, _Member]]:
         now = self._clock()
         member = self._member(caller, now)
         if not member.calls.take(now):
@@ -159,34 +170,28 @@ class Admission(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has n
                 f"{caller.role} {caller.name!r} calls more than {self._limits.calls_per_s:g} times "
                 "a second",
             )
-        if len(member.open) >= self._limits.calls:
-            self._make_room(caller, member)
+        self._make_room(caller, member)
         task = asyncio.current_task()
         assert task is not None
-        call = OpenCall(caller, path, context, task)
-        member.open[call] = None
+        opened = OpenCall(caller, path, context, task)
+        member.open[opened] = None
         try:
-            yield member
-        except asyncio.CancelledError:
-            if call.refusal is None:
-                raise
-            task.uncancel()
-            raise call.refusal from None
+            yield opened, member
         finally:
-            member.open.pop(call, None)
+            del member.open[opened]
 
     def _make_room(self, caller: Identity, member: _Member) -> None:
-        if caller.role != "site":
-            raise CallRefused(
-                _EXHAUSTED,
-                f"{caller.role} {caller.name!r} has {len(member.open)} calls open, which is the "
-                "most at once",
-            )
-        # Whatever a connection left behind that broke without a word is older than what the site
-        # calls now.
-        oldest = next(iter(member.open))
-        del member.open[oldest]
-        oldest.end()
+        """A site's oldest call gives way: whatever a connection left behind that broke without a
+        word is older than what the site calls now. The memory of those that it does not let end
+        is bounded as well."""
+        most = self._limits.calls
+        going_on = [call for call in member.open if call.refusal is None]
+        if len(going_on) < most and len(member.open) < 2 * most:
+            return
+        refusal = CallRefused(_EXHAUSTED, f"{caller.role} {caller.name!r} has {most} calls open")
+        if caller.role != "site" or len(member.open) >= 2 * most:
+            raise refusal
+        going_on[0].end(refusal)
 
     def _member(self, caller: Identity, now: float) -> _Member:
         member = self._members.get(caller)

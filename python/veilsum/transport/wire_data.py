@@ -29,6 +29,7 @@ from veilsum.transport.wire import (
 )
 
 MAX_CHUNKS = 2**24
+LEAST_CHUNK_BYTES = 64  # its header (docs/format.md)
 _MAX_MODEL_BYTES = 2**44
 _MAX_AUDITED_CHUNKS = 65_536
 
@@ -111,6 +112,11 @@ def decode_update_chunks(frame: bytes) -> list[memoryview]:
         size, position = _read_varint(view, position + 1)
         if size > len(frame) - position:
             raise DecodeError(f"a chunk announces {size} bytes, {len(frame) - position} are left")
+        # Each takes a hundred bytes of memory here, and a frame could hold millions of nothing.
+        if size < LEAST_CHUNK_BYTES:
+            raise DecodeError(
+                f"a chunk of a frame has {size} bytes, its header alone has {LEAST_CHUNK_BYTES}"
+            )
         chunks.append(view[position : position + size])
         position += size
     if not chunks:
