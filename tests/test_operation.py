@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import grpc.aio
@@ -27,8 +27,10 @@ from veilsum.model import ModelLayout
 from veilsum.pki.authority import load_certificate
 from veilsum.pki.issue import issue
 from veilsum.pki.renewal import renew
-from veilsum.pki.revoked_file import revoke
+from veilsum.pki.revoked_file import RevocationList, revoke
 from veilsum.transport import coordinator_app, wire_data
+from veilsum.transport import upkeep as upkeep_module
+from veilsum.transport.admission import Admission
 from veilsum.transport.callers import CallRefused, Certificate
 from veilsum.transport.checkpoints import model_to_bytes
 from veilsum.transport.client import Connection, Refused, Unreachable
@@ -36,13 +38,16 @@ from veilsum.transport.coordinator_app import serve_coordinator
 from veilsum.transport.drain import Orders
 from veilsum.transport.endpoint import Endpoint
 from veilsum.transport.entrance import Entrance
+from veilsum.transport.links import Links
+from veilsum.transport.logs import Log
+from veilsum.transport.metrics import Metrics
 from veilsum.transport.runner import Runner
 from veilsum.transport.settings import CoordinatorSettings
 from veilsum.transport.site_app import make_endpoint
 from veilsum.transport.storage import Storage
 from veilsum.transport.tls import load_tls_identity
 from veilsum.transport.tls_reload import ServerTls
-from veilsum.transport.upkeep import REVOKED
+from veilsum.transport.upkeep import REVOKED, Upkeep, Watched
 
 SITES = ("a", "b")
 MODEL = {"w": np.zeros((3, 4), np.float32)}
@@ -411,28 +416,77 @@ async def first_events(operator: Any, run_id: str, site: str) -> list[Any]:
     return await asyncio.to_thread(read)
 
 
-def test_a_list_that_cannot_be_read_stops_the_start_and_changes_nothing_later(
+def test_a_list_that_cannot_be_read_stops_the_start(
     consortium: Consortium, settings: CoordinatorSettings, tmp_path: Path
 ) -> None:
-    listed, orders = tmp_path / "revoked", Orders()
-    settings = replace(settings, revoked=listed)
+    settings = replace(settings, revoked=tmp_path / "revoked")
 
     async def main() -> None:
         with pytest.raises(ConfigError, match="cannot read the list of revoked certificates"):
             async with serving(settings):
                 pass
-        listed.write_text("veilsum://test/site/a\n")
-        async with serving(settings, orders) as port, asking_health(consortium, port) as health:
-            for content in ("nonsense\n", None):
-                listed.write_text(content) if content else listed.unlink()
-                orders.reload.set()
-                while orders.reload.is_set():
-                    await health_of(health, "")
-                with pytest.raises(Refused, match="is revoked"):
-                    async with Connection(endpoint(consortium, "a", port)):
-                        pass
 
     run_async(main)
+
+
+@pytest.mark.parametrize("content", ["nonsense\n", None])
+def test_a_list_that_cannot_be_read_any_more_leaves_those_revoked_who_were(
+    tmp_path: Path, content: str | None
+) -> None:
+    listed, entrance, metrics = tmp_path / "revoked", Entrance(time.time), Metrics()
+    listed.write_text("veilsum://test/site/a\n")
+
+    async def usable(works: bool) -> None:
+        assert works
+
+    watched = Watched("test", None, listed, tmp_path, usable)
+    upkeep = Upkeep(watched, entrance, Links(0.0), metrics, Log("test"))
+    if content:
+        listed.write_text(content)
+    else:
+        listed.unlink()
+
+    async def main() -> None:
+        await upkeep.look(cast(Admission, NobodyCalls()))
+
+    run_async(main)
+    assert entrance.revoked == RevocationList(identities=frozenset({"veilsum://test/site/a"}))
+    assert refusals(metrics) == 1
+
+
+def test_a_disk_that_does_not_work_is_noticed_and_so_is_one_that_works_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep_module, "_DISK_EVERY_S", 0.0)
+    told: list[bool] = []
+
+    async def usable(works: bool) -> None:
+        told.append(works)
+
+    folder = tmp_path / "state"
+    watched = Watched("test", None, None, folder, usable)
+    upkeep = Upkeep(watched, Entrance(time.time), Links(0.0), Metrics(), Log("test"))
+
+    async def main() -> None:
+        await upkeep.look(cast(Admission, NobodyCalls()))
+        folder.mkdir()
+        await upkeep.look(cast(Admission, NobodyCalls()))
+
+    run_async(main)
+    assert told == [False, True]
+    assert list(folder.iterdir()) == []
+
+
+class NobodyCalls:
+    """A door with no call behind it."""
+
+    def open_calls(self) -> list[Any]:
+        return []
+
+
+def refusals(metrics: Metrics) -> float:
+    labels = {"file": "revoked", "outcome": "refused"}
+    return metrics.registry.get_sample_value("veilsum_reloads_total", labels) or 0.0
 
 
 def test_a_stream_ends_when_its_certificate_does(

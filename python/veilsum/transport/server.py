@@ -49,6 +49,8 @@ FEDERATION = "veilsum.v1.Federation"
 HELLO_SECONDS = 30.0
 """A site that opens a stream and says nothing is let go."""
 
+_LAST_WRITE_SECONDS = 1.0
+
 _T = TypeVar("_T")
 _STATUS: tuple[tuple[type[VeilsumError], grpc.StatusCode], ...] = (
     (DecodeError, grpc.StatusCode.INVALID_ARGUMENT),
@@ -138,10 +140,19 @@ def streaming(
 
 
 async def _write(context: Any, message: bytes, seconds: float) -> None:
+    writing = asyncio.ensure_future(context.write(message))
     try:
-        await asyncio.wait_for(context.write(message), seconds)
-    except TimeoutError:
-        raise TooSlow(f"nothing was read for {seconds:g} seconds") from None
+        await asyncio.wait((writing,), timeout=seconds)
+    except asyncio.CancelledError:
+        # A call that is ended in the middle of its first message cannot be told how it ends.
+        await asyncio.wait((writing,), timeout=_LAST_WRITE_SECONDS)
+        raise
+    finally:
+        written = writing.done()
+        writing.cancel()
+    if not written:
+        raise TooSlow(f"nothing was read for {seconds:g} seconds")
+    writing.result()
 
 
 def _found(get: Callable[[RoundId, str], _T], round_id: RoundId, site: str) -> _T:
