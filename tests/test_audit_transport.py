@@ -94,7 +94,8 @@ def test_a_coordinator_that_was_not_told_to_keeps_nothing_to_check(consortium, t
 def test_a_request_names_some_chunks_and_not_any_number():
     round_id = RoundId("run", 3, 1)
     asked = [(0, 0), (1, 2**40)]
-    assert decode_audit_request(encode_audit_request(round_id, asked)) == (round_id, asked)
+    assert decode_audit_request(encode_audit_request(round_id, asked)) == (round_id, asked, 0)
+    assert decode_audit_request(encode_audit_request(round_id, asked, 7)) == (round_id, asked, 7)
     for chunks in ([], [(1, 0)] * 65_537):
         with pytest.raises(DecodeError, match="1 to 65536 can be"):
             decode_audit_request(encode_audit_request(round_id, chunks))

@@ -133,6 +133,11 @@ def test_a_part_comes_in_pieces_that_make_it_up(fresh, monkeypatch):
     assert b"".join(found) == b"".join(map(bytes, effect.audited.sections(chunks)))
     assert len(found) > 3
     assert max(map(len, found)) < 2000
+    whole = b"".join(found)
+    for offset in (1, 999, 1000, len(found[0]), len(whole) // 2, len(whole) - 1, len(whole)):
+        assert b"".join(pieces(effect.audited, [(1, 0)], offset)) == whole[offset:]
+    with pytest.raises(DecodeError, match="2 bytes behind its end"):
+        list(pieces(effect.audited, [(1, 0)], len(whole) + 2))
 
 
 @pytest.mark.parametrize("asked", [(3, 0), (1, 1), (1, 2**63)])

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from support.serving import run_async
 from veilsum.control import RoundId
 from veilsum.errors import DecodeError, LedgerError, VeilsumError
-from veilsum.site.effects import FetchLinks, FetchModel, FetchSum
-from veilsum.site.events import LinksFetched, SumFetched, SumFetchFailed
+from veilsum.model import ModelLayout, result_digest
+from veilsum.site.effects import FetchAudit, FetchLinks, FetchModel, FetchSum
+from veilsum.site.events import AuditFetched, LinksFetched, SumFetched, SumFetchFailed
 from veilsum.transport import client, fetching, site_runner
 from veilsum.transport.client import Connection, Refused, Unreachable
 from veilsum.transport.fetching import Fetching
 from veilsum.transport.logs import Log
 from veilsum.transport.outgoing import Outgoing
+from veilsum.transport.received_model import IncomingModel
 from veilsum.transport.settings import SiteSettings
+from veilsum.transport.threads import in_thread
+from veilsum.transport.wire_data import encode_model_data, encode_model_header
 
 ROUND = RoundId("run", 1)
 
@@ -70,44 +76,68 @@ class Receiver:
 
     def __init__(self) -> None:
         self.taken: list[bytes] = []
+        self.restarts = 0
 
     def restart(self) -> None:
         self.taken = []
+        self.restarts += 1
 
     def add(self, data: bytes) -> None:
         self.taken.append(data)
 
 
-class Failing:
-    """A connection on which each sum ends with one of these errors, and then with none."""
+DATA = b"abcdef"
 
-    def __init__(self, *errors: VeilsumError) -> None:
-        self.errors = list(errors)
+
+class Failing:
+    """A connection that hands out a byte at a time, of which each call ends with one of these
+    errors after so many bytes, and then with none."""
+
+    def __init__(self, *errors: VeilsumError | tuple[int, VeilsumError]) -> None:
+        self.errors = [error if isinstance(error, tuple) else (0, error) for error in errors]
         self.asked: list[str] = []
 
-    async def fetch_state(self, round_id: RoundId, *, max_bytes: int) -> bytes:
-        self.asked.append(f"state up to {max_bytes}")
-        return b"state"
+    def _hand_out(self, offset: int, take: Callable[[bytes], None]) -> None:
+        most, error = self.errors.pop(0) if self.errors else (len(DATA), None)
+        for byte in DATA[offset : offset + most]:
+            take(bytes([byte]))
+        if error is not None:
+            raise error
 
-    async def fetch_sum(self, round_id: RoundId, take: Any) -> None:
-        self.asked.append("sum")
-        take(b"first half")
-        if self.errors:
-            raise self.errors.pop(0)
-        take(b"second half")
+    async def fetch_state(self, round_id: RoundId, *, max_bytes: int, so_far: list[bytes]) -> bytes:
+        offset = sum(map(len, so_far))
+        self.asked.append(f"state up to {max_bytes} from {offset}")
+        self._hand_out(offset, so_far.append)
+        return b"".join(so_far)
+
+    async def fetch_sum(self, round_id: RoundId, take: Any, *, offset: int) -> None:
+        self.asked.append(f"sum from {offset}")
+        self._hand_out(offset, take)
+
+    async def fetch_audit(
+        self, round_id: RoundId, chunks: Any, *, max_bytes: int, so_far: bytearray
+    ) -> bytearray:
+        self.asked.append(f"{len(chunks)} chunks up to {max_bytes} from {len(so_far)}")
+        self._hand_out(len(so_far), so_far.extend)
+        return so_far
 
     async def fetch_links(self, round_id: RoundId, *, most: int) -> tuple[bytes, ...]:
         self.asked.append("links")
         if self.errors:
-            raise self.errors.pop(0)
+            raise self.errors.pop(0)[1]
         return (b"link",)
 
 
 class NoWait:
     """Seconds between tries."""
 
+    resets = 0
+
     def delay(self) -> float:
         return 0.0
+
+    def reset(self) -> None:
+        NoWait.resets += 1
 
 
 def _sum(connection: Failing, *, state: bool = False) -> tuple[Any, Receiver]:
@@ -127,22 +157,126 @@ def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetching, "Backoff", NoWait)
 
 
-def test_a_sum_that_breaks_off_is_fetched_anew_and_the_state_only_once() -> None:
-    connection = Failing(Unreachable("gone"), Unreachable("gone"))
+def test_a_sum_and_its_state_go_on_where_they_broke_off() -> None:
+    gone = Unreachable("gone")
+    connection = Failing((4, gone), (2, gone), (1, gone), gone, (3, gone))
 
     event, receiver = _sum(connection, state=True)
 
-    assert event == SumFetched(ROUND, b"state")
-    assert receiver.taken == [b"first half", b"second half"]
-    assert connection.asked == ["state up to 500", "sum", "sum", "sum"]
+    assert event == SumFetched(ROUND, DATA)
+    assert b"".join(receiver.taken) == DATA
+    assert receiver.restarts == 1
+    assert connection.asked == [
+        "state up to 500 from 0",
+        "state up to 500 from 4",
+        "state up to 500 from 6",
+        "state up to 500 from 6",
+        "state up to 500 from 6",
+        "state up to 500 from 6",
+        "sum from 0",
+    ]
+
+
+def test_tries_count_only_if_they_bring_nothing() -> None:
+    gone = Unreachable("gone")
+    NoWait.resets = 0
+    slow = Failing(*[item for _ in DATA for item in (*[gone] * 7, (1, gone))])
+    event, receiver = _sum(slow)
+    assert event == SumFetched(ROUND, None)
+    assert b"".join(receiver.taken) == DATA
+    assert NoWait.resets == len(DATA)
+    assert len(slow.asked) == 8 * len(DATA) + 1
 
 
 def test_a_sum_that_cannot_be_had_is_given_up() -> None:
     refused, broken = Failing(Refused("no sum for this site")), Failing(*[Unreachable("gone")] * 9)
+    wrong = Failing((3, DecodeError("not the sum")))
 
     assert _sum(refused)[0] == SumFetchFailed(ROUND, "no sum for this site")
     assert _sum(broken)[0] == SumFetchFailed(ROUND, "gone")
-    assert (refused.asked, broken.asked) == (["sum"], ["sum"] * 4)
+    assert _sum(wrong)[0] == SumFetchFailed(ROUND, "not the sum")
+    assert (refused.asked, broken.asked, wrong.asked) == (
+        ["sum from 0"],
+        ["sum from 0"] * 8,
+        ["sum from 0"],
+    )
+
+
+def test_an_audit_goes_on_where_it_broke_off() -> None:
+    stream = SimpleNamespace(group=1)
+    effect = FetchAudit(ROUND, ((stream, 3), (stream, 5)), 100)  # type: ignore[arg-type]
+    connection = Failing((2, Unreachable("gone")))
+
+    async def main() -> None:
+        found = await Fetching(100, Log("site")).audit(effect, connection)  # type: ignore[arg-type]
+        assert found == AuditFetched(ROUND, bytearray(DATA))
+
+    run_async(main)
+    assert connection.asked == ["2 chunks up to 100 from 0", "2 chunks up to 100 from 2"]
+
+
+def test_what_came_over_a_broken_connection_is_gone_on_with_over_the_next() -> None:
+    """And a thread that still takes in what came is waited for."""
+
+    class Hanging(Failing):
+        began, goes_on = threading.Event(), threading.Event()
+
+        async def fetch_sum(self, round_id: RoundId, take: Any, *, offset: int) -> None:
+            self._hand_out(offset, take)
+
+            def last() -> None:
+                self.began.set()
+                assert self.goes_on.wait(20)
+                take(DATA[2:3])
+
+            await in_thread(last)
+
+    receiver = Receiver()
+    effect = FetchSum(ROUND, receiver, False)  # type: ignore[arg-type]
+    first, second, third = Hanging((2, None)), Failing(), Failing()  # type: ignore[arg-type]
+
+    async def main() -> None:
+        fetches = Fetching(100, Log("site"))
+        broken = asyncio.create_task(fetches.sum(effect, first))  # type: ignore[arg-type]
+        await asyncio.to_thread(first.began.wait, 20)
+        broken.cancel()
+        again = asyncio.create_task(fetches.sum(effect, second))  # type: ignore[arg-type]
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert second.asked == []
+        first.goes_on.set()
+        assert await again == SumFetched(ROUND, None)
+        # Once it was fetched nothing is kept of it.
+        await fetches.sum(effect, third)  # type: ignore[arg-type]
+
+    run_async(main)
+    assert second.asked == ["sum from 3"]
+    assert third.asked == ["sum from 0"]
+    assert b"".join(receiver.taken) == DATA
+
+
+def test_what_is_kept_of_one_thing_is_let_go_for_another() -> None:
+    receivers = [Receiver(), Receiver()]
+    first, second = (FetchSum(ROUND, one, False) for one in receivers)  # type: ignore[arg-type]
+
+    async def main() -> None:
+        fetches = Fetching(100, Log("site"))
+
+        async def break_off(effect: FetchSum) -> None:
+            connection = Failing((2, LedgerError("full")))
+            with pytest.raises(LedgerError):
+                await fetches.sum(effect, connection)  # type: ignore[arg-type]
+
+        await break_off(first)
+        await break_off(first)  # of the same
+        await break_off(second)
+        connection = Failing()
+        await fetches.sum(first, connection)  # type: ignore[arg-type]
+        assert connection.asked == ["sum from 0"]
+
+    run_async(main)
+    assert receivers[0].restarts == 2
+    assert b"".join(receivers[0].taken) == DATA
 
 
 def test_what_may_not_leave_is_nobody_elses_fault() -> None:
@@ -176,7 +310,7 @@ def test_a_coordinator_that_never_ends_its_models_has_a_site_wait_for_one_only(
         await asyncio.Event().wait()
         yield
 
-    async def never(round_id: RoundId, *, max_bytes: int) -> Any:
+    async def never(round_id: RoundId, *, max_bytes: int, so_far: Any) -> Any:
         waiting.append(round_id.number)
         try:
             await asyncio.Event().wait()
@@ -200,3 +334,70 @@ def test_a_coordinator_that_never_ends_its_models_has_a_site_wait_for_one_only(
         assert waiting == []  # what was under way ends with its connection
 
     run_async(main)
+
+
+# --- models ---------------------------------------------------------------------------
+
+MODEL = {"w": np.arange(50, dtype=np.float32), "steps": np.array([4, 6], np.int64)}
+LAYOUT = ModelLayout.from_arrays(MODEL)
+TENSORS = b"".join(array.tobytes() for array in MODEL.values())
+HEADER = encode_model_header(
+    LAYOUT.to_bytes(), len(TENSORS), bytes.fromhex(result_digest(LAYOUT, MODEL))
+)
+
+
+async def stream(header: bytes, data: bytes, breaks: bool = False) -> AsyncIterator[bytes]:
+    """One answer, seven bytes at a time."""
+    yield header
+    for begin in range(0, len(data), 7):
+        yield encode_model_data([data[begin : begin + 7]])
+    if breaks:
+        raise Unreachable("gone")
+
+
+@pytest.mark.parametrize("sizes", [[0], [7], [len(TENSORS)], [0, 0, 14, 21, 70], [7] * 30])
+def test_a_model_comes_together_from_what_several_calls_bring(sizes: list[int]) -> None:
+    async def main() -> None:
+        model = IncomingModel(1000)
+        for size in sizes:
+            begin = model.held
+            with pytest.raises(Unreachable):
+                await model.receive(stream(HEADER, TENSORS[begin : begin + size], breaks=True))
+            assert model.held == min(len(TENSORS), begin + size)
+        layout, arrays = await model.receive(stream(HEADER, TENSORS[model.held :]))
+        assert layout == LAYOUT
+        for name, array in MODEL.items():
+            np.testing.assert_array_equal(arrays[name], array)
+            assert not arrays[name].flags.writeable
+
+    run_async(main)
+
+
+def test_parts_of_two_models_are_none() -> None:
+    async def main() -> None:
+        async def part() -> IncomingModel:
+            model = IncomingModel(1000)
+            with pytest.raises(Unreachable):
+                await model.receive(stream(HEADER, TENSORS[:70], breaks=True))
+            return model
+
+        other = HEADER[:-1] + bytes([HEADER[-1] ^ 1])
+        for header, data, match in (
+            (other, TENSORS[70:], "another one than at first"),
+            (HEADER, TENSORS[71:], "ended after 215 of 216 bytes"),
+            (HEADER, TENSORS[69:], "more than the announced 216 bytes"),
+            (HEADER, TENSORS[70:-1] + b"x", "not the one that its hash names"),
+        ):
+            with pytest.raises(DecodeError, match=match):
+                await (await part()).receive(stream(header, data))
+        with pytest.raises(DecodeError, match="stream is empty"):
+            await (await part()).receive(aiter(_nothing()))
+        with pytest.raises(DecodeError, match="has 216 bytes, this site accepts 215"):
+            await IncomingModel(215).receive(stream(HEADER, TENSORS))
+
+    run_async(main)
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    for piece in ():
+        yield piece

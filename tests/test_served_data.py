@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from veilsum.control import RoundId
-from veilsum.errors import ConfigError
+from veilsum.errors import ConfigError, DecodeError
 from veilsum.model import ModelLayout, result_digest
 from veilsum.transport.checkpoints import save_model
 from veilsum.transport.models import (
@@ -146,6 +146,11 @@ def test_a_file_is_served_in_pieces_of_a_megabyte(size: int, tmp_path: Path) -> 
     assert b"".join(map(decode_data_piece, file_pieces(file))) == _bytes(size)
     with pytest.raises(ConfigError, match="cannot read nothing: No such file"):
         next(file_pieces(tmp_path / "nothing"))
+    for offset in {0, size // 3, size}:
+        rest = b"".join(map(decode_data_piece, file_pieces(file, offset)))
+        assert rest == _bytes(size)[offset:]
+    with pytest.raises(DecodeError, match=f"goes on at byte {size + 1}, it has {size}"):
+        next(file_pieces(file, size + 1))
 
 
 def test_only_those_who_were_invited_get_what_there_is(tmp_path: Path) -> None:

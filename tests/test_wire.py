@@ -140,8 +140,14 @@ def test_requests_and_receipts_come_back_whole() -> None:
         2**63,
     )
     assert wire_data.decode_receipt(wire_data.encode_receipt(5, True)) == (5, True)
-    assert wire_data.decode_model_request(wire_data.encode_model_request(ROUND)) == ROUND
-    assert wire_data.decode_fetch_request(wire_data.encode_fetch_request(ROUND)) == ROUND
+    for encode, decode in (
+        (wire_data.encode_model_request, wire_data.decode_model_request),
+        (wire_data.encode_fetch_request, wire_data.decode_fetch_request),
+    ):
+        assert decode(encode(ROUND)) == (ROUND, 0)
+        assert decode(encode(ROUND, 2**40)) == (ROUND, 2**40)
+        with pytest.raises(DecodeError, match="offset"):
+            decode(encode(ROUND, 2**45))
     assert wire_data.decode_data_piece(wire_data.encode_data_piece([b"ab", b"c"])) == b"abc"
     header = wire_data.encode_model_header(b"layout", 2**40, b"h" * 32)
     assert wire_data.decode_model_header(header) == (b"layout", 2**40, b"h" * 32)

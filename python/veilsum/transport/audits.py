@@ -49,20 +49,26 @@ class Audits:
         return published.audited
 
 
-def pieces(audited: AuditedSum, asked: Sequence[tuple[int, int]]) -> Iterator[bytes]:
+def pieces(
+    audited: AuditedSum, asked: Sequence[tuple[int, int]], offset: int = 0
+) -> Iterator[bytes]:
     """The bytes of a part of a transcript, about a megabyte at a time.
 
     Args:
         asked: (stream, index) of its chunks.
+        offset: of the first byte.
 
     Raises:
-        DecodeError: the sum has no such chunk.
+        DecodeError: the sum has no such chunk, or the part fewer bytes.
         ConfigError: the sum was dropped in between.
     """
     group, size = [], 0
     for section in audited.sections(_chunks(audited, asked)):
-        for begin in range(0, memoryview(section).nbytes, PIECE_BYTES):
-            part = memoryview(section)[begin : begin + PIECE_BYTES]
+        view = memoryview(section)
+        skipped = min(offset, view.nbytes)
+        offset -= skipped
+        for begin in range(skipped, view.nbytes, PIECE_BYTES):
+            part = view[begin : begin + PIECE_BYTES]
             group.append(part)
             size += part.nbytes
             if size >= PIECE_BYTES:
@@ -70,6 +76,8 @@ def pieces(audited: AuditedSum, asked: Sequence[tuple[int, int]]) -> Iterator[by
                 group, size = [], 0
     if group:
         yield b"".join(group)
+    if offset:
+        raise DecodeError(f"the answer goes on {offset} bytes behind its end")
 
 
 def _chunks(audited: AuditedSum, asked: Sequence[tuple[int, int]]) -> list[tuple[Stream, int]]:

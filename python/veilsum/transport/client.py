@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import grpc
@@ -30,8 +31,9 @@ from veilsum.secagg.messages import kind_of_message
 from veilsum.transport import wire_data
 from veilsum.transport.endpoint import Endpoint
 from veilsum.transport.outgoing import update_kind
-from veilsum.transport.received_model import receive_model
+from veilsum.transport.received_model import IncomingModel
 from veilsum.transport.server import FEDERATION
+from veilsum.transport.threads import in_thread
 from veilsum.transport.wire import decode_to_site, encode_to_coordinator
 
 FRAME_BYTES = 1 << 20
@@ -153,48 +155,59 @@ class Connection:
     # --- models ---------------------------------------------------------------------
 
     async def fetch_model(
-        self, round_id: RoundId, *, max_bytes: int
+        self, round_id: RoundId, *, max_bytes: int, so_far: IncomingModel | None = None
     ) -> tuple[ModelLayout, dict[str, NDArray[Any]]]:
         """The model of a round: read-only arrays in layout order, as the header's hash says.
+
+        Args:
+            so_far: what came before, over whatever connection; it takes the rest.
 
         Raises:
             Unreachable, Refused: it cannot be had now, or at all.
             DecodeError: it is larger than `max_bytes`, or not what its header announced.
         """
         fetch = self._channel.unary_stream(f"/{FEDERATION}/FetchModel")
-        request = wire_data.encode_model_request(round_id)
+        so_far = so_far or IncomingModel(max_bytes)
+        request = wire_data.encode_model_request(round_id, so_far.held)
         self._endpoint.leaves("model-request", request)
         call = fetch(request, metadata=self._endpoint.metadata)
         try:
-            return await receive_model(call, max_bytes)
+            return await so_far.receive(call)
         except grpc.aio.AioRpcError as error:
             raise _translated(error) from error
         finally:
             call.cancel()
 
-    async def fetch_sum(self, round_id: RoundId, take: Callable[[bytes], None]) -> None:
-        """Hands the bytes of a round's sum to `take`, piece by piece, off the event loop.
+    async def fetch_sum(
+        self, round_id: RoundId, take: Callable[[bytes], None], *, offset: int = 0
+    ) -> None:
+        """Hands the bytes of a round's sum to `take`, piece by piece, off the event loop, from a
+        byte on. When it ends, cancelled or not, so has `take`.
 
         Raises:
             Unreachable, Refused: it cannot be had now, or at all.
             DecodeError: as `take`, or not the format.
         """
-        async for data in self._data(
-            "FetchSum", "sum-request", wire_data.encode_fetch_request(round_id)
-        ):
-            await asyncio.to_thread(take, data)
+        request = wire_data.encode_fetch_request(round_id, offset)
+        async for data in self._data("FetchSum", "sum-request", request):
+            await in_thread(partial(take, data))
 
-    async def fetch_state(self, round_id: RoundId, *, max_bytes: int) -> bytes:
+    async def fetch_state(
+        self, round_id: RoundId, *, max_bytes: int, so_far: list[bytes] | None = None
+    ) -> bytes:
         """The state of the server's optimizer that a round began with: the bytes of its file.
+
+        Args:
+            so_far: what came before; it takes the rest.
 
         Raises:
             Unreachable, Refused: it cannot be had now, or at all.
             DecodeError: it is larger than `max_bytes`, or not the format.
         """
-        parts, size = [], 0
-        async for data in self._data(
-            "FetchState", "state-request", wire_data.encode_fetch_request(round_id)
-        ):
+        parts = [] if so_far is None else so_far
+        size = sum(map(len, parts))
+        request = wire_data.encode_fetch_request(round_id, size)
+        async for data in self._data("FetchState", "state-request", request):
             size += len(data)
             if size > max_bytes:
                 raise DecodeError(f"the optimizer's state has more than {max_bytes} bytes")
@@ -223,16 +236,24 @@ class Connection:
         return tuple(links)
 
     async def fetch_audit(
-        self, round_id: RoundId, chunks: Sequence[tuple[int, int]], *, max_bytes: int
+        self,
+        round_id: RoundId,
+        chunks: Sequence[tuple[int, int]],
+        *,
+        max_bytes: int,
+        so_far: bytearray | None = None,
     ) -> bytearray:
         """The part of a round's transcript with these chunks of its sum, as (stream, index).
+
+        Args:
+            so_far: what came before; it takes the rest.
 
         Raises:
             Unreachable, Refused: it cannot be had now, or at all.
             DecodeError: it is larger than `max_bytes`, or not the format.
         """
-        found = bytearray()
-        request = wire_data.encode_audit_request(round_id, chunks)
+        found = bytearray() if so_far is None else so_far
+        request = wire_data.encode_audit_request(round_id, chunks, len(found))
         async for data in self._data("FetchAudit", "audit-request", request):
             if len(found) + len(data) > max_bytes:
                 raise DecodeError(f"what checks the sum has more than {max_bytes} bytes")

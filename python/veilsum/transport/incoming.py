@@ -18,6 +18,7 @@ from veilsum.coordinator.round import Receiver
 from veilsum.errors import DecodeError, PeerError, VeilsumError
 from veilsum.transport.spool import Spool, SpooledChunks, SpoolFile
 from veilsum.transport.spool_format import SpoolDamaged
+from veilsum.transport.threads import in_thread
 
 Check: TypeAlias = Callable[[str, UpdateHeader], Awaitable[Receiver]]
 Deliver: TypeAlias = Callable[[UpdateArrived], None]
@@ -43,18 +44,9 @@ class Workers:
         self._threads = ThreadPoolExecutor(thread_name_prefix="spool")
 
     async def run(self, work: Callable[[], _T]) -> _T:
-        """Runs `work` in a thread and returns only when the thread has, cancelled or not.
-
-        A thread cannot be stopped: one left behind by a call that broke off would go on writing
-        while the next call of the site writes, or after the file was freed.
-        """
-        thread = asyncio.get_running_loop().run_in_executor(self._threads, work)
-        try:
-            return await asyncio.shield(thread)
-        except asyncio.CancelledError:
-            await asyncio.wait((thread,))
-            thread.exception()  # the call is over: nobody is left to tell
-            raise
+        """Runs `work` in a thread, to its end: a call that broke off must not go on writing while
+        the next call of the site writes, or after the file was freed."""
+        return await in_thread(work, self._threads)
 
 
 @dataclass(eq=False)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from veilsum.control import RoundId
-from veilsum.errors import ConfigError, VeilsumError
+from veilsum.errors import ConfigError, DecodeError, VeilsumError
 from veilsum.model import ModelLayout
 from veilsum.transport.checkpoints import tensor_range
 from veilsum.transport.wire_data import encode_data_piece, encode_model_data, encode_model_header
@@ -187,14 +187,25 @@ def _model_piece(model: ServedModel, begin: int) -> bytes:
     return encode_model_data([data])
 
 
-def file_pieces(file: Path) -> Iterator[bytes]:
-    """The messages of a file's stream, each read when it is asked for.
+def check_offset(offset: int, size: int) -> None:
+    """Raises:
+    DecodeError: who asks for something of that size claims to have more of it.
+    """
+    if offset > size:
+        raise DecodeError(f"the answer goes on at byte {offset}, it has {size}")
+
+
+def file_pieces(file: Path, offset: int = 0) -> Iterator[bytes]:
+    """The messages of a file's stream from a byte on, each read when it is asked for.
 
     Raises:
         ConfigError: the file cannot be read.
+        DecodeError: it has fewer bytes.
     """
     try:
         with open(file, "rb") as stream:
+            check_offset(offset, os.fstat(stream.fileno()).st_size)
+            stream.seek(offset)
             while data := stream.read(PIECE_BYTES):
                 yield encode_data_piece([data])
     except OSError as error:

@@ -37,7 +37,7 @@ from veilsum.transport.limits import LimitSettings
 from veilsum.transport.links import REPLACED, STOPPED, Link, Links
 from veilsum.transport.logs import Log
 from veilsum.transport.metrics import Metrics
-from veilsum.transport.models import PIECE_BYTES, Models, Unreadable, file_pieces
+from veilsum.transport.models import PIECE_BYTES, Models, Unreadable, check_offset, file_pieces
 from veilsum.transport.runner import Runner
 from veilsum.transport.spool_format import SpoolDamaged, SpoolUnavailable
 from veilsum.transport.storage import Storage
@@ -287,26 +287,29 @@ class FederationService:
 
     async def _fetch(self, request: bytes, context: Any) -> AsyncGenerator[bytes, None]:
         site = self._site(context)
-        round_id = wire_data.decode_model_request(request)
+        round_id, offset = wire_data.decode_model_request(request)
         model = _found(self._models.get, round_id, site)
+        check_offset(offset, model.size_bytes)
         yield model.header
         self._desk.metrics.sent(len(model.header), site)
-        for begin in range(0, model.size_bytes, PIECE_BYTES):
+        for begin in range(offset, model.size_bytes, PIECE_BYTES):
             piece = await self._models.read(model, begin)
             yield piece
             self._desk.metrics.sent(len(piece), site)
 
     async def _fetch_sum(self, request: bytes, context: Any) -> AsyncGenerator[bytes, None]:
         site = self._site(context)
-        round_id = wire_data.decode_fetch_request(request)
-        pieces = file_pieces(_found(self._models.get_sum_file, round_id, site))
+        round_id, offset = wire_data.decode_fetch_request(request)
+        pieces = file_pieces(_found(self._models.get_sum_file, round_id, site), offset)
         while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
             yield piece
             self._desk.metrics.sent(len(piece), site)
 
     async def _fetch_links(self, request: bytes, context: Any) -> AsyncGenerator[bytes, None]:
         site = self._site(context)
-        model = _found(self._models.get, wire_data.decode_fetch_request(request), site)
+        round_id, offset = wire_data.decode_fetch_request(request)
+        check_offset(offset, 0)
+        model = _found(self._models.get, round_id, site)
         links = self._storage.links_to(model.start, most=secagg.MOST_LINKS)
         while (link := await asyncio.to_thread(next, links, None)) is not None:
             piece = wire_data.encode_data_piece([link])
@@ -315,16 +318,16 @@ class FederationService:
 
     async def _fetch_state(self, request: bytes, context: Any) -> AsyncGenerator[bytes, None]:
         site = self._site(context)
-        round_id = wire_data.decode_fetch_request(request)
-        pieces = file_pieces(_found(self._models.get_state_file, round_id, site))
+        round_id, offset = wire_data.decode_fetch_request(request)
+        pieces = file_pieces(_found(self._models.get_state_file, round_id, site), offset)
         while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
             yield piece
             self._desk.metrics.sent(len(piece), site)
 
     async def _fetch_audit(self, request: bytes, context: Any) -> AsyncGenerator[bytes, None]:
         site = self._site(context)
-        round_id, asked = wire_data.decode_audit_request(request)
-        parts = pieces(_found(self._audits.get, round_id, site), asked)
+        round_id, asked, offset = wire_data.decode_audit_request(request)
+        parts = pieces(_found(self._audits.get, round_id, site), asked, offset)
         while (data := await asyncio.to_thread(next, parts, None)) is not None:
             yield wire_data.encode_data_piece([data])
             self._desk.metrics.sent(len(data), site)

@@ -180,28 +180,37 @@ def decode_receipt(data: bytes) -> tuple[int, bool]:
 # --- what belongs to a round ---------------------------------------------------------
 
 
-def encode_fetch_request(round_id: RoundId) -> bytes:
+def encode_fetch_request(round_id: RoundId, offset: int = 0) -> bytes:
     """See decode_fetch_request."""
-    return dump(pb.FetchRequest(round=encode_round_id(round_id)))
+    return dump(pb.FetchRequest(round=encode_round_id(round_id), offset=offset))
 
 
-def decode_fetch_request(data: bytes) -> RoundId:
-    """Of which round something is asked for.
+def decode_fetch_request(data: bytes) -> tuple[RoundId, int]:
+    """(of which round something is asked for, how many bytes of it are there already).
 
     Raises:
         DecodeError: a field is missing or out of bounds.
     """
-    return decode_round_id(parse(pb.FetchRequest, data).round)
+    message = parse(pb.FetchRequest, data)
+    return decode_round_id(message.round), _offset(message.offset)
 
 
-def encode_audit_request(round_id: RoundId, chunks: Sequence[tuple[int, int]]) -> bytes:
+def _offset(found: int) -> int:
+    return count(found, "offset", largest=_MAX_MODEL_BYTES)
+
+
+def encode_audit_request(
+    round_id: RoundId, chunks: Sequence[tuple[int, int]], offset: int = 0
+) -> bytes:
     """See decode_audit_request."""
     ids = [pb.SumChunkId(stream=stream, index=index) for stream, index in chunks]
-    return dump(pb.FetchAuditRequest(round=encode_round_id(round_id), chunks=ids))
+    where = encode_round_id(round_id)
+    return dump(pb.FetchAuditRequest(round=where, chunks=ids, offset=offset))
 
 
-def decode_audit_request(data: bytes) -> tuple[RoundId, list[tuple[int, int]]]:
-    """Of which round's sum which chunks are asked for: (stream, index).
+def decode_audit_request(data: bytes) -> tuple[RoundId, list[tuple[int, int]], int]:
+    """Of which round's sum which chunks are asked for, (stream, index), and how many bytes of the
+    answer are there already.
 
     Raises:
         DecodeError: a field is missing or out of bounds.
@@ -211,7 +220,8 @@ def decode_audit_request(data: bytes) -> tuple[RoundId, list[tuple[int, int]]]:
         raise DecodeError(
             f"{len(message.chunks)} chunks are asked for, 1 to {_MAX_AUDITED_CHUNKS} can be"
         )
-    return decode_round_id(message.round), [(one.stream, one.index) for one in message.chunks]
+    asked = [(one.stream, one.index) for one in message.chunks]
+    return decode_round_id(message.round), asked, _offset(message.offset)
 
 
 def encode_data_piece(parts: Sequence[Buffer]) -> bytes:
@@ -234,18 +244,19 @@ def decode_data_piece(piece: bytes) -> bytes:
 # --- models -------------------------------------------------------------------------
 
 
-def encode_model_request(round_id: RoundId) -> bytes:
+def encode_model_request(round_id: RoundId, offset: int = 0) -> bytes:
     """See decode_model_request."""
-    return dump(pb.FetchModelRequest(round=encode_round_id(round_id)))
+    return dump(pb.FetchModelRequest(round=encode_round_id(round_id), offset=offset))
 
 
-def decode_model_request(data: bytes) -> RoundId:
-    """Whose model is asked for.
+def decode_model_request(data: bytes) -> tuple[RoundId, int]:
+    """(whose model is asked for, how many bytes of its data are there already).
 
     Raises:
         DecodeError: a field is missing or out of bounds.
     """
-    return decode_round_id(parse(pb.FetchModelRequest, data).round)
+    message = parse(pb.FetchModelRequest, data)
+    return decode_round_id(message.round), _offset(message.offset)
 
 
 def encode_model_header(layout: bytes, size_bytes: int, model_hash: bytes) -> bytes:

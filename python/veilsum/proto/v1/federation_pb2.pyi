@@ -179,10 +179,12 @@ class Goodbye(_message.Message):
     def __init__(self) -> None: ...
 
 class FetchModelRequest(_message.Message):
-    __slots__ = ("round",)
+    __slots__ = ("round", "offset")
     ROUND_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
     round: RoundId
-    def __init__(self, round: _Optional[_Union[RoundId, _Mapping]] = ...) -> None: ...
+    offset: int
+    def __init__(self, round: _Optional[_Union[RoundId, _Mapping]] = ..., offset: _Optional[int] = ...) -> None: ...
 
 class ModelPiece(_message.Message):
     __slots__ = ("header", "data")
@@ -203,18 +205,22 @@ class ModelHeader(_message.Message):
     def __init__(self, layout: _Optional[bytes] = ..., size_bytes: _Optional[int] = ..., model_hash: _Optional[bytes] = ...) -> None: ...
 
 class FetchRequest(_message.Message):
-    __slots__ = ("round",)
+    __slots__ = ("round", "offset")
     ROUND_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
     round: RoundId
-    def __init__(self, round: _Optional[_Union[RoundId, _Mapping]] = ...) -> None: ...
+    offset: int
+    def __init__(self, round: _Optional[_Union[RoundId, _Mapping]] = ..., offset: _Optional[int] = ...) -> None: ...
 
 class FetchAuditRequest(_message.Message):
-    __slots__ = ("round", "chunks")
+    __slots__ = ("round", "chunks", "offset")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     CHUNKS_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
     round: RoundId
     chunks: _containers.RepeatedCompositeFieldContainer[SumChunkId]
-    def __init__(self, round: _Optional[_Union[RoundId, _Mapping]] = ..., chunks: _Optional[_Iterable[_Union[SumChunkId, _Mapping]]] = ...) -> None: ...
+    offset: int
+    def __init__(self, round: _Optional[_Union[RoundId, _Mapping]] = ..., chunks: _Optional[_Iterable[_Union[SumChunkId, _Mapping]]] = ..., offset: _Optional[int] = ...) -> None: ...
 
 class SumChunkId(_message.Message):
     __slots__ = ("stream", "index")

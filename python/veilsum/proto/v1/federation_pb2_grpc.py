@@ -95,7 +95,8 @@ class FederationServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def FetchModel(self, request, context):
-        """The model of a round the caller was invited to: one header, then pieces in order.
+        """The model of a round the caller was invited to: one header, then pieces in order. This and
+        the fetches below but FetchLinks can go on where an earlier one broke off (`offset`).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
