@@ -59,7 +59,7 @@ def test_known_answers(weight: int, staleness: int, cap: int, counted: int) -> N
         ({"error_feedback": True}, "error_feedback is for rounds"),
         ({"quorum": 3}, "quorum cannot be set in a buffered run: its rounds wait for no site"),
         ({"select": 3}, "select cannot be set"),
-        ({"min_weight": 3, "late": "next"}, "min_weight and late cannot be set"),
+        ({"quorum": 3, "late": "next"}, "quorum and late cannot be set"),
         ({"buffer_size": 1}, "buffer_size 1 is less than min_sites 2"),
         ({"buffer_size": -1}, "buffer_size must be 1 or more, got -1"),
         ({"buffer_size": 0}, "max_staleness is for buffered runs: set buffer_size"),

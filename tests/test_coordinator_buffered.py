@@ -347,7 +347,7 @@ def test_a_site_that_is_left_too_far_behind_is_stopped_and_begins_again() -> Non
     records = run(made, spec(rounds=12, max_staleness=2)).rounds
 
     (stopped,) = {message.round.number for message in told(made, "quito", SiteDropped)[:1]}
-    reason = "trained a model that is 3 steps behind, at most 2 are allowed"
+    reason = "trained a model of staleness 3, max_staleness is 2"
     assert told(made, "quito", SiteDropped)[0].reason == reason
     assert stopped == 1
     assert records[3].dropped["quito"] == reason
@@ -362,7 +362,7 @@ def test_an_update_that_is_too_stale_is_refused_with_the_reason() -> None:
         for site in ("basel", "kyoto", "lyon"):
             made.deliver(site, number)
 
-    reason = "site 'quito' trained a model that is 2 steps behind, at most 1 are allowed"
+    reason = "site 'quito' trained a model of staleness 2, max_staleness is 1"
     with pytest.raises(PeerError, match=reason):
         made.core.upload_check("quito", late.header)
     (answer,) = made.tell(late)
@@ -482,6 +482,21 @@ def test_a_buffer_that_lacks_sites_waits_for_another() -> None:
     made.deliver("oslo", number=2)
 
     assert [len(record.updates) for record in made.records] == [3, 4]
+
+
+def test_a_buffer_that_weighs_too_little_waits_for_more_until_its_deadline() -> None:
+    made = PlainRun(replace(BUFFERED, min_weight=95))
+    for site in ("kyoto", "oslo", "quito"):
+        made.deliver(site, weight=30)
+    assert made.records == ()
+    made.deliver("basel", weight=5)
+    assert [update.weight for update in made.records[0].updates] == [5, 30, 30, 30]
+
+    made.deliver("lyon", weight=90)
+    made.deliver("basel", number=2, weight=4)
+    made.tell(DeadlinePassed(RoundId("run", 2), "updates"))
+    reason = "round 2: 2 updates weigh 94 together, min_weight is 95"
+    assert made.core.status("run").reason == reason
 
 
 def test_at_its_deadline_a_step_is_made_of_what_is_there_if_it_is_enough() -> None:

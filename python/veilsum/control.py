@@ -178,7 +178,7 @@ class RunSpec:
             default = self.max_staleness == DEFAULT_STALENESS
             require(default, "max_staleness is for buffered runs: set buffer_size")
             return
-        waits = [name for name in ("quorum", "min_weight", "select") if getattr(self, name)]
+        waits = [name for name in ("quorum", "select") if getattr(self, name)]
         waits += ["late"] if self.late != "refuse" else []
         require_alone(self.masked, self.error_feedback, waits)
         enough = self.buffering.size >= self.min_sites

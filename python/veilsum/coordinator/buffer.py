@@ -13,7 +13,7 @@ from veilsum.coordinator.events import UpdateArrived
 from veilsum.coordinator.journal import size_bytes
 from veilsum.coordinator.outcome import Failed, Finished, Outcome
 from veilsum.coordinator.plain_updates import add_update, mean_metrics
-from veilsum.coordinator.policy import shortfall
+from veilsum.coordinator.policy import shortfall, too_light
 from veilsum.errors import DeviceError
 from veilsum.model import ModelLayout, result_digest
 
@@ -71,8 +71,16 @@ class Buffer:
 
     @property
     def enough(self) -> bool:
-        """Whether it holds updates of so many sites as a step needs at least."""
-        return len(self.sites) >= self._spec.min_sites
+        """Whether it holds updates of so many sites, and of so much weight, as a step needs at
+        least."""
+        return self._lacks() is None
+
+    def _lacks(self, invited: int = 0) -> str | None:
+        """Why what it holds makes no step, or None if it does."""
+        spec, count = self._spec, len(self.sites)
+        short = shortfall("sent an update", count, invited, spec.min_sites)
+        weight = sum(update.weight for update in self.updates)
+        return short or too_light(len(self.updates), weight, spec.min_weight)
 
     @property
     def full(self) -> bool:
@@ -110,7 +118,7 @@ class Buffer:
 
     def outcome(self, invited: int) -> Outcome:
         """The mean of what it holds, or why there is none."""
-        reason = shortfall("sent an update", len(self.sites), invited, self._spec.min_sites)
+        reason = self._lacks(invited)
         if reason is not None:
             return Failed(reason)
         try:

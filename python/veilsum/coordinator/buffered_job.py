@@ -272,7 +272,7 @@ class BufferedJob:
         except (DecodeError, PeerError) as error:
             return [AnswerUpload(round_id, site, False, str(error))]
         self._versions.done(site)
-        detail = f"delivered, {update.staleness} steps stale" if update.staleness else "delivered"
+        detail = f"delivered, staleness {update.staleness}" if update.staleness else "delivered"
         size = phase.buffer.bytes_in(site)
         effects: list[Effect] = [
             AnswerUpload(round_id, site, True, ""),

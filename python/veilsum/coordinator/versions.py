@@ -184,4 +184,4 @@ class Versions:
 
 def too_stale(staleness: int, most: int) -> str:
     """Why an update does not count."""
-    return f"trained a model that is {staleness} steps behind, at most {most} are allowed"
+    return f"trained a model of staleness {staleness}, max_staleness is {most}"
