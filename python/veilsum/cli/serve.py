@@ -18,15 +18,25 @@ _InsecureOption = Annotated[
 def coordinator(
     config: _ConfigOption,
     insecure: _InsecureOption = False,
+    standby: Annotated[
+        bool,
+        typer.Option(
+            "--standby",
+            help="While another coordinator uses the state directory, wait and then take over.",
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Serve sites and operators until stopped by Ctrl-C or SIGTERM.
 
-    Prints one line once it can be connected to; its log goes to stderr.
+    Prints one line once it can be connected to; its log goes to stderr. Told to stop, it lets
+    uploads under way finish (drain_s); told twice, it stops at once. At SIGHUP it reads its
+    certificate and the list of revoked ones again.
 
     \b
     Example:
       veilsum coordinator --config coordinator.toml
+      veilsum coordinator --config coordinator.toml --standby
     """
     from veilsum.cli.config import load_coordinator
     from veilsum.transport.coordinator_app import run_coordinator
@@ -41,7 +51,7 @@ def coordinator(
         else:
             print_line(f"serving on {host}:{port}, state in {settings.state_dir}")
 
-    run_coordinator(settings, ready=ready)
+    run_coordinator(settings, ready=ready, standby=standby)
 
 
 def site(

@@ -44,7 +44,7 @@ from veilsum.transport.process import (
 from veilsum.transport.runner import Runner
 from veilsum.transport.server import FEDERATION, Desk, FederationService
 from veilsum.transport.settings import RELAY_LIMIT, CoordinatorSettings, split_address, tls_files
-from veilsum.transport.storage import Storage
+from veilsum.transport.standby import open_storage
 from veilsum.transport.tls import load_signing_key, load_tls_identity
 from veilsum.transport.tls_reload import ServerTls
 from veilsum.transport.upkeep import Upkeep, Watched
@@ -53,27 +53,32 @@ from veilsum.transport.watchers import Watchers
 
 
 def run_coordinator(
-    settings: CoordinatorSettings, *, ready: Callable[[int], None] | None = None
+    settings: CoordinatorSettings,
+    *,
+    ready: Callable[[int], None] | None = None,
+    standby: bool = False,
 ) -> None:
     """Serves until SIGINT or SIGTERM; lets uploads under way finish then, until a second one.
 
     Args:
         ready: called with the bound port once sites and operators can connect.
+        standby: while another coordinator uses the state directory, wait until it ends, and take
+            over then.
 
     Raises:
         ConfigError: the settings cannot work: a file, a key, the port, the state directory.
     """
     harden_process()
     start_logging(settings.log)
-    asyncio.run(_until_stopped(settings, ready))
+    asyncio.run(_until_stopped(settings, ready, standby))
 
 
 async def _until_stopped(
-    settings: CoordinatorSettings, ready: Callable[[int], None] | None
+    settings: CoordinatorSettings, ready: Callable[[int], None] | None, standby: bool
 ) -> None:
     orders = Orders()
     with order_signals(orders):
-        await serve_coordinator(settings, orders=orders, ready=ready)
+        await serve_coordinator(settings, orders=orders, ready=ready, standby=standby)
 
 
 async def serve_coordinator(
@@ -82,6 +87,7 @@ async def serve_coordinator(
     orders: Orders,
     ready: Callable[[int], None] | None = None,
     points: Points = no_points,
+    standby: bool = False,
 ) -> None:
     """Serves until `orders` say to stop. Within a running loop; see run_coordinator.
 
@@ -98,7 +104,9 @@ async def serve_coordinator(
     roster = load_roster(settings.roster, previous=settings.previous_roster)
     tls = _tls(settings, roster)
     signing_key = load_signing_key(settings.signing_key)
-    storage = Storage(settings.state_dir, points=points)
+    storage = await open_storage(settings.state_dir, orders if standby else None, points, log)
+    if storage is None:
+        return
     try:
         draws = Draws(secrets.token_bytes)
         core = Coordinator(

@@ -21,8 +21,6 @@ Whatever happens is on disk before anyone is told of it (keeping.py).
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shutil
 import sqlite3
 import threading
@@ -42,6 +40,7 @@ from veilsum.transport.checkpoints import Arrays, save_model, save_pieces, store
 from veilsum.transport.durable import Points, no_points
 from veilsum.transport.event_log import Entry
 from veilsum.transport.evidence_files import save_evidence
+from veilsum.transport.state_lock import StateLock
 from veilsum.transport.tables import entries, get_standing, open_database, put_event, put_run
 from veilsum.transport.wire_runs import event_from_bytes, record_from_bytes, run_from_bytes
 
@@ -89,17 +88,21 @@ class Storage:
             self._links,
         ):
             make_private_folder(part)
-        self._lock_file = _lock(folder / "lock")
         self._mutex = threading.Lock()
-        self._database = open_database(self.database)
-        self._empty_sums()
-        self._abort_old_runs()
+        self.lock = StateLock(folder / "lock")
+        try:
+            self._database = open_database(self.database)
+            self._empty_sums()
+            self._abort_old_runs()
+        except BaseException:
+            self.lock.close()
+            raise
 
     def close(self) -> None:
         """Gives the directory back."""
         with self._mutex:
             self._database.close()
-            os.close(self._lock_file)
+            self.lock.close()
 
     # --- writing ------------------------------------------------------------------
 
@@ -118,6 +121,7 @@ class Storage:
             DiskFailed: they could not be made.
         """
         self.points("database.begin")
+        self._require_lock()
         try:
             with self._mutex:
                 self._database.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
@@ -130,6 +134,17 @@ class Storage:
             ) from error
         self.points("database.committed")
         return results
+
+    def _require_lock(self) -> None:
+        try:
+            other = self.lock.other()
+        except OSError as error:
+            raise DiskFailed(f"cannot read the lock of {self.folder}: {error.strerror}") from error
+        if other is not None:
+            raise DiskFailed(
+                f"the state directory {self.folder} was taken over by {other}",
+                hint="one coordinator at a time: see which of them the sites should reach",
+            )
 
     def save_step(
         self,
@@ -348,16 +363,3 @@ class Storage:
                         partial(put_event, event=event),
                     ]
                 )
-
-
-def _lock(file: Path) -> int:
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise ConfigError(
-            f"another coordinator uses the state directory {file.parent}",
-            hint="stop it, or give this one a state_dir of its own",
-        ) from error
-    return descriptor
