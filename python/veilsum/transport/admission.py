@@ -211,7 +211,9 @@ class Admission(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has n
     ) -> AsyncGenerator[Any, None]:
         arriving = aiter(requests)
         try:
-            message = await asyncio.wait_for(anext(arriving, None), self._limits.first_message_s)
+            # Not wait_for: that of Python 3.11 may lose the call's own end.
+            async with asyncio.timeout(self._limits.first_message_s):
+                message = await anext(arriving, None)
         except TimeoutError:
             raise CallRefused(
                 grpc.StatusCode.DEADLINE_EXCEEDED,

@@ -46,9 +46,6 @@ from veilsum.transport.wire import decode_to_coordinator
 
 FEDERATION = "veilsum.v1.Federation"
 
-HELLO_SECONDS = 30.0
-"""A site that opens a stream and says nothing is let go."""
-
 _LAST_WRITE_SECONDS = 1.0
 
 _T = TypeVar("_T")
@@ -226,10 +223,7 @@ class FederationService:
             await self._left(link, reader)
 
     async def _greet(self, site: str, requests: AsyncIterator[bytes]) -> Hello:
-        try:
-            first = await asyncio.wait_for(anext(requests, None), HELLO_SECONDS)
-        except TimeoutError:
-            raise DecodeError(f"no hello within {HELLO_SECONDS:.0f} seconds") from None
+        first = await anext(requests, None)
         hello = decode_to_coordinator(first) if first is not None else None
         if not isinstance(hello, Hello):
             raise DecodeError("the first message of a site must be its hello")
