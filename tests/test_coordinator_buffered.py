@@ -36,6 +36,7 @@ from veilsum.control import (
     RunSpec,
     RunStatus,
     SiteDropped,
+    TaskSettings,
 )
 from veilsum.coordinator.core import Coordinator
 from veilsum.coordinator.effects import (
@@ -66,6 +67,7 @@ from veilsum.coordinator.policy import task_of_round
 from veilsum.coordinator.standing import RestoredRun, Standing
 from veilsum.errors import PeerError
 from veilsum.model import ModelLayout, result_digest
+from veilsum.site.trainer import Arrays
 
 SITES = ("basel", "kyoto", "lyon", "oslo", "quito")
 PACES = {"basel": 10.0, "kyoto": 11.0, "lyon": 12.0, "oslo": 35.0, "quito": 100.0}
@@ -281,6 +283,52 @@ def test_a_site_may_be_in_a_step_twice_and_the_record_says_so() -> None:
     assert record.sites == ("basel", "lyon")
     assert record.total_weight == sum(counted) + fedbuff.counted(10, 1, 100)
     assert record.bytes_in["basel"] == 2 * record.bytes_in["lyon"]
+
+
+@dataclass
+class Logistic(ShiftTrainer):
+    """Logistic regression by gradient steps on data of its own, most of it of one class."""
+
+    def data(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Points with a column of ones, shape (60, 3), and their classes, 0 or 1."""
+        number = SITES.index(self.site)
+        values = np.random.default_rng(number)
+        labels = (values.uniform(size=60) < (0.15 if number % 2 else 0.85)).astype(np.float64)
+        centres = np.where(labels[:, None] > 0, 1.0, -1.0)
+        points = centres + values.normal(size=(60, 2)) * 0.7
+        return np.column_stack([points, np.ones(60)]), labels
+
+    def shifted(self, model: Arrays, task: TaskSettings) -> dict[str, NDArray[Any]]:
+        points, labels = self.data()
+        weights = model["w"].astype(np.float64)
+        for _ in range(task.epochs):
+            error = 1 / (1 + np.exp(-points @ weights)) - labels
+            weights = weights - task.learning_rate * points.T @ error / len(labels)
+        return {"w": weights.astype(np.float32)}
+
+
+def test_sites_at_paces_of_their_own_learn_what_no_one_of_them_knows() -> None:
+    made = Federation(SITES, pace_of=PACES)
+    for site in SITES:
+        made.sites[site].trainer = Logistic(site, weight=60)
+    task = TaskSettings(epochs=5, learning_rate=0.5)
+    made.submit("run", replace(spec(rounds=30), task=task), {"w": np.zeros(3, np.float32)})
+
+    assert made.run("run").state == "completed"
+
+    pooled = [Logistic(site).data() for site in SITES]
+    points = np.concatenate([one[0] for one in pooled])
+    labels = np.concatenate([one[1] for one in pooled])
+
+    def loss(weights: NDArray[Any]) -> float:
+        margins = (2 * labels - 1) * (points @ weights.astype(np.float64))
+        return float(np.mean(np.log1p(np.exp(-margins))))
+
+    weights = [model["w"] for model in made.saved_models("run")]
+    alone = Logistic("basel").shifted({"w": np.zeros(3)}, replace(task, epochs=150))["w"]
+    assert loss(weights[-1]) < 0.085 < loss(weights[0])
+    assert loss(weights[-1]) < loss(alone)
+    assert np.mean((points @ weights[-1] > 0) == (labels > 0)) > 0.95
 
 
 # --- who is invited when ----------------------------------------------------------------
