@@ -214,3 +214,18 @@ def test_a_site_that_minds_changing_cohorts_refuses_rounds_of_drawn_sites() -> N
     assert status.state == "aborted"
     assert len(cohorts[-1] ^ cohorts[-2]) == 2
     assert all("cohort_difference" in why for why in status.rounds[-1].dropped.values())
+
+
+def test_a_site_that_goes_on_with_its_own_acknowledgements_only_cannot_skip_a_round() -> None:
+    policies = {site: LocalPolicy(missed_rounds="refuse") for site in SITES}
+    federation = started(
+        Federation(SITES, policy_of=policies), spec(select=4, rounds=4, max_attempts=1)
+    )
+
+    status = federation.run("run")
+
+    *_, last = status.rounds
+    skipped = set(invited(federation, last.round.number)) - set(status.rounds[-2].sites)
+    assert status.state == "aborted"
+    assert skipped
+    assert {site for site, why in last.dropped.items() if why.startswith("refused")} == skipped

@@ -181,3 +181,28 @@ def test_a_site_whose_process_begins_anew_is_in_the_same_plain_round_again(tmp_p
             assert (record.sites, record.dropped) == (SITES, {})
 
     run_async(main)
+
+
+def test_a_coordinator_that_starts_again_has_drawn_the_same_sites(tmp_path: Path) -> None:
+    """Of six pairs it could have drawn another: what it drew is in the event log."""
+    gates = Gates(*((site, 1) for site in SITES))
+    spec = RunSpec("tiny", masked=False, select=2, min_sites=2)
+
+    async def main() -> None:
+        async with federation(tmp_path, gates) as there:
+            run = await asyncio.to_thread(
+                there.operator.submit, spec, model_to_bytes(LAYOUT, MODEL)
+            )
+            await there.until(run.run_id, lambda event: event.phase == "updates")
+            before = await asyncio.to_thread(there.operator.get, run.run_id)
+            await there.stop()
+            await there.start()
+            after = await asyncio.to_thread(there.operator.get, run.run_id)
+            gates.open_all()
+            await there.until(run.run_id, lambda event: event.kind == "run")
+
+            (record,) = (await asyncio.to_thread(there.operator.get, run.run_id)).rounds
+            assert len(before.sites_waiting) == 2
+            assert record.sites == after.sites_waiting == before.sites_waiting
+
+    run_async(main)
