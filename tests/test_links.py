@@ -40,6 +40,7 @@ def said(text: bytes, round_id: RoundId = ROUND) -> ProtocolMessage:
 
 CLOSED = RoundClosed(ROUND, True, "", "ab" * 32)
 DROPPED = SiteDropped(ROUND, "too late")
+DROPPED_NEXT = SiteDropped(NEXT, "too late")
 ENDED = RunClosed("run", True, "")
 
 
@@ -87,6 +88,8 @@ async def written(link: Link) -> list[ToSite]:
         ([opened(), said(b"1", NEXT)], ROUND, [opened()]),
         ([opened(), said(b"1"), opened(NEXT)], NEXT, [opened(NEXT)]),
         ([opened(), said(b"1"), CLOSED, ENDED], ROUND, [CLOSED, ENDED]),
+        ([opened(), CLOSED, opened(NEXT), said(b"1")], NEXT, [CLOSED, opened(NEXT)]),
+        ([opened(), CLOSED, opened(NEXT), DROPPED_NEXT], NEXT, [DROPPED_NEXT]),
         ([opened(), DROPPED, said(b"late"), CLOSED], ROUND, [DROPPED, CLOSED]),
         ([opened(NEXT), CLOSED, DROPPED], NEXT, [opened(NEXT)]),
         ([opened(), RunClosed("another", True, "")], ROUND, [opened()]),

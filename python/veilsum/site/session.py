@@ -62,6 +62,7 @@ from veilsum.site.events import (
     UploadDone,
     UploadRefused,
 )
+from veilsum.site.last_update import LastUpdate
 from veilsum.site.local_update import local_update
 from veilsum.site.participation import Participation
 from veilsum.site.phases import (
@@ -140,6 +141,7 @@ class SiteCore:
         self._results = Results(policy, entropy, ledger, threads=threads)
         self._phase: SitePhase = Idle()
         self._last_words = LastWords()
+        self._last_update = LastUpdate()
 
     @property
     def phase(self) -> str:
@@ -178,10 +180,10 @@ class SiteCore:
             case UploadDone(round_id):
                 return self._on_delivered(round_id)
             case UploadRefused(round_id, reason):
-                self._take_back(round_id)
+                self._last_update.told(round_id, counts=False)
                 return self._give_up(round_id, "upload_refused", "its update was refused", reason)
             case Disconnected():
-                return self._forsaken("the connection is gone")
+                return self._leave("the connection is gone")
             case _:
                 assert_never(event)
 
@@ -201,12 +203,11 @@ class SiteCore:
             case ProtocolMessage(round_id, payload):
                 return self._on_protocol(round_id, payload)
             case RoundClosed(round_id, completed, reason, digest):
-                if not completed:
-                    self._take_back(round_id)
+                self._last_update.told(round_id, counts=completed)
                 ended = f"completed, digest {digest}" if completed else f"aborted: {reason}"
                 return self._leave_round(round_id, f"round {round_id.number} {ended}")
             case SiteDropped(round_id, reason):
-                self._take_back(round_id)
+                self._last_update.told(round_id, counts=False)
                 return self._leave_round(round_id, f"dropped by the coordinator: {reason}")
             case RunClosed(run_id, completed, reason):
                 ended = "completed" if completed else f"aborted: {reason}"
@@ -219,7 +220,7 @@ class SiteCore:
         joined = Note(f"joined {message.consortium}")
         if message.round == round_of(self._phase):
             return [joined, *asked_for(self._phase), *self._results.asked_for]
-        return [joined, *self._forsaken("the coordinator went on without this site")]
+        return [joined, *self._leave("the coordinator went on without this site")]
 
     def _on_run_closed(self, run_id: str, ended: str) -> list[SiteEffect]:
         self._participation.forget(run_id)
@@ -262,6 +263,7 @@ class SiteCore:
         return self._take_part(phase.opened, event.links)
 
     def _take_part(self, opened: RoundOpened, links: tuple[bytes, ...]) -> list[SiteEffect]:
+        self._last_update.assume()
         try:
             contribution, effects = self._participation.take_part(opened, links)
         except (ConfigError, DecodeError) as error:
@@ -280,12 +282,6 @@ class SiteCore:
             return [*effects, *self._train(part, held.layout, held.arrays)]
         self._phase = Fetching(part)
         return [*effects, FetchModel(opened.round)]
-
-    def _take_back(self, round_id: RoundId) -> None:
-        """The update of a round did not count, so what it held of the residual was not sent."""
-        phase = self._phase
-        if isinstance(phase, Delivering) and phase.part.round == round_id:
-            phase.part.contribution.undo()
 
     def _on_protocol(self, round_id: RoundId, payload: bytes) -> list[SiteEffect]:
         part = self._part()
@@ -355,6 +351,7 @@ class SiteCore:
         if phase.part.contribution.over:
             self._phase = Delivering(phase.part, None)  # nothing that another attempt may have
             return effects + self._leave("withdrew")
+        self._last_update.made(phase.part.round, phase.part.contribution)
         (upload,) = (effect for effect in effects if isinstance(effect, Upload))
         self._phase = Delivering(phase.part, upload)
         return effects
@@ -363,6 +360,7 @@ class SiteCore:
         phase = self._phase
         if not isinstance(phase, Delivering) or phase.part.round != round_id:
             return []
+        self._last_update.held(round_id)
         self._phase = Delivering(phase.part, None)
         return [Note("the coordinator holds the update")]
 
@@ -394,13 +392,6 @@ class SiteCore:
             self._unsent.keep(phase.part.round, phase.part.task, phase.part.terms, phase.update)
         note = Note(why)
         return [StopTraining(phase.part.round), note] if isinstance(phase, Training) else [note]
-
-    def _forsaken(self, why: str) -> list[SiteEffect]:
-        """Nobody will tell how the round ended. An update that the coordinator has not said to hold
-        is taken not to count."""
-        if isinstance(self._phase, Delivering) and self._phase.upload is not None:
-            self._phase.part.contribution.undo()
-        return self._leave(why)
 
     def _leave_round(self, round_id: RoundId, why: str) -> list[SiteEffect]:
         return self._leave(why) if round_of(self._phase) == round_id else []

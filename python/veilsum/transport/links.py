@@ -25,6 +25,7 @@ _MAX_UNREAD = 256
 # Of each site: more processes than anybody starts while one of them still tries to come back.
 _REPLACED_KEPT = 16
 
+BROKEN = "the connection broke"
 REPLACED = "a newer connection of the same site took over"
 STUCK = "the site does not read its messages"
 STOPPED = "the site stopped"
@@ -158,7 +159,7 @@ class Links:
         if presence is None or presence.link is not link:
             return
         presence.link = None
-        reason = link.closed or "the connection broke"
+        reason = link.closed or BROKEN
         if link.closed == STOPPED:
             self._remove(link.site, presence, reason)
         else:

@@ -18,8 +18,8 @@ class Outbox:
     """Of one site. Filled whether or not the site is connected.
 
     A message that was written to a connection may never have arrived, so each is kept until the
-    next round begins. Of a round that is over for the site only how it ended is kept: whoever
-    was away must still learn whether its update counts.
+    round is over for the site. Then only how it ended is kept, up to the end of the next one:
+    whoever was away must still learn whether its update counts.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class Outbox:
 
     @property
     def round(self) -> RoundId | None:
-        """The round that the messages are of."""
+        """The round that the site was last invited to."""
         return self._round
 
     @property
@@ -41,7 +41,8 @@ class Outbox:
         """Keeps a message, if it belongs to the round that the site was last invited to."""
         match message:
             case RoundOpened(round_id):
-                self._round, self._open, self._messages = round_id, True, [message]
+                before = [] if self._open else self._messages
+                self._round, self._open, self._messages = round_id, True, [*before, message]
             case ProtocolMessage(round_id):
                 if self._open and round_id == self._round:
                     self._messages.append(message)

@@ -19,10 +19,12 @@ _PR_SET_DUMPABLE = 4
 GRPC_PACKAGES = ("grpcio", "protobuf")
 
 # A dead peer behind a silent network is noticed after half a minute; gRPC's own limits on
-# how often a peer may ask are raised to match.
+# how often a peer may ask are raised to match. Its own patience with an answer is a minute,
+# whatever the keepalive's time-out says, so that is set as well.
 KEEPALIVE_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),

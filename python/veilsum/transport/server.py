@@ -34,7 +34,7 @@ from veilsum.transport.callers import CallRefused, Gate
 from veilsum.transport.flow import Stalled
 from veilsum.transport.incoming import IncomingUpload, Superseded
 from veilsum.transport.limits import LimitSettings
-from veilsum.transport.links import REPLACED, STOPPED, Link, Links
+from veilsum.transport.links import BROKEN, REPLACED, STOPPED, Link, Links
 from veilsum.transport.logs import Log
 from veilsum.transport.metrics import Metrics
 from veilsum.transport.models import PIECE_BYTES, Models, Unreadable, check_offset, file_pieces
@@ -62,7 +62,6 @@ _STATUS: tuple[tuple[type[VeilsumError], grpc.StatusCode], ...] = (
     (ConfigError, grpc.StatusCode.INVALID_ARGUMENT),
 )
 _UNEXPECTED = "an internal error of the coordinator, see its log"
-_HUNG_UP = "the site hung up"
 
 
 @dataclass(frozen=True)
@@ -149,7 +148,10 @@ async def _write(context: Any, message: bytes, seconds: float) -> None:
         writing.cancel()
     if not written:
         raise TooSlow(f"nothing was read for {seconds:g} seconds")
-    writing.result()
+    try:
+        writing.result()
+    except grpc.aio.InternalError:
+        raise CallRefused(grpc.StatusCode.UNAVAILABLE, BROKEN) from None
 
 
 def _found(get: Callable[[RoundId, str], _T], round_id: RoundId, site: str) -> _T:
@@ -249,7 +251,7 @@ class FederationService:
                     return
                 await self._desk.runner.submit(self._event(link.site, message))
         finally:
-            link.close(_HUNG_UP)
+            link.close(BROKEN)
 
     def _event(self, site: str, message: Hello | ProtocolMessage | Decline | Progress) -> SiteSent:
         if isinstance(message, Hello):
@@ -261,14 +263,14 @@ class FederationService:
     async def _end_join(self, link: Link, reader: asyncio.Task[None]) -> None:
         if reader.done() and not reader.cancelled() and (error := reader.exception()):
             raise error
-        if link.closed not in (_HUNG_UP, STOPPED):
+        if link.closed not in (BROKEN, STOPPED):
             status = (
                 grpc.StatusCode.ABORTED if link.closed == REPLACED else grpc.StatusCode.UNAVAILABLE
             )
             raise CallRefused(status, link.closed or "")
 
     async def _left(self, link: Link, reader: asyncio.Task[None]) -> None:
-        link.close("the connection broke")
+        link.close(BROKEN)
         reader.cancel()
         # Also when the call itself was cancelled: from here on the site counts as away.
         self._links.detach(link)

@@ -1,0 +1,311 @@
+"""Rounds over gRPC in which a site's connection breaks: at every phase, for long, and for good."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from support.consortium import Consortium, make_consortium
+from support.proxy import Proxy
+from support.serving import operating, run_async, serving
+from veilsum.control import (
+    Deadlines,
+    ProtocolMessage,
+    RunSpec,
+    RunStatus,
+    TaskSettings,
+    ToCoordinator,
+)
+from veilsum.model import ModelLayout, result_digest
+from veilsum.secagg import LocalPolicy
+from veilsum.secagg.messages import kind_of_message
+from veilsum.site.bounds import TaskBounds
+from veilsum.site.trainer import Arrays, EvaluationResult, Report, TrainingResult
+from veilsum.transport import endpoint, site_runner
+from veilsum.transport.checkpoints import model_to_bytes
+from veilsum.transport.client import Connection
+from veilsum.transport.endpoint import Endpoint
+from veilsum.transport.operator import OperatorClient
+from veilsum.transport.settings import CoordinatorSettings
+from veilsum.transport.site_app import serve_site
+
+SITES = ("a", "b", "c", "d")
+VICTIM = "d"
+# Some hundred kilobytes, so that a model and an update can break off in the middle.
+MODEL = {"w": (np.arange(60_000) % 7).astype(np.float32)}
+LAYOUT = ModelLayout.from_arrays(MODEL)
+# Far longer than anything here takes: whatever waits for one of them shows.
+DEADLINES = Deadlines(*[50.0] * 7, cooldown_s=0.1)
+MASKED = RunSpec("task", min_sites=4, weight_cap=10, clip=1.0, deadlines=DEADLINES)
+PLAIN = replace(MASKED, masked=False)
+
+KINDS = ("key-advert", "share-deal", "survivor-vote", "unmask-shares", "result-ack")
+MIDDLE = 100_000  # bytes, of a model, an update or a sum
+
+
+class EvenTrainer:
+    """Adds 1, 0 or -1 to each value, which is encoded without rounding: so every run of the same
+    task comes to the same digest."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self.fitted = 0
+
+    def fit(self, model: Arrays, task: TaskSettings, report: Report) -> TrainingResult:
+        del task
+        self.fitted += 1
+        report(0.5)
+        steps = np.random.default_rng(self._number).integers(-1, 2, len(model["w"]))
+        return TrainingResult({"w": model["w"] + steps.astype(np.float32)}, 10)
+
+    def evaluate(self, model: Arrays, task: TaskSettings) -> EvaluationResult:
+        del model, task
+        return EvaluationResult()
+
+
+@dataclass
+class Knife:
+    """Cuts a site's network when the site comes to a point.
+
+    Attributes:
+        point: "before KIND", "behind KIND", "model", "update" or "sum"; "": never.
+        cut: what is done there.
+    """
+
+    proxy: Proxy
+    point: str = ""
+    cut: Callable[[], None] = field(default=lambda: None)
+
+    def __post_init__(self) -> None:
+        self.cut = self.proxy.cut
+
+    def at(self, point: str, do: Callable[[], None]) -> None:
+        """The site has come here."""
+        if point == self.point:
+            self.point = ""
+            do()
+
+
+class CutConnection(Connection):
+    """Tells a knife where its site is."""
+
+    def __init__(self, endpoint: Endpoint, knife: Knife) -> None:
+        super().__init__(endpoint)
+        self._knife = knife
+
+    async def send(self, message: ToCoordinator) -> None:
+        kind = ""
+        if isinstance(message, ProtocolMessage):
+            kind = kind_of_message(message.payload)
+        knife = self._knife
+        knife.at(f"before {kind}", knife.cut)
+        await super().send(message)
+        # Once the coordinator says anything more: by then it has the message.
+        knife.at(f"behind {kind}", lambda: knife.proxy.down.after(1, knife.cut))
+
+    async def fetch_model(self, *args: Any, **kwargs: Any) -> Any:
+        self._knife.at("model", lambda: self._knife.proxy.down.after(MIDDLE, self._knife.cut))
+        return await super().fetch_model(*args, **kwargs)
+
+    async def fetch_sum(self, *args: Any, **kwargs: Any) -> Any:
+        self._knife.at("sum", lambda: self._knife.proxy.down.after(MIDDLE, self._knife.cut))
+        return await super().fetch_sum(*args, **kwargs)
+
+    async def push_update(self, *args: Any, **kwargs: Any) -> Any:
+        self._knife.at("update", lambda: self._knife.proxy.up.after(MIDDLE, self._knife.cut))
+        return await super().push_update(*args, **kwargs)
+
+
+@dataclass
+class Running:
+    """A coordinator and its sites, one of them behind a network of its own."""
+
+    proxy: Proxy
+    knife: Knife
+    operator: OperatorClient
+    trainer: EvenTrainer  # of the one
+
+    async def run(self, spec: RunSpec) -> RunStatus:
+        run = await asyncio.to_thread(self.operator.submit, spec, model_to_bytes(LAYOUT, MODEL))
+        return await self.ended(run.run_id)
+
+    async def ended(self, run_id: str) -> RunStatus:
+        """Waits for the end of a run."""
+        await asyncio.to_thread(lambda: list(self.operator.watch(run_id)))
+        return await asyncio.to_thread(self.operator.get, run_id)
+
+
+@pytest.fixture(scope="module")
+def consortium(tmp_path_factory: pytest.TempPathFactory) -> Consortium:
+    return make_consortium(tmp_path_factory.mktemp("consortium"), SITES)
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here connections break far more often than every few seconds, and are not to be waited for
+    longer and longer because of that."""
+    monkeypatch.setattr(site_runner, "_STEADY_SECONDS", 0.0)
+
+
+@asynccontextmanager
+async def running(
+    consortium: Consortium, settings: CoordinatorSettings, **victim: Any
+) -> AsyncIterator[Running]:
+    """All sites serve; `victim` changes the settings of the one behind the proxy."""
+    stop = asyncio.Event()
+    bounds = TaskBounds(plain_rounds=True)
+    policy = LocalPolicy(start_models=frozenset({result_digest(LAYOUT, MODEL)}))
+    folder = settings.state_dir.parent
+    async with AsyncExitStack() as stack:
+        port = await stack.enter_async_context(serving(settings))
+        proxy = await stack.enter_async_context(Proxy(port))
+        knife = Knife(proxy)
+        tasks = []
+        for number, site in enumerate(SITES):
+            trainer = EvenTrainer(number)
+            change: dict[str, Any] = {"bounds": bounds, "policy": policy}
+            change |= {"ledger": folder / f"ledger-{site}", "egress": folder / f"{site}.vsx"}
+            connect: Callable[[Endpoint], Connection] = Connection
+            if site == VICTIM:
+                change |= victim
+                connect = lambda endpoint: CutConnection(endpoint, knife)  # noqa: E731
+            to = proxy.port if site == VICTIM else port
+            serve = serve_site(
+                consortium.site_settings(site, to, **change), trainer, stop=stop, connect=connect
+            )
+            tasks.append(asyncio.create_task(serve))
+        operator = await stack.enter_async_context(operating(consortium, port))
+        try:
+            yield Running(proxy, knife, operator, trainer)
+        finally:
+            stop.set()
+            await asyncio.gather(*tasks)
+
+
+def whole(status: RunStatus) -> str:
+    """The digest of a run's only round, which nobody was dropped from."""
+    (record,) = status.rounds
+    assert (status.state, record.sites, record.dropped) == ("completed", SITES, {}), status.reason
+    return record.digest
+
+
+POINTS = {
+    "masked": (
+        *(f"{when} {kind}" for kind in KINDS for when in ("before", "behind")),
+        *("model", "update", "sum"),
+    ),
+    "plain": ("model", "update"),
+}
+
+
+@pytest.mark.parametrize("kind", ["masked", "plain"])
+def test_a_round_is_the_undisturbed_one_wherever_a_sites_connection_breaks(
+    kind: str, consortium: Consortium, tmp_path: Path
+) -> None:
+    spec = MASKED if kind == "masked" else PLAIN
+
+    async def main() -> None:
+        settings = consortium.coordinator_settings(tmp_path / "state")
+        async with running(consortium, settings) as federation:
+            proxy, knife = federation.proxy, federation.knife
+            expected = whole(await federation.run(replace(spec, task_id="undisturbed")))
+            for number, point in enumerate(POINTS[kind]):
+                knife.point = point
+                # A task of its own: this trainer repeats itself, and what left a site is spent.
+                status = await federation.run(replace(spec, task_id=f"task-{number}"))
+                assert proxy.count("cut") == number + 1, point
+                assert whole(status) == expected, point
+                assert federation.trainer.fitted == number + 2, point  # once each
+
+    run_async(main)
+
+
+def test_a_site_that_is_away_too_long_is_dropped_and_joins_the_next_round(
+    consortium: Consortium, tmp_path: Path
+) -> None:
+    spec = replace(MASKED, min_sites=3, rounds=2, clip=2.0)
+
+    async def main() -> None:
+        settings = consortium.coordinator_settings(tmp_path / "state", reconnect_s=0.2)
+        async with running(consortium, settings) as federation:
+            proxy, knife = federation.proxy, federation.knife
+
+            def cut_off() -> None:
+                proxy.refusing = True
+                proxy.cut()
+
+            knife.point, knife.cut = "before share-deal", cut_off
+            submit = federation.operator.submit
+            run = await asyncio.to_thread(submit, spec, model_to_bytes(LAYOUT, MODEL))
+            await asyncio.to_thread(until_dropped, federation.operator, run.run_id)
+            proxy.refusing = False
+            status = await federation.ended(run.run_id)
+
+            first, second = status.rounds
+            reason = "the connection broke, and it was not back within 0.2 s"
+            assert first.dropped == {VICTIM: f"lost its connection: {reason}"}
+            assert (first.completed, first.sites) == (True, SITES[:-1])
+            assert (second.completed, second.sites, second.dropped) == (True, SITES, {})
+
+    run_async(main)
+
+
+def until_dropped(operator: OperatorClient, run_id: str) -> None:
+    for event in operator.watch(run_id):
+        if event.site == VICTIM and event.detail.startswith("dropped"):
+            return
+    raise AssertionError("the run ended, and the site was not dropped")
+
+
+def test_a_site_that_holds_nothing_without_a_connection_is_out_of_its_round_and_says_so(
+    consortium: Consortium, tmp_path: Path
+) -> None:
+    spec = replace(MASKED, min_sites=3)
+
+    async def main() -> None:
+        settings = consortium.coordinator_settings(tmp_path / "state")
+        async with running(consortium, settings, hold_s=0.0) as federation:
+            federation.knife.point = "before survivor-vote"
+            status = await federation.run(spec)
+            (record,) = status.rounds
+            assert record.completed, status.reason
+            # Its update was in already, and is in the sum; it has not acknowledged the result.
+            assert record.sites == SITES
+            (drop,) = [
+                event.detail
+                for event in await asyncio.to_thread(
+                    lambda: list(federation.operator.watch(status.run_id))
+                )
+                if event.site == VICTIM and "dropped" in event.detail
+            ]
+            assert drop.startswith("dropped: declined (replay)")
+
+    run_async(main)
+
+
+def test_a_site_whose_connection_was_lost_without_a_word_is_back_when_it_notices(
+    consortium: Consortium, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It notices first, and the coordinator has two streams of it for a while."""
+    fast = {"grpc.keepalive_time_ms": 1000, "grpc.http2.ping_timeout_ms": 500}
+    options = dict(endpoint.KEEPALIVE_OPTIONS) | fast
+    monkeypatch.setattr(endpoint, "KEEPALIVE_OPTIONS", tuple(options.items()))
+
+    async def main() -> None:
+        settings = consortium.coordinator_settings(tmp_path / "state")
+        async with running(consortium, settings) as federation:
+            expected = whole(await federation.run(replace(MASKED, task_id="undisturbed")))
+            federation.knife.point = "before survivor-vote"
+            federation.knife.cut = federation.proxy.lose
+            assert whole(await federation.run(replace(MASKED, task_id="lost"))) == expected
+            assert federation.proxy.count("lost") == 1
+            assert federation.trainer.fitted == 2
+
+    run_async(main)
