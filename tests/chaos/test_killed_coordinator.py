@@ -15,7 +15,7 @@ import pytest
 
 from support.consortium import Consortium, make_consortium
 from support.lives import NO_TLS, Outcome, Step, play, start, watching_sites
-from support.serving import SECONDS, run_async
+from support.serving import run_async
 from veilsum.control import Deadlines, RunSpec
 from veilsum.model import ModelLayout
 from veilsum.transport.checkpoints import model_to_bytes

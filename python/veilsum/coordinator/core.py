@@ -28,7 +28,7 @@ from veilsum.coordinator.events import (
     UpdateArrived,
 )
 from veilsum.coordinator.job import Job
-from veilsum.coordinator.listening import awaits, hears, secret
+from veilsum.coordinator.listening import awaits, hears, secret, without_secrets
 from veilsum.coordinator.policy import check_run, cohort_of
 from veilsum.coordinator.round import Receiver
 from veilsum.coordinator.rounds import Entropy, ReadKept, RoundFactory
@@ -129,12 +129,16 @@ class Coordinator:
         effects = [effect for job in self._jobs.values() for effect in job.resume()]
         return effects + self._start_next()
 
-    def keeps(self, event: Event) -> bool:
-        """Whether an event has to be written down once it is handled, so that a later process
-        comes to the same state. To be asked before. Never while sites send what must not be."""
+    def written(self, event: Event) -> Event | None:
+        """An event as it has to be written down once it is handled, so that a later process comes
+        to the same state; None if that is not needed, or must not be: sites are sending shares
+        of seeds. To be asked before handle()."""
         job = self._active
-        if job is None:
-            return False
+        if job is None or not self._matters(job, event):
+            return None
+        return without_secrets(event) if isinstance(event, SiteSent) else event
+
+    def _matters(self, job: Job | BufferedJob, event: Event) -> bool:
         if isinstance(job, BufferedJob):
             return job.keeps(event)
         if secret(job.phase):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TypeAlias, assert_never
 
+from veilsum import secagg
 from veilsum.control import Decline, Progress, ProtocolMessage, RoundId
 from veilsum.coordinator.effects import Effect
 from veilsum.coordinator.events import DeadlinePassed, SiteSent
@@ -55,6 +56,16 @@ def hears(phase: JobPhase, event: SiteSent) -> bool:
     if isinstance(message, ProtocolMessage) and not phase.round.hears(site, message.payload):
         return False
     return takes_part(phase, site, message.round)
+
+
+def without_secrets(event: SiteSent) -> SiteSent:
+    """The event as it may be written down. Shares of seeds that come when nobody has asked for
+    them cost their site the round; that is kept of them."""
+    message = event.message
+    if isinstance(message, ProtocolMessage) and secagg.holds_secrets(message.payload):
+        reason = "it sent unmask shares out of turn"
+        return SiteSent(event.site, Decline(message.round, "protocol", reason))
+    return event
 
 
 def heard(at: Round, event: SiteSent, now: float) -> list[Effect]:

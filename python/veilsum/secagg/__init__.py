@@ -4,6 +4,7 @@ Sans-IO: sessions take messages and return effects. Nothing here opens a socket,
 clock or draws randomness by itself. Suite VS-1, complete mask graph; docs/protocol.md.
 """
 
+from veilsum.secagg.collecting import holds_secrets
 from veilsum.secagg.coordinator import CoordinatorSession
 from veilsum.secagg.effects import (
     Aborted,
@@ -91,6 +92,7 @@ __all__ = [
     "Warn",
     "Withdraw",
     "check_evidence",
+    "holds_secrets",
     "link_bytes",
     "make_consortium",
     "no_egress",

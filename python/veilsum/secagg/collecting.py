@@ -8,6 +8,7 @@ from veilsum.errors import DecodeError, PeerError
 from veilsum.secagg import blame, keys
 from veilsum.secagg.blame import ProvenFault
 from veilsum.secagg.envelope import Envelope
+from veilsum.secagg.judging import Judging
 from veilsum.secagg.messages import (
     InputHeader,
     KeyAdvert,
@@ -24,6 +25,7 @@ from veilsum.secagg.phases import (
     CollectingShares,
     CollectingUnmask,
     CollectingVotes,
+    CoordinatorPhase,
 )
 from veilsum.secagg.plan import Plan
 from veilsum.secagg.receiver import open_input
@@ -119,6 +121,20 @@ def kind_or_none(message: bytes) -> str:
         return kind_of_message(message)
     except DecodeError:
         return ""
+
+
+def repeats_answer(phase: CoordinatorPhase | Judging, site: str, message: bytes) -> bool:
+    """Whether it is, once more, the site's part in the result: after a restart nobody remembers
+    to have heard that, as it was not to be written down."""
+    if not isinstance(phase, CollectingAcks) or kind_or_none(message) != UnmaskShares.kind:
+        return False
+    answer = Envelope.from_bytes(message).payload_digest
+    return phase.summed.unmasked.answers.get(site) == answer
+
+
+def holds_secrets(message: bytes) -> bool:
+    """Whether the coordinator must not write a message down, whenever it comes."""
+    return kind_or_none(message) == UnmaskShares.kind
 
 
 def without_name(site: str, error: Exception) -> str:

@@ -12,11 +12,10 @@ from typing_extensions import Buffer
 from veilsum.aggregate.ring_spec import SumChunk
 from veilsum.aggregate.secure_sum import SecureSum
 from veilsum.errors import ConfigError, DecodeError, DeviceError, PeerError, RoundAborted
-from veilsum.secagg import closing
+from veilsum.secagg import closing, collecting
 from veilsum.secagg.accusing import Accuser
 from veilsum.secagg.audit_record import AuditedSum, AuditRecord
 from veilsum.secagg.blame import ProvenFault
-from veilsum.secagg.collecting import checked_header, collect, kind_or_none, without_name
 from veilsum.secagg.complaints import Accusation, Complaint, Finding, Justification
 from veilsum.secagg.effects import (
     Aborted,
@@ -59,9 +58,6 @@ class CoordinatorSession:
     from them before it reports the result. A message that breaks the protocol costs its
     sender the round (Excluded) and never the others theirs.
 
-    Attributes:
-        published: the signed result as sites are told of it; empty before publish().
-
     Args:
         plan: of the attempt.
         signing_key: the coordinator's; its public half is in the roster.
@@ -103,7 +99,7 @@ class CoordinatorSession:
         self._accuser = Accuser(plan)
         self._found: list[CoordinatorEffect] = []  # about uploads, which have no effects to return
         self._phase: CoordinatorPhase | Judging = CollectingKeys(plan.cohort)
-        self.published = b""
+        self.published = b""  # the signed result, once sites are told of it
 
     @property
     def plan(self) -> Plan:
@@ -117,9 +113,9 @@ class CoordinatorSession:
 
     def open(self) -> list[CoordinatorEffect]:
         """Invites the cohort."""
-        link = self._previous.link if self._previous else None
-        message = RoundOpen(self._plan.context, COORDINATOR, self._plan.to_bytes(), link)
-        opened, cohort = self._seal(message).to_bytes(), self._plan.cohort
+        plan, link = self._plan, self._previous.link if self._previous else None
+        opening = self._seal(RoundOpen(plan.context, COORDINATOR, plan.to_bytes(), link))
+        opened, cohort = opening.to_bytes(), plan.cohort
         return self._begin(closing.Opening(CollectingKeys(cohort), dict.fromkeys(cohort, opened)))
 
     def sum_chunks(self) -> Iterator[SumChunk]:
@@ -134,22 +130,24 @@ class CoordinatorSession:
 
     def hears(self, site: str, message: bytes) -> bool:
         """Whether handle() would change anything: not for repeats, nor for those who are out."""
-        out = site in self._lost or isinstance(self._phase, Summed | Ended)
-        return not out and (site, hashlib.sha256(message).digest()) not in self._heard
+        return not (isinstance(self._phase, Summed | Ended) or self._ignores(site, message))
+
+    def _ignores(self, site: str, message: bytes) -> bool:
+        known = (site, hashlib.sha256(message).digest()) in self._heard
+        return known or site in self._lost or collecting.repeats_answer(self._phase, site, message)
 
     def handle(self, site: str, message: bytes) -> list[CoordinatorEffect]:
         """Takes a message of a site, whose identity the transport vouches for.
 
         A repeat of an accepted message is ignored, whenever it comes.
         """
-        phase = self._phase
-        heard = (site, hashlib.sha256(message).digest())
-        if site in self._lost or heard in self._heard:
+        phase, heard = self._phase, (site, hashlib.sha256(message).digest())
+        if self._ignores(site, message):
             return []
         if isinstance(phase, Summed | Ended):  # too late for anything but to contradict oneself
             return self._accuser.accuse(self._accuser.contradiction(site, message))
         try:
-            kind = kind_or_none(message)
+            kind = collecting.kind_or_none(message)
             if kind == Refuse.kind:
                 return self._on_refusal(site, message)
             if isinstance(phase, CollectingInputs | Judging) and kind in _COMPLAINTS:
@@ -162,7 +160,7 @@ class CoordinatorSession:
                 raise PeerError(site, f"has no part in the {phase.name} phase")
             if site in phase.received:
                 raise PeerError(site, f"sent two different messages in the {phase.name} phase")
-            collect(self._plan, phase, site, message)
+            collecting.collect(self._plan, phase, site, message)
             self._heard.add(heard)
             self._accuser.took(site, message)
         except (DecodeError, PeerError) as error:
@@ -176,7 +174,10 @@ class CoordinatorSession:
     ) -> list[CoordinatorEffect]:
         proven = [error.evidence] if isinstance(error, ProvenFault) else []
         papers = [*proven, *self._accuser.contradiction(site, message)]
-        return [*self._accuser.accuse(papers), *self.lost(site, without_name(site, error))]
+        return [
+            *self._accuser.accuse(papers),
+            *self.lost(site, collecting.without_name(site, error)),
+        ]
 
     def _on_refusal(self, site: str, message: bytes) -> list[CoordinatorEffect]:
         plan = self._plan
@@ -360,7 +361,7 @@ class CoordinatorSession:
             raise PeerError(site, "signed two different headers in this round")
         if not isinstance(phase, CollectingInputs):
             raise PeerError(site, f"sent an update in the {phase.name} phase")
-        checked = checked_header(self._plan, phase, site, header, update_id)
+        checked = collecting.checked_header(self._plan, phase, site, header, update_id)
         self._accuser.took(site, header)
         return phase, checked
 

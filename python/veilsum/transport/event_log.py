@@ -23,6 +23,7 @@ from veilsum.coordinator.events import (
     UpdateArrived,
 )
 from veilsum.errors import ConfigError, DecodeError
+from veilsum.secagg import holds_secrets
 from veilsum.transport.wire import decode_to_coordinator, encode_to_coordinator
 from veilsum.transport.wire_data import encode_update_header
 
@@ -72,6 +73,8 @@ def entry_of(event: Event, time: float, draws: tuple[bytes, ...]) -> Entry:
         case SiteLeft(site, reason):
             return Entry(LEFT, time, _NOWHERE, site, reason, draws=draws)
         case SiteSent(site, message):
+            if isinstance(message, ProtocolMessage) and holds_secrets(message.payload):
+                raise ConfigError("unmask shares must not be written down")
             data = encode_to_coordinator(message)
             return Entry(SENT, time, message.round, site, data=data, draws=draws)
         case UpdateArrived(site, header):

@@ -203,13 +203,13 @@ class Runner:
 
     def _handle(self, event: Event) -> Turn:
         core, began = self._core, time.monotonic()
-        now, keeps = self._clock.now(), core.keeps(event)
+        now, written = self._clock.now(), core.written(event)
         self._draws.taken()
         effects = core.handle(event, now=now)
         draws = self._draws.taken()
         if isinstance(event, UpdateArrived) and not _counts(effects):
-            keeps = False  # it has changed nothing, and its file goes
-        entry = entry_of(event, now, draws) if keeps else None
+            written = None  # it has changed nothing, and its file goes
+        entry = None if written is None else entry_of(written, now, draws)
         self._outside.metrics.core_took(type(event).__name__, time.monotonic() - began)
         return Turn(entry, effects, now, core.present, core.idle)
 
