@@ -25,7 +25,7 @@ import pytest
 from support.attacked import HONEST, HOSTILE, Attacked, attacked, honest_sites
 from support.frames import mutated, recorded
 from support.raw import METHODS, call, credentials_of, dialled
-from support.serving import hello, run_async
+from support.serving import hello
 from veilsum.control import Deadlines, RunSpec, RunStatus
 from veilsum.proto.v1 import federation_pb2 as pb
 
@@ -56,31 +56,35 @@ PLAIN = replace(MASKED, masked=False, codec="f32", colluders=None)
 
 
 class Attacker:
-    """The hostile site's process; always the same one, so that it stays in its round."""
+    """The hostile site: one process as long as it can be, so that it stays in its round."""
 
     def __init__(self, target: Attacked, channel: grpc.aio.Channel, seed: int) -> None:
         self._target = target
         self._channel = channel
         self._dice = random.Random(seed)
-        greeting = hello(target.consortium.roster.hash)
-        greeting.hello.instance = bytes(range(16))
-        self._hello = greeting.SerializeToString()
+        self._instance = self._dice.randbytes(16)
 
-    async def join(self) -> Any:
+    async def join(self, instance: bytes | None = None) -> Any:
         """A stream that does as it should."""
         stream = call(self._channel, JOIN, None)
-        await stream.write(self._hello)
+        await stream.write(self._hello(instance or self._instance))
         await stream.read()
         return stream
+
+    def _hello(self, instance: bytes) -> bytes:
+        greeting = hello(self._target.consortium.roster.hash)
+        greeting.hello.instance = instance
+        return greeting.SerializeToString()
 
     async def leave(self) -> None:
         """Now the round need not wait for it any more."""
         goodbye = pb.SiteMessage(goodbye=pb.Goodbye()).SerializeToString()
         status = None
         while status is not grpc.StatusCode.OK:
-            # One of its own streams may arrive behind this one and take over.
+            # One of its own streams may arrive behind this one and take over; and a hello with a
+            # changed instance was a process that took the first one's place for good.
             with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                stream = await self.join()
+                stream = await self.join(self._dice.randbytes(16))
                 await stream.write(goodbye)
                 await _ended(stream)
                 status = await stream.code()
@@ -110,7 +114,7 @@ class Attacker:
     def _before(self, path: str) -> list[bytes]:
         """What makes the coordinator look at a message that is not the first."""
         if path == JOIN and self._dice.random() < 0.8:
-            return [self._hello]
+            return [self._hello(self._instance)]
         if path == PUSH and self._dice.random() < 0.8:
             headers = [one for one in self._target.frames[PUSH] if one[0] == 0x0A]
             return [self._dice.choice(headers)]
@@ -153,7 +157,7 @@ async def under_attack(target: Attacked, spec: RunSpec, times: int) -> RunStatus
         dialled(target.port, operators) as operators_channel,
         dialled(target.port, credentials_of(target.consortium.sites["a"])) as honest,
     ):
-        attacker = Attacker(target, channel, seed=times)
+        attacker = Attacker(target, channel, seed=times + spec.masked)
         joined = await attacker.join()
         run_id = await target.run(spec)
         opened = pb.CoordinatorMessage.FromString(await joined.read()).round_opened
@@ -162,7 +166,7 @@ async def under_attack(target: Attacked, spec: RunSpec, times: int) -> RunStatus
             for path, frames in target.frames.items()
         }
         mine, theirs = _paths("Federation", target), _paths("Operator", target)
-        other = Attacker(target, operators_channel, seed=times + 1)
+        other = Attacker(target, operators_channel, seed=times + 2)
         attacking = asyncio.gather(
             attacker.attack(mine, times - 2 * (times // 5)),
             attacker.attack(tuple(set(mine) - {JOIN}), times // 5),
@@ -223,4 +227,4 @@ async def withstands(target: Attacked, times: int) -> None:
 @pytest.mark.parametrize("times", [500, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_mutations_of_valid_messages_hurt_nobody(times: int, tmp_path: Path) -> None:
     with attacked(tmp_path) as target:
-        run_async(lambda: withstands(target, times))
+        asyncio.run(asyncio.wait_for(withstands(target, times), 60 + times / 20))

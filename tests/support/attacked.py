@@ -68,9 +68,9 @@ class Attacked:
         lines = [line for log in logs for line in log.read_text().splitlines()]
         return "\n".join(line for line in lines if "level=error" in line)
 
-    async def run(self, spec: RunSpec) -> str:
+    async def run(self, spec: RunSpec, model: bytes = BYTES) -> str:
         """Submits a run; its id."""
-        run = await asyncio.to_thread(self.operator.submit, spec, BYTES)
+        run = await asyncio.to_thread(self.operator.submit, spec, model)
         return run.run_id
 
     async def ended(self, run_id: str) -> RunStatus:
