@@ -439,7 +439,7 @@ def test_a_list_that_cannot_be_read_any_more_leaves_those_revoked_who_were(
     async def usable(works: bool) -> None:
         assert works
 
-    watched = Watched("test", None, listed, tmp_path, usable)
+    watched = Watched("test", None, listed, tmp_path, usable, nothing_to_do)
     upkeep = Upkeep(watched, entrance, Links(0.0), metrics, Log("test"))
     if content:
         listed.write_text(content)
@@ -464,7 +464,7 @@ def test_a_disk_that_does_not_work_is_noticed_and_so_is_one_that_works_again(
         told.append(works)
 
     folder = tmp_path / "state"
-    watched = Watched("test", None, None, folder, usable)
+    watched = Watched("test", None, None, folder, usable, nothing_to_do)
     upkeep = Upkeep(watched, Entrance(time.time), Links(0.0), Metrics(), Log("test"))
 
     async def main() -> None:
@@ -475,6 +475,10 @@ def test_a_disk_that_does_not_work_is_noticed_and_so_is_one_that_works_again(
     run_async(main)
     assert told == [False, True]
     assert list(folder.iterdir()) == []
+
+
+async def nothing_to_do() -> None:
+    pass
 
 
 class NobodyCalls:

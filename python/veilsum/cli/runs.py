@@ -185,6 +185,48 @@ def abort(
         print_line(f"{status.run_id} is {status.state}")
 
 
+@app.command("prune")
+def prune(
+    coordinator: _CoordinatorOption,
+    older_than: Annotated[
+        float | None, typer.Option(min=0, help="Those that ended more than so many days ago.")
+    ] = None,
+    keep: Annotated[
+        int | None, typer.Option(min=0, help="All but so many that ended last.")
+    ] = None,
+    proofs: Annotated[
+        bool, typer.Option(help="Also their receipts, evidence and links of results.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option(help="Only say which.")] = False,
+    identity: _IdentityOption = None,
+    insecure: _InsecureOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Forget runs that are over: their rounds, events and models.
+
+    Receipts, evidence and links, which prove things to others, stay unless --proofs is given. With
+    both --older-than and --keep a run goes that meets one of them.
+
+    \b
+    Example:
+      veilsum run prune --older-than 90 --coordinator localhost:7443 --identity pki/operator-anna
+    """
+    from veilsum.transport.wire_requests import Pruning
+
+    if older_than is None and keep is None:
+        raise typer.BadParameter("--older-than or --keep must say which runs")
+    seconds = None if older_than is None else older_than * 86_400
+    with _connect(coordinator, identity, insecure) as client:
+        pruned = client.prune(Pruning(seconds, keep, proofs, dry_run))
+    if as_json:
+        print_json({"runs": [dataclasses.asdict(run) for run in pruned], "dry_run": dry_run})
+        return
+    print_table(
+        ("run", "state", "size"),
+        ((run.run_id, run.state, size_text(run.size_bytes)) for run in pruned),
+    )
+
+
 def run_document(status: RunStatus) -> dict[str, Any]:
     """A run as --json prints it: the fields of RunStatus."""
     return dataclasses.asdict(status)

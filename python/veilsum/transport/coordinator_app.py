@@ -27,6 +27,7 @@ from veilsum.transport.drain import Orders
 from veilsum.transport.durable import Points, no_points
 from veilsum.transport.entrance import Entrance
 from veilsum.transport.event_log import Draws
+from veilsum.transport.forgetting import Tidying
 from veilsum.transport.health import Health
 from veilsum.transport.lifecycle import Lifecycle, Parts
 from veilsum.transport.limits import LimitSettings
@@ -41,6 +42,7 @@ from veilsum.transport.process import (
     order_signals,
     versions,
 )
+from veilsum.transport.retention import Retention
 from veilsum.transport.runner import Runner
 from veilsum.transport.server import FEDERATION, Desk, FederationService
 from veilsum.transport.settings import RELAY_LIMIT, CoordinatorSettings, split_address, tls_files
@@ -164,6 +166,7 @@ class _App:
         self._storage = outside.storage
         self._outside = outside
         self._runner = Runner(core, draws, self._outside, log)
+        self._retention = Retention(outside.storage, time.time)
         outside.links.tell(self._presence)
         storage = outside.storage
         outside.metrics.watch_disk(storage.folder, storage.database, storage.spool)
@@ -194,7 +197,8 @@ class _App:
         parts = Parts(server, door, entrance, health, self._runner, links, metrics, log)
         lifecycle = Lifecycle(parts, settings.drain_s)
         folder, consortium = self._storage.folder, self._roster.consortium
-        watched = Watched(consortium, tls, settings.revoked, folder, lifecycle.disk_works)
+        tidying = Tidying(self._runner, self._retention, settings.retention, log)
+        watched = Watched(consortium, tls, settings.revoked, folder, lifecycle.disk_works, tidying)
         upkeep = Upkeep(watched, entrance, links, metrics, log)
         measured = None
         if settings.metrics_port is not None:
@@ -216,7 +220,7 @@ class _App:
         federation = FederationService(
             desk, self._roster, outside.links, outside.models, self._storage, outside.audits
         )
-        operator = OperatorService(desk, self._storage, outside.watchers)
+        operator = OperatorService(desk, self._storage, outside.watchers, self._retention)
         server.add_generic_rpc_handlers((federation.handlers(), operator.handlers()))
         health = Health((FEDERATION, OPERATOR))
         health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)

@@ -120,6 +120,11 @@ class OperatorClient:
             "AbortRun", wire_runs.encode_abort(run_id, reason), wire_runs.run_from_bytes
         )
 
+    def prune(self, pruning: wire_requests.Pruning) -> tuple[wire_requests.PrunedRun, ...]:
+        """Forgets runs that are over; says which."""
+        request = wire_requests.encode_pruning(pruning)
+        return self._call("PruneRuns", request, wire_requests.decode_pruned)
+
     def follow(
         self,
         run_id: str,

@@ -25,6 +25,8 @@ from veilsum.transport.checkpoints import (
     load_optimizer_state,
     model_from_bytes,
 )
+from veilsum.transport.forgetting import forgotten
+from veilsum.transport.retention import Retention
 from veilsum.transport.server import Desk, streaming, unary
 from veilsum.transport.storage import Storage
 from veilsum.transport.watchers import Watchers
@@ -37,8 +39,11 @@ _OVER = ("completed", "aborted")
 class OperatorService:
     """Runs of one coordinator, those of earlier processes included."""
 
-    def __init__(self, desk: Desk, storage: Storage, watchers: Watchers) -> None:
+    def __init__(
+        self, desk: Desk, storage: Storage, watchers: Watchers, retention: Retention
+    ) -> None:
         self._desk = desk
+        self._retention = retention
         self._storage = storage
         self._watchers = watchers
 
@@ -51,6 +56,7 @@ class OperatorService:
             "ListRuns": grpc.unary_unary_rpc_method_handler(unary(desk, self._list)),
             "WatchRun": grpc.unary_stream_rpc_method_handler(streaming(desk, self._watch)),
             "AbortRun": grpc.unary_unary_rpc_method_handler(unary(desk, self._abort)),
+            "PruneRuns": grpc.unary_unary_rpc_method_handler(unary(desk, self._prune)),
         }
         return grpc.method_handlers_generic_handler(OPERATOR, methods)
 
@@ -106,6 +112,17 @@ class OperatorService:
                 RunAbortRequested(run_id, f"{by}: {reason}" if reason else by)
             )
         return wire_runs.run_to_bytes(await self._run(run_id))
+
+    async def _prune(self, request: bytes, context: Any) -> bytes:
+        operator = self._desk.gate.caller(context, OPERATOR).name
+        pruning = wire_requests.decode_pruning(request)
+        if pruning.dry_run:
+            return wire_requests.encode_pruned(
+                await asyncio.to_thread(self._retention.prune, pruning)
+            )
+        pruned = await forgotten(self._desk.runner, self._retention.prune, pruning)
+        self._desk.log.info("runs pruned", runs=len(pruned), operator=operator)
+        return wire_requests.encode_pruned(pruned)
 
     async def _run(self, run_id: str) -> RunStatus:
         try:

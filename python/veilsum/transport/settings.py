@@ -17,6 +17,7 @@ from veilsum.errors import ConfigError
 from veilsum.secagg.policy import LocalPolicy
 from veilsum.site.bounds import TaskBounds
 from veilsum.transport.limits import LimitSettings
+from veilsum.transport.retention_settings import RetentionSettings
 
 LogFormat = Literal["text", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -89,6 +90,7 @@ class CoordinatorSettings:
             0 means what the disk has.
         drain_s: how long uploads under way may take to finish when the coordinator is to stop.
         revoked: file of certificates that are not to be believed any more (pki/revoked_file.py).
+        retention: what is forgotten of runs that are over.
         reconnect_s: how long a site whose connection broke, or was there before the coordinator
             started again, is waited for before its rounds go on without it; 0: not at all.
         limits: how much one member may take.
@@ -118,6 +120,7 @@ class CoordinatorSettings:
     reconnect_s: float = 30.0
     drain_s: float = 30.0
     revoked: Path | None = None
+    retention: RetentionSettings = field(default_factory=RetentionSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
     inflight_bytes: int = 64 << 20
     stall_s: float = 60.0

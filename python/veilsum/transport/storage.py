@@ -41,7 +41,14 @@ from veilsum.transport.durable import Points, no_points
 from veilsum.transport.event_log import Entry
 from veilsum.transport.evidence_files import save_evidence
 from veilsum.transport.state_lock import StateLock
-from veilsum.transport.tables import entries, get_standing, open_database, put_event, put_run
+from veilsum.transport.tables import (
+    entries,
+    get_standing,
+    open_database,
+    put_event,
+    put_run,
+    shrink,
+)
 from veilsum.transport.wire_runs import event_from_bytes, record_from_bytes, run_from_bytes
 
 HASH_BYTES = 32
@@ -78,14 +85,14 @@ class Storage:
         self.receipts = folder / "receipts"
         self.evidence = folder / "evidence"
         self.published = folder / "sums"
-        self._links = folder / "links"
+        self.links = folder / "links"
         for part in (
             self.spool,
             self.models,
             self.receipts,
             self.published,
             self.evidence,
-            self._links,
+            self.links,
         ):
             make_private_folder(part)
         self._mutex = threading.Lock()
@@ -134,6 +141,18 @@ class Storage:
             ) from error
         self.points("database.committed")
         return results
+
+    def shrink(self) -> None:
+        """Gives the disk back what rows took up that are deleted.
+
+        Raises:
+            DiskFailed: it could not be done.
+        """
+        with self._mutex:
+            try:
+                shrink(self._database)
+            except sqlite3.Error as error:
+                raise DiskFailed(f"cannot shrink {self.database}: {error}") from error
 
     def _require_lock(self) -> None:
         try:
@@ -318,7 +337,7 @@ class Storage:
         for _ in range(most):
             file = self._link_file(after)
             if not file.is_file() and not any(after[1]):
-                file = next(self._links.glob(f"{after[0].hex()}-*.link"), file)
+                file = next(self.links.glob(f"{after[0].hex()}-*.link"), file)
             if not file.is_file():
                 return
             data = file.read_bytes()
@@ -326,7 +345,7 @@ class Storage:
             yield data[2 * HASH_BYTES :]
 
     def _link_file(self, after: tuple[bytes, bytes]) -> Path:
-        return self._links / f"{'-'.join(part.hex() for part in after)}.link"
+        return self.links / f"{'-'.join(part.hex() for part in after)}.link"
 
     def submitted_file(self, name: str) -> Path:
         """A file that people put into the models folder.

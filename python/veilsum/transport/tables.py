@@ -21,6 +21,7 @@ from veilsum.transport.event_log import Entry, draws_from_bytes, draws_to_bytes
 from veilsum.transport.wire_runs import event_to_bytes, record_to_bytes, run_to_bytes
 
 _FORMAT = 2
+_MOST_JOURNAL_BYTES = 64 << 20  # of the write-ahead log, between two checkpoints
 _FORMAT_1 = """
 CREATE TABLE runs (
     run_id TEXT PRIMARY KEY, submitted REAL NOT NULL, state TEXT NOT NULL, status BLOB NOT NULL
@@ -57,7 +58,9 @@ def open_database(file: Path) -> sqlite3.Connection:
     """
     try:
         database = sqlite3.connect(file, check_same_thread=False)
+        database.execute("PRAGMA auto_vacuum = INCREMENTAL")  # of a new file, before all else
         database.execute("PRAGMA journal_mode = WAL")
+        database.execute(f"PRAGMA journal_size_limit = {_MOST_JOURNAL_BYTES}")
         # A round that was announced must survive a power cut, not only a crash.
         database.execute("PRAGMA synchronous = FULL")
         (version,) = database.execute("PRAGMA user_version").fetchone()
@@ -72,6 +75,18 @@ def open_database(file: Path) -> sqlite3.Connection:
     except sqlite3.Error as error:
         raise ConfigError(f"cannot use {file}: {error}") from error
     return database
+
+
+def shrink(database: sqlite3.Connection) -> None:
+    """Gives the disk back what deleted rows took up. Outside of a transaction."""
+    (incremental,) = database.execute("PRAGMA auto_vacuum").fetchone()
+    if incremental:
+        # Not execute(): it takes the first step alone, which frees one page.
+        database.executescript("PRAGMA incremental_vacuum")
+    else:  # made before files could shrink: written anew, once
+        database.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        database.execute("VACUUM")
+    database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 
 def put_run(database: sqlite3.Connection, status: RunStatus) -> None:

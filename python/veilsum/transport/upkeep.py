@@ -41,6 +41,7 @@ class Watched:
         revoked: file of revoked certificates, if there is one.
         folder: where the coordinator's state is.
         usable: told whether the disk of that folder works.
+        tidy: called often, does what is due.
     """
 
     consortium: str
@@ -48,6 +49,7 @@ class Watched:
     revoked: Path | None
     folder: Path
     usable: Callable[[bool], Awaitable[None]]
+    tidy: Callable[[], Awaitable[None]]
 
 
 class Upkeep:
@@ -89,6 +91,7 @@ class Upkeep:
         await self._read_revoked(asked)
         self._end_calls(door)
         await self._try_disk()
+        await self._watched.tidy()
         self._metrics.open_calls(len(door.open_calls()))
         self._metrics.log_lines(suppressed=self._log.report_suppressed(), lost=lost_lines())
 
