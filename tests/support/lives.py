@@ -30,7 +30,7 @@ from veilsum.control import RoundId, RunStatus
 from veilsum.site.bounds import TaskBounds
 from veilsum.site.events import UploadDone
 from veilsum.site.session import SiteCore
-from veilsum.transport import coordinator_app
+from veilsum.transport import standby
 from veilsum.transport.coordinator_app import run_coordinator
 from veilsum.transport.settings import CoordinatorSettings
 from veilsum.transport.site_app import serve_site
@@ -86,7 +86,7 @@ def _live(settings: CoordinatorSettings, last: Step | None, tell: Connection) ->
             if not self.unfinished():
                 tell.send(("ended", None))
 
-    coordinator_app.Storage = ToldStorage  # type: ignore[misc]
+    standby.Storage = ToldStorage  # type: ignore[misc]
     run_coordinator(settings, ready=lambda port: tell.send(("port", port)))
 
 
