@@ -14,16 +14,14 @@ from typing import Any, cast
 
 import grpc
 import grpc.aio
-import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from support.consortium import Consortium, make_consortium
+from support.pushing import MODEL_BYTES, endpoint, opened, to_the_end, update
 from support.serving import Foreign, foreign, operating, run_async, serving, status_of
-from veilsum import _native, plain
-from veilsum.control import Deadlines, RoundOpened, RunEvent, RunSpec, UpdateHeader
+from veilsum.control import Deadlines, RunEvent, RunSpec
 from veilsum.errors import ConfigError
-from veilsum.model import ModelLayout
 from veilsum.pki.authority import load_certificate
 from veilsum.pki.issue import issue
 from veilsum.pki.renewal import renew
@@ -32,27 +30,21 @@ from veilsum.transport import coordinator_app, wire_data
 from veilsum.transport import upkeep as upkeep_module
 from veilsum.transport.admission import Admission
 from veilsum.transport.callers import CallRefused, Certificate
-from veilsum.transport.checkpoints import model_to_bytes
 from veilsum.transport.client import Connection, Refused, Unreachable
 from veilsum.transport.coordinator_app import serve_coordinator
 from veilsum.transport.drain import Orders
-from veilsum.transport.endpoint import Endpoint
 from veilsum.transport.entrance import Entrance
 from veilsum.transport.links import Links
 from veilsum.transport.logs import Log
 from veilsum.transport.metrics import Metrics
 from veilsum.transport.runner import Runner
 from veilsum.transport.settings import CoordinatorSettings
-from veilsum.transport.site_app import make_endpoint
 from veilsum.transport.storage import Storage
 from veilsum.transport.tls import load_tls_identity
 from veilsum.transport.tls_reload import ServerTls
 from veilsum.transport.upkeep import REVOKED, Upkeep, Watched
 
 SITES = ("a", "b")
-MODEL = {"w": np.zeros((3, 4), np.float32)}
-LAYOUT = ModelLayout.from_arrays(MODEL)
-MODEL_BYTES = model_to_bytes(LAYOUT, MODEL)
 SPEC = RunSpec(
     "tiny", rounds=2, masked=False, min_sites=2, deadlines=Deadlines(join_s=60, inputs_s=600)
 )
@@ -69,43 +61,6 @@ def consortium(tmp_path: Path) -> Consortium:
 @pytest.fixture
 def settings(consortium: Consortium, tmp_path: Path) -> CoordinatorSettings:
     return consortium.coordinator_settings(tmp_path / "state", drain_s=3600.0, reconnect_s=3600.0)
-
-
-def endpoint(consortium: Consortium, site: str, port: int) -> Endpoint:
-    return make_endpoint(consortium.site_settings(site, port), consortium.roster)
-
-
-async def opened(connection: Connection, number: int = 1) -> RoundOpened:
-    async for message in connection.messages():
-        if isinstance(message, RoundOpened) and message.round.number == number:
-            return message
-    raise AssertionError("the stream ended")
-
-
-async def to_the_end(connection: Connection) -> None:
-    async for _ in connection.messages():
-        pass
-
-
-def update(invited: RoundOpened, site: str) -> tuple[UpdateHeader, list[bytes]]:
-    """A site's, in several chunks."""
-    plan = invited.plain
-    assert plan is not None
-    update_id = plain.update_id(plan, invited.round, site)
-    chunks = _native.encode_chunks(
-        LAYOUT.native,
-        [np.ones((3, 4), np.float32)],
-        codec=_native.codec_number("f32"),
-        scale=0.0,
-        limit=0.0,
-        rounding=None,
-        least_error=False,
-        plan_digest=plan.digest,
-        update_id=update_id,
-        chunk_coordinates=plan.chunk_coordinates,
-        threads=1,
-    )
-    return UpdateHeader(invited.round, update_id, len(chunks), 10, {}, b""), chunks
 
 
 @asynccontextmanager

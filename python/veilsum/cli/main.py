@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from veilsum._version import __version__
-from veilsum.cli import demo, doctor, inspect, ledger, pki, runs, serve, verify
+from veilsum.cli import backup, demo, doctor, inspect, ledger, pki, runs, serve, verify
 from veilsum.cli.exits import FAILED, INTERRUPTED, USAGE, SettingsError
 from veilsum.cli.output import print_error, print_line
 from veilsum.errors import VeilsumError
@@ -33,6 +33,7 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("coordinator")(serve.coordinator)
 app.command("site")(serve.site)
+app.command("backup")(backup.backup)
 app.add_typer(pki.app, name="pki")
 app.add_typer(runs.app, name="run")
 app.add_typer(ledger.app, name="ledger")

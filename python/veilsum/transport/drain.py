@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 
@@ -43,8 +44,7 @@ async def until_idle(
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds
     while busy() and not orders.at_once.is_set() and (left := end - loop.time()) > 0:
-        try:
-            await asyncio.wait_for(orders.at_once.wait(), min(every_s, left))
-        except TimeoutError:
-            continue
+        with suppress(TimeoutError):
+            async with asyncio.timeout(min(every_s, left)):
+                await orders.at_once.wait()
     return busy() == 0

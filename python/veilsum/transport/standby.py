@@ -42,7 +42,8 @@ async def open_storage(
             _log_takeover(storage, log)
             return storage
         with suppress(TimeoutError):
-            await asyncio.wait_for(waiting.stop.wait(), EVERY_S)
+            async with asyncio.timeout(EVERY_S):
+                await waiting.stop.wait()
             return None
 
 

@@ -80,7 +80,8 @@ class Upkeep:
         """Looks after everything until cancelled; when `reload` is set, at once."""
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(reload.wait(), EVERY_S)
+                async with asyncio.timeout(EVERY_S):
+                    await reload.wait()
             asked = reload.is_set()
             reload.clear()
             await self.look(door, asked=asked)
