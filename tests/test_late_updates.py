@@ -310,7 +310,7 @@ def test_a_straggler_that_gives_up_before_the_next_round_opens_is_invited_to_it(
     lost: Event,
 ) -> None:
     run = gathering()
-    assert run.core.keeps(lost)
+    assert run.core.written(lost) == lost
     run.tell(lost)
 
     run.tell(SiteJoined("lyon"))

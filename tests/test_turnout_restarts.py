@@ -61,11 +61,11 @@ class RestartedRun(PlainRun):
         return effects
 
     def _handled(self, event: Event, now: float) -> list[Effect]:
-        kept = self.core.keeps(event)
+        written = self.core.written(event)
         self._drawn.clear()
         effects = self.core.handle(event, now=now)
-        if kept:
-            self._log.append((event, now, tuple(self._drawn)))
+        if written is not None:
+            self._log.append((written, now, tuple(self._drawn)))
         for effect in effects:
             if isinstance(effect, SaveStanding):
                 self._standing = effect.standing
