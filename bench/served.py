@@ -6,7 +6,6 @@ Programs that measure a coordinator start it with this; peaks are the kernel's o
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import pickle
 import resource
@@ -14,16 +13,12 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
-from numpy.typing import NDArray
-
 import veilsum
-from veilsum.model import ModelLayout
+from veilsum.control import RunSpec, RunStatus
 from veilsum.pki.authority import create_authority
 from veilsum.pki.files import write_public
 from veilsum.pki.identity import Identity
@@ -31,7 +26,7 @@ from veilsum.pki.issue import IssuedFiles, issue
 from veilsum.pki.roster_file import build_roster
 from veilsum.pki.roster_signing import SignedRoster
 from veilsum.roster import Roster
-from veilsum.transport.client import Endpoint
+from veilsum.transport.client import Connection, Endpoint
 from veilsum.transport.operator import OperatorClient
 from veilsum.transport.settings import CoordinatorSettings, LogSettings, OperatorSettings
 from veilsum.transport.tls import load_signing_key, load_tls_identity
@@ -153,6 +148,30 @@ class WatchedCoordinator:
             await asyncio.sleep(0.2)
 
 
+async def join(consortium: Consortium, port: int, names: Sequence[str]) -> list[Connection]:
+    """A connection for each site, some at a time."""
+    joining = asyncio.Semaphore(32)
+
+    async def one(name: str) -> Connection:
+        async with joining:
+            return await Connection(consortium.endpoint(name, port)).__aenter__()
+
+    return list(await asyncio.gather(*map(one, names)))
+
+
+def run_to_its_end(consortium: Consortium, port: int, spec: RunSpec, model: str) -> RunStatus:
+    """Submits a run and waits.
+
+    Args:
+        model: name of a file in the coordinator's models folder.
+    """
+    with consortium.operator_client(port) as operator:
+        run = operator.submit(spec, model)
+        for _ in operator.watch(run.run_id):
+            pass
+        return operator.get(run.run_id)
+
+
 def allow_files(needed: int) -> None:
     """Raises this process's own limit of open files.
 
@@ -164,41 +183,6 @@ def allow_files(needed: int) -> None:
         raise SystemExit(f"{needed} open files are needed, the hard limit is {hard}")
     if soft < needed:
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
-
-
-# --- an independent word on what the result must be -------------------------------------
-
-
-def exact_means(sums: NDArray[np.int64], divisor: int, unit: float) -> NDArray[np.float32]:
-    """sums * unit / divisor, rounded once to float32, by rational arithmetic where double cannot
-    decide.
-
-    Args:
-        unit: a power of two.
-    """
-    assert int(np.abs(sums).max()) < 2**53
-    quotients = sums / np.float64(divisor) * unit
-    means = quotients.astype(np.float32)
-    tie = (quotients.view(np.uint64) & np.uint64(0x1FFFFFFF)) == np.uint64(0x10000000)
-    for place in np.flatnonzero(tie):
-        means[place] = _nearest(Fraction(int(sums[place]), divisor) * Fraction(unit))
-    return means
-
-
-def _nearest(value: Fraction) -> np.float32:
-    near = np.float32(float(value))
-    around = (np.nextafter(near, np.float32(-np.inf)), near, np.nextafter(near, np.float32(np.inf)))
-    return min(
-        around, key=lambda one: (abs(Fraction(float(one)) - value), int(one.view(np.uint32)) & 1)
-    )
-
-
-def digest_of(layout: ModelLayout, tensors: Sequence[NDArray[Any]]) -> str:
-    """The digest of a result as docs/numerics.md says, by hashlib alone."""
-    state = hashlib.sha256(layout.digest)
-    for tensor in tensors:
-        state.update(np.ascontiguousarray(tensor).tobytes())
-    return state.hexdigest()
 
 
 def main() -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+import veilsum
 from veilsum import encode
+from veilsum.transport.heap import Heap
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc is needed")
 
@@ -49,3 +54,61 @@ def test_many_small_updates_in_files_take_no_memory_each(tmp_path: Path) -> None
         return int(done.stdout) << 10
 
     assert peak(256) - peak(1) < 128 << 20
+
+
+# --- small versions of bench/thousand_sites.py and bench/big_round.py -------------------
+
+BENCH = Path(__file__).parents[1] / "bench"
+MIB = 1 << 20
+
+# What a round may take beside two models and what an idle process has, the interpreter and its
+# libraries: 32 MiB of files in sight, 24 MiB for frames on their way, parts of tensors and what the
+# allocator has not given back, and 16 MiB of doubles while a masked sum is decoded. A third model
+# of the size below is 31 MiB.
+POOL = {"plain": 56 * MIB, "masked": 72 * MIB}
+PARAMETERS = 8_192_000
+
+
+def facts(program: str, folder: Path, *arguments: str) -> dict[str, Any]:
+    """What a program reports, which has checked the round's digests before."""
+    done = subprocess.run(
+        [sys.executable, str(BENCH / program), "--json", "--folder", str(folder), *arguments],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(veilsum.__file__).parents[1])},
+    )
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def _grown(found: dict[str, Any]) -> int:
+    peak, idle = "coordinator, peak MiB resident", "coordinator, MiB resident when idle"
+    return (int(found[peak]) - int(found[idle])) * MIB
+
+
+@pytest.mark.parametrize("kind", ["plain", "masked"])
+def test_a_round_takes_two_models_whatever_the_number_of_sites(kind: str, tmp_path: Path) -> None:
+    size = ("--sites", "5", "--parameters", str(PARAMETERS), "--tensors", "2")
+
+    grown = _grown(facts("big_round.py", tmp_path, "--kind", kind, *size))
+
+    assert grown <= 2 * 4 * PARAMETERS + POOL[kind], f"{grown // MIB} MiB"
+
+
+def test_many_sites_take_a_mebibyte_each_at_most(tmp_path: Path) -> None:
+    found = facts("thousand_sites.py", tmp_path, "--sites", "60", "--parameters", "10240")
+
+    assert _grown(found) <= 60 * MIB, found
+
+
+def test_freed_memory_is_given_back_each_time_so_much_has_passed() -> None:
+    trimmed: list[int] = []
+    heap = Heap(lambda keep: trimmed.append(keep) or 1)
+
+    for _ in range(5):
+        heap.passed(30 * MIB)
+
+    assert trimmed == [0]
+    heap.passed(1 << 40)
+    assert trimmed == [0, 0]

@@ -114,7 +114,7 @@ class TensorPart:
     count: int
 
 
-_PART_ELEMENTS = 1 << 22
+_PART_ELEMENTS = 1 << 20
 
 
 def parts_of(layout: ModelLayout) -> Iterator[TensorPart]:

@@ -30,11 +30,13 @@ from veilsum.coordinator.events import (
     SiteSent,
     UpdateArrived,
 )
+from veilsum.coordinator.journal import size_bytes
 from veilsum.coordinator.round import Receiver
 from veilsum.errors import VeilsumError
 from veilsum.transport.carrying_out import CarryingOut, Outside
 from veilsum.transport.clock import Clock
 from veilsum.transport.event_log import Draws, entry_of
+from veilsum.transport.heap import Heap
 from veilsum.transport.keeping import Keeper, Turn
 from veilsum.transport.logs import Log
 from veilsum.transport.recovery import Recovery
@@ -62,6 +64,7 @@ class Runner:
         self._recovering = False
         self._disk_failed: DiskFailed | None = None
         self._draining = False
+        self._heap = Heap()
         self._queue: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue()
         self.uploads = Uploads(
             outside.storage.spool,
@@ -202,6 +205,8 @@ class Runner:
         return await loop.run_in_executor(self._core_thread, work, argument)
 
     def _handle(self, event: Event) -> Turn:
+        if isinstance(event, UpdateArrived):
+            self._heap.passed(size_bytes(event.chunks))
         core, began = self._core, time.monotonic()
         now, written = self._clock.now(), core.written(event)
         self._draws.taken()
