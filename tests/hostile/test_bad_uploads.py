@@ -4,13 +4,13 @@ what it sends as it should counts in the end, as do the updates of the others.""
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
+import pytest
 import zstandard
 
 from support.attacked import HONEST, HOSTILE, Attacked, attacked, honest_sites
@@ -273,17 +273,20 @@ async def the_same_for_ever(channel: grpc.aio.Channel, update: Update) -> None:
     assert "over and over" in answer[1]
 
 
-def test_whatever_is_wrong_with_an_upload_is_its_own_sites_affair(tmp_path: Path) -> None:
-    with attacked(tmp_path) as target:
-        run_async(lambda: in_a_round(target, PLAIN, all_bad))
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attacked]:
+    with attacked(tmp_path_factory.mktemp("attacked")) as found:
+        yield found
 
 
-def test_bombs_are_not_unpacked(tmp_path: Path) -> None:
-    with attacked(tmp_path) as target:
-        run_async(lambda: in_a_round(target, replace(PLAIN, compression="zstd"), all_bombs))
+def test_whatever_is_wrong_with_an_upload_is_its_own_sites_affair(target: Attacked) -> None:
+    run_async(lambda: in_a_round(target, PLAIN, all_bad))
 
 
-def test_a_chunk_that_comes_again_and_again_costs_its_site_the_round(tmp_path: Path) -> None:
+def test_bombs_are_not_unpacked(target: Attacked) -> None:
+    run_async(lambda: in_a_round(target, replace(PLAIN, compression="zstd"), all_bombs))
+
+
+def test_a_chunk_that_comes_again_and_again_costs_its_site_the_round(target: Attacked) -> None:
     spec = replace(PLAIN, compression="zstd", min_sites=3)
-    with attacked(tmp_path) as target:
-        run_async(lambda: in_a_round(target, spec, the_same_for_ever, counts=False))
+    run_async(lambda: in_a_round(target, spec, the_same_for_ever, counts=False))

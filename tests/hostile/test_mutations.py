@@ -39,13 +39,13 @@ SPARED = {"/veilsum.v1.Operator/AbortRun", "/veilsum.v1.Operator/PruneRuns"}
 MOST_MEMORY = 64 << 20
 MOST_CPU_SECONDS = 1.0
 
-# Updates are multiples of 1/256 and the scale is 2**15: nothing is left for stochastic rounding,
-# so masked rounds of the same sites have the same digest as well.
+# Updates are multiples of 1/256, and with a weight of 10 the scale is 2**14: nothing is left for
+# stochastic rounding, so masked rounds of the same sites have the same digest as well.
 MASKED = RunSpec(
     task_id="undisturbed",
     min_sites=3,
     colluders=1,
-    weight_cap=10,
+    weight_cap=20,
     clip=(2**15 - 1) / 2**15,
     max_attempts=1,
     cohort=HONEST,

@@ -11,7 +11,7 @@ import pytest
 from grpc_reflection.v1alpha import reflection_pb2
 
 from support.consortium import Consortium, make_consortium
-from support.raw import METHODS, call, credentials_of, dialled, said
+from support.raw import METHODS, NOT_SERVED, call, credentials_of, dialled, said
 from support.serving import run_async, serving
 from veilsum.pki.authority import create_authority
 from veilsum.pki.identity import ROLES, Identity
@@ -48,8 +48,6 @@ LET_IN = {
     grpc.StatusCode.INVALID_ARGUMENT,
     grpc.StatusCode.NOT_FOUND,
 }
-# Declared and perhaps not there: nobody gets in.
-NOT_SERVED = {"/grpc.health.v1.Health/List", "/veilsum.v1.Operator/PruneRuns"}
 UNIMPLEMENTED = grpc.StatusCode.UNIMPLEMENTED
 DENIED = grpc.StatusCode.PERMISSION_DENIED
 UNKNOWN = grpc.StatusCode.UNAUTHENTICATED

@@ -27,6 +27,9 @@ METHODS: dict[str, MethodDescriptor] = {
 }
 """Every method of every service, by its path."""
 
+# Declared and perhaps not there: nobody gets in.
+NOT_SERVED = frozenset({"/grpc.health.v1.Health/List", "/veilsum.v1.Operator/PruneRuns"})
+
 # What grpc.aio says instead of what the server said, if the server ended the call before the
 # client's first message was written.
 _ANSWER_LOST = (grpc.StatusCode.INTERNAL, "Internal error from Core")
