@@ -125,7 +125,7 @@ def act(run: PlainRun, action: tuple[Any, ...]) -> None:
 
 
 @pytest.mark.parametrize("turnout", [{}, {"select": 3}, {"select": 2, "over_select": 0.5}])
-@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@settings(max_examples=40, deadline=None, derandomize=True, database=None)
 @given(ACTIONS, st.sets(st.integers(0, 49), max_size=12), st.sampled_from([0, 2]))
 def test_a_run_comes_to_the_same_wherever_its_coordinator_starts_again(
     turnout: dict[str, Any], actions: list[Any], restarts: set[int], quorum: int

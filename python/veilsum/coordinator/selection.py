@@ -79,11 +79,14 @@ def subset(number: int, size: int, count: int) -> tuple[int, ...]:
         number: 0 to C(size, count) - 1.
     """
     chosen: list[int] = []
+    sets, missing = math.comb(size, count), count  # of the elements that are left
     for element in range(size):
-        missing = count - len(chosen)
-        with_it = math.comb(size - element - 1, missing - 1) if missing else 0
+        # C(n - 1, k - 1) = C(n, k) * k / n: those of the sets that this element is in come first.
+        with_it = sets * missing // (size - element)
         if number < with_it:
             chosen.append(element)
+            sets, missing = with_it, missing - 1
         else:
             number -= with_it
+            sets -= with_it
     return tuple(chosen)
