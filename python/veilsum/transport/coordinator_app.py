@@ -38,6 +38,8 @@ from veilsum.transport.models import Models
 from veilsum.transport.operator_service import OPERATOR, OperatorService
 from veilsum.transport.process import (
     KEEPALIVE_OPTIONS,
+    allow_open_files,
+    files_beside_connections,
     harden_process,
     order_signals,
     versions,
@@ -104,6 +106,7 @@ async def serve_coordinator(
     log = Log("coordinator")
     require_working(require_backend(settings.backend))
     roster = load_roster(settings.roster, previous=settings.previous_roster)
+    _allow_files(settings, roster, log)
     tls = _tls(settings, roster)
     signing_key = load_signing_key(settings.signing_key)
     storage = await open_storage(settings.state_dir, orders if standby else None, points, log)
@@ -135,6 +138,19 @@ async def serve_coordinator(
         await _App(core, draws, roster, outside, log).serve(settings, tls, orders, ready)
     finally:
         storage.close()
+
+
+def _allow_files(settings: CoordinatorSettings, roster: Roster, log: Log) -> None:
+    sites, connections = len(roster.sites), settings.limits.connections
+    allowed = allow_open_files(sites, connections)
+    log.info("open files", limit=allowed)
+    if allowed < connections + files_beside_connections(sites):
+        log.warning(
+            "open files may run out before limits.connections is reached",
+            limit=allowed,
+            connections=connections,
+            needed=connections + files_beside_connections(sites),
+        )
 
 
 def _tls(settings: CoordinatorSettings, roster: Roster) -> ServerTls | None:

@@ -8,6 +8,7 @@ import importlib.metadata
 import os
 import resource
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -50,6 +51,47 @@ def harden_process() -> None:
             f"cannot keep others out of this process's memory: {os.strerror(ctypes.get_errno())}",
             hint="allow the system call prctl, which a sandbox may forbid",
         )
+
+
+_FILES_PER_SITE = 3
+_FILES_BESIDE = 128
+
+
+def allow_open_files(sites: int, connections: int) -> int:
+    """Raises this process's limit of open files as far as may be, and returns what it is then.
+
+    A site has a connection, for a while a second one when it comes back, and its update in the
+    spool while the core is busy with others; 128 are for everything else.
+
+    Args:
+        sites: of the roster.
+        connections: that may be open, of whomever; where the system allows fewer, files run out
+            before that limit is reached, and the caller should say so.
+
+    Raises:
+        ConfigError: the system does not allow as many as these sites need.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft, hard = (sys.maxsize if one == resource.RLIM_INFINITY else one for one in (soft, hard))
+    needed = _FILES_PER_SITE * sites + _FILES_BESIDE
+    if hard < needed:
+        raise ConfigError(
+            f"a coordinator of {sites} sites needs {needed} open files, the system allows this "
+            f"process {hard}",
+            hint=f"raise the hard limit: LimitNOFILE={needed} in the systemd unit, or ulimit -Hn",
+        )
+    wanted = max(needed, connections + files_beside_connections(sites))
+    allowed = min(wanted, hard)
+    if soft >= allowed:
+        return soft
+    _, unchanged = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, unchanged))
+    return allowed
+
+
+def files_beside_connections(sites: int) -> int:
+    """What a coordinator has open at most that is no connection."""
+    return sites + _FILES_BESIDE
 
 
 @contextmanager
