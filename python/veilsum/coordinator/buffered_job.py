@@ -107,8 +107,8 @@ class BufferedJob:
         self._factory = factory
         self._versions = Versions(submitted.run_id, submitted.spec, submitted.layout, present)
         self._records: list[RoundRecord] = []
-        self._steps = ModelSteps(submitted, factory.threads)
-        self._phase: _Phase = Waiting(self._steps.refer_to(submitted.model))
+        self.steps = ModelSteps(submitted, factory.threads)
+        self._phase: _Phase = Waiting(self.steps.refer_to(submitted.model))
 
     @classmethod
     def restored(
@@ -370,12 +370,12 @@ class BufferedJob:
         model, buffer = phase.model, phase.buffer
         if isinstance(outcome, Finished):
             try:
-                model = self._steps.step(model, outcome)
+                model = self.steps.step(model, outcome)
             except RoundAborted as error:
                 outcome = Failed(str(error), final=True)
         record = buffer.record(outcome, model.ref.model_hash.hex(), now)
         self._records.append(record)
-        arrays, state = (model.arrays, self._steps.state) if record.completed else (None, None)
+        arrays, state = (model.arrays, self.steps.state) if record.completed else (None, None)
         effects: list[Effect] = [
             SaveRound(record, self._layout, arrays, state),
             *self._told_of_end(buffer, record),

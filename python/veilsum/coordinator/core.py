@@ -37,6 +37,7 @@ from veilsum.difference import check_fits
 from veilsum.errors import ConfigError, PeerError
 from veilsum.roster import Roster
 
+_ENDED_KEPT = 16
 _RECONNECTED = "its connection was replaced by a new one"
 
 
@@ -84,12 +85,12 @@ class Coordinator:
         """One run.
 
         Raises:
-            ConfigError: there is no such run.
+            ConfigError: there is no such run, or others have ended since.
         """
         return self._job(run_id).status()
 
     def runs(self) -> tuple[RunStatus, ...]:
-        """All runs, oldest first."""
+        """Runs that have not ended and the last that have, oldest first."""
         return tuple(job.status() for job in self._jobs.values())
 
     @property
@@ -179,7 +180,17 @@ class Coordinator:
         Raises:
             ConfigError: an operator's request cannot be met; nothing has changed.
         """
-        return self._dispatch(event, now) + self._start_next()
+        effects = self._dispatch(event, now) + self._start_next()
+        self._let_go()
+        return effects
+
+    def _let_go(self) -> None:
+        """Of runs that have ended only what is said of them is kept, of the last few."""
+        ended = [run_id for run_id, job in self._jobs.items() if job.ended]
+        for run_id in ended:
+            self._jobs[run_id].steps.let_go()
+        for run_id in ended[:-_ENDED_KEPT]:
+            del self._jobs[run_id]
 
     def _dispatch(self, event: Event, now: float) -> list[Effect]:
         match event:

@@ -94,8 +94,8 @@ class Job:
             submitted.spec, cohort, present, self._retries, factory.entropy
         )
         self._records: list[RoundRecord] = []
-        self._steps = ModelSteps(submitted, factory.threads)
-        self._phase: JobPhase = Waiting(self._steps.refer_to(submitted.model))
+        self.steps = ModelSteps(submitted, factory.threads)
+        self._phase: JobPhase = Waiting(self.steps.refer_to(submitted.model))
 
     @classmethod
     def restored(
@@ -155,7 +155,7 @@ class Job:
 
     def resume(self) -> list[Effect]:
         """After the last event that led here was replayed: what is still to be done."""
-        late = opening.late_again(self._spec, self._phase, self._steps.layout, self._factory)
+        late = opening.late_again(self._spec, self._phase, self.steps.layout, self._factory)
         return [*late, *self._resumed()]
 
     def _resumed(self) -> list[Effect]:
@@ -267,7 +267,7 @@ class Job:
         phase = self._phase
         if not isinstance(phase, Running) or phase.invitation.round != sent.round:
             raise ConfigError(f"round {sent.round.number} has a result and is not open")
-        model = self._steps.take_over(sent.model, sent.optimizer_state, sent.record.model_hash)
+        model = self.steps.take_over(sent.model, sent.optimizer_state, sent.record.model_hash)
         effects = phase.round.republish(sent, model.ref.state_hash, now)
         self._records.append(sent.record)
         self._retries.leave_out(phase.round.journal.left_out)
@@ -322,7 +322,7 @@ class Job:
         model = phase.model
         if isinstance(outcome, Finished):
             try:
-                model = self._steps.step(model, outcome)
+                model = self.steps.step(model, outcome)
             except RoundAborted as error:
                 outcome = Failed(str(error), final=True)
         record = phase.round.journal.record(outcome, model.ref.model_hash.hex(), now)
@@ -337,7 +337,7 @@ class Job:
         self._phase = settling
         told = self._published(settling, now)
         over = round_end.over(phase.invitation, phase.round.stragglers)
-        state, published = self._steps.state, phase.round.published
+        state, published = self.steps.state, phase.round.published
         return round_end.kept(record, over, model, state, published) + told
 
     def _published(self, phase: Settling, now: float) -> list[Effect]:
@@ -400,7 +400,7 @@ class Job:
         return round_end.closed(record, phase.invitation, behind)
 
     def _late(self, stragglers: Stragglers | None) -> LateUpdates | None:
-        layout = self._steps.layout
+        layout = self.steps.layout
         return LateUpdates(stragglers, self._spec, layout) if stragglers else None
 
     def _end(self, state: RunState, reason: str) -> list[Effect]:

@@ -43,6 +43,10 @@ class ModelSteps:
         settings = self._spec.server_optimizer.settings(self._spec.server_learning_rate)
         self._optimizer = start_optimizer(settings, self.layout, state, self._threads)
 
+    def let_go(self) -> None:
+        """No step will be made any more. Idempotent."""
+        self.__dict__.pop("_optimizer", None)
+
     @property
     def state(self) -> OptimizerState | None:
         """What has to be kept beside the model; its arrays change with the next step."""
