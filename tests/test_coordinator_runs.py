@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -48,6 +49,7 @@ from veilsum.difference import model_difference, widen
 from veilsum.errors import ConfigError, DecodeError, PeerError
 from veilsum.model import ModelLayout, result_digest
 from veilsum.optimizers import FedAdam
+from veilsum.optimizers.server import ServerOptimizer
 from veilsum.secagg.envelope import Envelope
 from veilsum.secagg.messages import RoundOpen
 from veilsum.secagg.payload import read_payload
@@ -679,3 +681,22 @@ def test_a_request_that_cannot_be_met_is_refused_and_changes_nothing(
         federation.coordinator.handle(event, now=1.0)
 
     assert federation.coordinator.runs() == before
+
+
+def test_what_ended_runs_held_is_let_go() -> None:
+    federation = Federation(("basel", "kyoto", "lyon"))
+    spec = RunSpec("task", masked=False)
+    spec = replace(spec, server_optimizer=OptimizerSpec("fedadam"))
+    for number in range(20):
+        federation.submit(f"run-{number}", spec, small_model())
+        federation.run(f"run-{number}")
+
+    gc.collect()
+    states = [one for one in gc.get_objects() if isinstance(one, ServerOptimizer)]
+
+    assert states == []
+    assert [run.run_id for run in federation.coordinator.runs()] == [
+        f"run-{number}" for number in range(4, 20)
+    ]
+    with pytest.raises(ConfigError, match="no run 'run-3'"):
+        federation.coordinator.status("run-3")
