@@ -138,6 +138,25 @@ def test_a_call_of_an_operator_beyond_the_limit_is_refused(
     run_async(main)
 
 
+def test_of_calls_with_large_messages_fewer_are_open(
+    consortium: Consortium, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        async with between(consortium, tmp_path) as (bad, good, _):
+            pushes = [asyncio.create_task(told(call(bad, PUSH, silent()))) for _ in range(5)]
+            ended, going_on = await asyncio.wait(pushes, return_when=asyncio.FIRST_COMPLETED)
+            assert [one.result() for one in ended] == [
+                (EXHAUSTED, "site 'a' has 4 calls of PushUpdate open")
+            ]
+            assert (await said(bad, STATUS, b""))[0] is INVALID
+            assert not any(one.done() for one in going_on)
+            for one in going_on:
+                one.cancel()
+            await assert_served(good, consortium)
+
+    run_async(main)
+
+
 def test_a_connection_carries_no_more_calls_than_a_member_may_have(
     consortium: Consortium, tmp_path: Path
 ) -> None:

@@ -45,6 +45,17 @@ LARGEST_REQUEST = {
 """Bytes of one message of a call; parsing one may take a hundred times its size. Of calls that are
 not listed: a few thousand."""
 
+# Of calls whose messages are large an honest member has one open, and for a while what is left over
+# from connections that broke.
+_MOST_AT_ONCE = 4
+_HEAVY = frozenset(
+    {
+        "/veilsum.v1.Federation/Join",
+        "/veilsum.v1.Federation/PushUpdate",
+        "/veilsum.v1.Operator/SubmitRun",
+    }
+)
+
 # Uploads are bounded by what an update consists of, and by the disk.
 _FREELY = frozenset({"/veilsum.v1.Federation/PushUpdate"})
 _REMEMBERED = 1024
@@ -170,7 +181,7 @@ class Admission(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has n
                 f"{caller.role} {caller.name!r} calls more than {self._limits.calls_per_s:g} times "
                 "a second",
             )
-        self._make_room(caller, member)
+        self._make_room(caller, path, member)
         task = asyncio.current_task()
         assert task is not None
         opened = OpenCall(caller, path, context, task)
@@ -180,18 +191,26 @@ class Admission(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has n
         finally:
             del member.open[opened]
 
-    def _make_room(self, caller: Identity, member: _Member) -> None:
+    def _make_room(self, caller: Identity, path: str, member: _Member) -> None:
         """A site's oldest call gives way: whatever a connection left behind that broke without a
         word is older than what the site calls now. The memory of those that it does not let end
         is bounded as well."""
         most = self._limits.calls
         going_on = [call for call in member.open if call.refusal is None]
-        if len(going_on) < most and len(member.open) < 2 * most:
-            return
-        refusal = CallRefused(_EXHAUSTED, f"{caller.role} {caller.name!r} has {most} calls open")
-        if caller.role != "site" or len(member.open) >= 2 * most:
-            raise refusal
-        going_on[0].end(refusal)
+        if path in _HEAVY:
+            same = [call for call in going_on if call.path == path]
+            if len(same) >= _MOST_AT_ONCE:
+                method = path.rpartition("/")[2]
+                self._end(same[0], caller, f"{_MOST_AT_ONCE} calls of {method} open")
+        if len(member.open) >= 2 * most:
+            raise _too_many(caller, f"{most} calls open")
+        if len(going_on) >= most:
+            self._end(going_on[0], caller, f"{most} calls open")
+
+    def _end(self, oldest: OpenCall, caller: Identity, what: str) -> None:
+        if caller.role != "site":
+            raise _too_many(caller, what)
+        oldest.end(_too_many(caller, what))
 
     def _member(self, caller: Identity, now: float) -> _Member:
         member = self._members.get(caller)
@@ -227,6 +246,10 @@ class Admission(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has n
                 )
             yield message
             message = await anext(arriving, None)
+
+
+def _too_many(caller: Identity, what: str) -> CallRefused:
+    return CallRefused(_EXHAUSTED, f"{caller.role} {caller.name!r} has {what}")
 
 
 def _form(handler: Any) -> tuple[Callable[..., Any], Callable[[Any, Any], Any]]:

@@ -15,8 +15,9 @@ class LimitSettings:
     and processes count together, so whoever goes beyond them is alone in what follows.
 
     Attributes:
-        calls: open calls of one member. A site's next one ends its oldest, which is most likely
-            left over from a connection that broke; other members are refused.
+        calls: open calls of one member, and calls of one connection. A site's next one ends its
+            oldest, which is most likely left over from a connection that broke; other members are
+            refused. Of those that carry large messages four can be open.
         calls_per_s, calls_at_once: how often a member may call in the long run, and in a burst.
         messages_per_s, messages_at_once: the same for the messages of its streams, other than
             those of uploads, which what an update may consist of bounds.
@@ -30,7 +31,7 @@ class LimitSettings:
         ConfigError: a limit is not positive, or would never let anything through.
     """
 
-    calls: int = 32
+    calls: int = 16
     calls_per_s: float = 20.0
     calls_at_once: int = 200
     messages_per_s: float = 50.0
