@@ -83,7 +83,8 @@ async def written(link: Link) -> list[ToSite]:
     ("sent", "round_id", "kept"),
     [
         ([], None, []),
-        ([said(b"1"), CLOSED, ENDED], None, []),
+        ([said(b"1"), ENDED], None, []),
+        ([said(b"1"), CLOSED, ENDED], ROUND, [CLOSED, ENDED]),
         ([opened(), said(b"1"), said(b"2")], ROUND, [opened(), said(b"1"), said(b"2")]),
         ([opened(), said(b"1", NEXT)], ROUND, [opened()]),
         ([opened(), said(b"1"), opened(NEXT)], NEXT, [opened(NEXT)]),

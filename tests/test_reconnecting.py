@@ -41,8 +41,8 @@ VICTIM = "d"
 # Some hundred kilobytes, so that a model and an update can break off in the middle.
 MODEL = {"w": (np.arange(60_000) % 7).astype(np.float32)}
 LAYOUT = ModelLayout.from_arrays(MODEL)
-# Far longer than anything here takes: whatever waits for one of them shows.
-DEADLINES = Deadlines(*[50.0] * 7, cooldown_s=0.1)
+# Far longer than a test may take: whatever waits for one of them shows.
+DEADLINES = Deadlines(*[500.0] * 7, cooldown_s=0.1)
 MASKED = RunSpec("task", min_sites=4, weight_cap=10, clip=1.0, deadlines=DEADLINES)
 PLAIN = replace(MASKED, masked=False)
 
@@ -123,18 +123,45 @@ class CutConnection(Connection):
         return await super().push_update(*args, **kwargs)
 
 
+class Serving:
+    """A coordinator that can be stopped and started again where it was."""
+
+    def __init__(self, settings: CoordinatorSettings) -> None:
+        self._settings = settings
+        self._running = AsyncExitStack()
+        self.port = 0
+
+    async def __aenter__(self) -> Serving:
+        self.port = await self._running.enter_async_context(serving(self._settings))
+        self._settings = replace(self._settings, listen=f"127.0.0.1:{self.port}")
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._running.aclose()
+
+    async def restart(self) -> None:
+        """As an operator does it: the process is told to stop, and then there is another."""
+        await self.__aexit__()
+        await self.__aenter__()
+
+
 @dataclass
 class Running:
     """A coordinator and its sites, one of them behind a network of its own."""
 
+    coordinator: Serving
     proxy: Proxy
     knife: Knife
     operator: OperatorClient
     trainer: EvenTrainer  # of the one
 
     async def run(self, spec: RunSpec) -> RunStatus:
-        run = await asyncio.to_thread(self.operator.submit, spec, model_to_bytes(LAYOUT, MODEL))
-        return await self.ended(run.run_id)
+        return await self.ended(await self.submit(spec))
+
+    async def submit(self, spec: RunSpec) -> str:
+        """Gives the run's id."""
+        model = model_to_bytes(LAYOUT, MODEL)
+        return (await asyncio.to_thread(self.operator.submit, spec, model)).run_id
 
     async def ended(self, run_id: str) -> RunStatus:
         """Waits for the end of a run."""
@@ -164,7 +191,8 @@ async def running(
     policy = LocalPolicy(start_models=frozenset({result_digest(LAYOUT, MODEL)}))
     folder = settings.state_dir.parent
     async with AsyncExitStack() as stack:
-        port = await stack.enter_async_context(serving(settings))
+        coordinator = await stack.enter_async_context(Serving(settings))
+        port = coordinator.port
         proxy = await stack.enter_async_context(Proxy(port))
         knife = Knife(proxy)
         tasks = []
@@ -183,7 +211,7 @@ async def running(
             tasks.append(asyncio.create_task(serve))
         operator = await stack.enter_async_context(operating(consortium, port))
         try:
-            yield Running(proxy, knife, operator, trainer)
+            yield Running(coordinator, proxy, knife, operator, trainer)
         finally:
             stop.set()
             await asyncio.gather(*tasks)
@@ -242,11 +270,10 @@ def test_a_site_that_is_away_too_long_is_dropped_and_joins_the_next_round(
                 proxy.cut()
 
             knife.point, knife.cut = "before share-deal", cut_off
-            submit = federation.operator.submit
-            run = await asyncio.to_thread(submit, spec, model_to_bytes(LAYOUT, MODEL))
-            await asyncio.to_thread(until_dropped, federation.operator, run.run_id)
+            run_id = await federation.submit(spec)
+            await asyncio.to_thread(until_dropped, federation.operator, run_id)
             proxy.refusing = False
-            status = await federation.ended(run.run_id)
+            status = await federation.ended(run_id)
 
             first, second = status.rounds
             reason = "the connection broke, and it was not back within 0.2 s"
@@ -295,8 +322,8 @@ def test_a_site_whose_connection_was_lost_without_a_word_is_back_when_it_notices
 ) -> None:
     """It notices first, and the coordinator has two streams of it for a while."""
     fast = {"grpc.keepalive_time_ms": 1000, "grpc.http2.ping_timeout_ms": 500}
-    options = dict(endpoint.KEEPALIVE_OPTIONS) | fast
-    monkeypatch.setattr(endpoint, "KEEPALIVE_OPTIONS", tuple(options.items()))
+    options = tuple((name, fast.get(name, value)) for name, value in endpoint.KEEPALIVE_OPTIONS)
+    monkeypatch.setattr(endpoint, "KEEPALIVE_OPTIONS", options)
 
     async def main() -> None:
         settings = consortium.coordinator_settings(tmp_path / "state")
@@ -309,3 +336,65 @@ def test_a_site_whose_connection_was_lost_without_a_word_is_back_when_it_notices
             assert federation.trainer.fitted == 2
 
     run_async(main)
+
+
+RESTARTS = {
+    "masked": (*(f"behind {kind}" for kind in KINDS), "update"),
+    "plain": ("model", "update"),
+}
+
+
+@pytest.mark.parametrize("kind", ["masked", "plain"])
+def test_a_round_is_the_undisturbed_one_whenever_the_coordinator_is_started_again(
+    kind: str, consortium: Consortium, tmp_path: Path
+) -> None:
+    spec = MASKED if kind == "masked" else PLAIN
+
+    async def main() -> None:
+        settings = consortium.coordinator_settings(tmp_path / "state")
+        async with running(consortium, settings) as federation:
+            expected = whole(await federation.run(replace(spec, task_id="undisturbed")))
+            for number, point in enumerate(RESTARTS[kind]):
+                reached = asyncio.Event()
+                federation.knife.point, federation.knife.cut = point, reached.set
+                run_id = await federation.submit(replace(spec, task_id=f"task-{number}"))
+                await reached.wait()
+                await federation.coordinator.restart()
+                assert whole(await federation.ended(run_id)) == expected, point
+                assert federation.trainer.fitted == number + 2, point
+
+    run_async(main)
+
+
+def test_a_site_that_did_not_hear_that_its_update_counts_hears_it_after_a_restart(
+    consortium: Consortium, tmp_path: Path
+) -> None:
+    """Otherwise it would send in the next round once more what its codec lost in this one."""
+    spec = replace(PLAIN, rounds=2, codec="topk/d2", error_feedback=True)
+
+    async def main() -> None:
+        settings = consortium.coordinator_settings(tmp_path / "state")
+        async with running(consortium, settings) as federation:
+            proxy, knife = federation.proxy, federation.knife
+            undisturbed = await federation.run(replace(spec, task_id="undisturbed"))
+            # From the middle of its update on it hears nothing.
+            knife.point, knife.cut = "update", proxy.down.hold
+            run_id = await federation.submit(replace(spec, task_id="deaf"))
+            await asyncio.to_thread(until_round_ended, federation.operator, run_id)
+            await federation.coordinator.restart()
+            proxy.cut()
+            proxy.down.go_on()
+            status = await federation.ended(run_id)
+
+            digests = [record.digest for record in undisturbed.rounds]
+            assert [record.digest for record in status.rounds] == digests
+            assert [record.sites for record in status.rounds] == [SITES] * 2
+
+    run_async(main)
+
+
+def until_round_ended(operator: OperatorClient, run_id: str) -> None:
+    for event in operator.watch(run_id):
+        if event.kind == "round":
+            return
+    raise AssertionError("the run ended without a round")

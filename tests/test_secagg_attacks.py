@@ -66,7 +66,7 @@ from veilsum.site.effects import FetchModel, SendToCoordinator, SiteEffect, Uplo
 from veilsum.site.events import CoordinatorSent, Disconnected, ModelFetched, SiteEvent, TrainingDone
 from veilsum.site.session import SiteCore
 from veilsum.site.trainer import EvaluationResult, TrainingResult
-from veilsum.transport import coordinator_app, site_app
+from veilsum.transport import coordinator_app, site_runner
 from veilsum.transport.client import Connection, Unreachable
 from veilsum.transport.endpoint import Endpoint
 from veilsum.transport.logs import Log
@@ -328,6 +328,7 @@ class SlowCore:
     def __init__(self) -> None:
         self.busy = threading.Event()
         self.disturbed = threading.Event()
+        self.heard_twice = threading.Event()
         self.events: list[str] = []
 
     def handle(self, event: SiteEvent) -> list[SiteEffect]:
@@ -336,41 +337,69 @@ class SlowCore:
             self.disturbed.wait(0.3)
             self.busy.clear()
         else:
-            self.close()
+            self._notice()
         self.events.append(type(event).__name__)
+        if len(self.events) == 2:
+            self.heard_twice.set()
         return []
 
     def close(self) -> None:
+        self._notice()
+        self.events.append("close")
+
+    def _notice(self) -> None:
         if self.busy.is_set():
             self.disturbed.set()
 
 
 class BrokenConnection:
-    """Brings one message and breaks while the core is at it."""
+    """Brings one message and breaks while the core is at it. There is no other after it."""
 
     def __init__(self, core: SlowCore) -> None:
         self._core = core
+        self._broken = False
+
+    async def __aenter__(self) -> BrokenConnection:
+        if self._broken:
+            raise Unreachable("gone")
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None: ...
+
+    async def send(self, message: object) -> None: ...
 
     async def messages(self) -> AsyncIterator[Welcome]:
         yield Welcome("test", ZERO_HASH)
         await asyncio.to_thread(self._core.busy.wait)
+        self._broken = True
         raise Unreachable("gone")
 
 
-def test_a_connection_that_breaks_does_not_disturb_a_core_that_is_masking(tmp_path):
+@pytest.mark.parametrize("stopped", [False, True])
+def test_neither_a_connection_that_breaks_nor_a_stop_disturbs_a_core_that_is_masking(
+    stopped: bool, tmp_path
+):
     core = SlowCore()
     settings = SiteSettings(
-        VICTIM, "localhost:1", tmp_path, tmp_path, "some.module:trainer", insecure=True
+        VICTIM, "localhost:1", tmp_path, tmp_path, "some.module:trainer", insecure=True, hold_s=0.0
     )
 
     async def main() -> None:
-        app = site_app._SiteApp(core, None, settings, Outgoing(None, Log("site")), Log("site"))
-        with pytest.raises(Unreachable):
-            await app._take_part(BrokenConnection(core))
+        outgoing, log = Outgoing(None, Log("site")), Log("site")
+        runner = site_runner.SiteRunner(core, None, settings, outgoing, log)
+        connection = BrokenConnection(core)
+        serving = asyncio.create_task(runner.serve(None, lambda endpoint: connection))
+        if stopped:
+            await asyncio.to_thread(core.busy.wait)
+        else:
+            await asyncio.to_thread(core.heard_twice.wait)
+        serving.cancel()
+        await asyncio.wait((serving,))
+        runner.close()
 
     asyncio.run(main())
 
-    assert core.events == ["CoordinatorSent", "Disconnected"]
+    assert core.events == ["CoordinatorSent", *["Disconnected"] * (not stopped), "close"]
     assert not core.disturbed.is_set()
 
 

@@ -123,6 +123,7 @@ def test_wherever_the_connection_breaks_the_result_is_the_undisturbed_one(
         assert digests(federation) == expected, cut
         assert federation.trained == undisturbed.trained, cut  # it went on, and did not begin anew
         assert_never_said_otherwise(federation)
+        assert federation.acknowledged == undisturbed.acknowledged, cut
         repeated += sum(len(payloads) - 1 for payloads in federation.said.values())
     # In a masked round a lot of it was said more than once.
     assert repeated > undisturbed.crossings if spec.masked else repeated == 0

@@ -8,6 +8,7 @@ import urllib.request
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import grpc
 import grpc.aio
@@ -38,11 +39,12 @@ from veilsum.pki.issue import IssuedFiles, issue
 from veilsum.proto.v1 import federation_pb2 as pb
 from veilsum.proto.v1 import operator_pb2
 from veilsum.transport import wire_data
-from veilsum.transport.callers import INSECURE_IDENTITY
+from veilsum.transport.callers import INSECURE_IDENTITY, CallRefused
 from veilsum.transport.checkpoints import load_model, model_to_bytes
 from veilsum.transport.client import Connection, Refused, Replaced, Unreachable
 from veilsum.transport.endpoint import Endpoint
 from veilsum.transport.operator import CoordinatorUnreachable, OperatorClient
+from veilsum.transport.server import _write
 from veilsum.transport.site_app import make_endpoint
 from veilsum.transport.tls import load_tls_identity
 
@@ -350,6 +352,38 @@ def test_a_second_join_of_a_site_replaces_the_first(consortium: Consortium, sett
                     await drain(first)
                 assert isinstance(await anext(second.messages()), Welcome)
             assert isinstance(await anext(other.messages()), Welcome)
+
+    run_async(main)
+
+
+def test_an_answer_to_a_connection_that_broke_is_no_internal_error() -> None:
+    async def broken(message: bytes) -> None:
+        raise grpc.aio.InternalError("the batch failed")
+
+    async def main() -> None:
+        with pytest.raises(CallRefused, match="the connection broke") as refused:
+            await _write(SimpleNamespace(write=broken), b"", 1.0)
+        assert refused.value.status is grpc.StatusCode.UNAVAILABLE
+
+    run_async(main)
+
+
+def test_a_process_whose_place_another_took_does_not_come_back(
+    consortium: Consortium, settings
+) -> None:
+    """Or the two would take turns for ever."""
+
+    async def main() -> None:
+        async with serving(settings) as port:
+            earlier = endpoint(consortium, "a", port)
+            async with Connection(earlier):
+                later = Connection(endpoint(consortium, "a", port))
+                async with later:
+                    with pytest.raises(Replaced):
+                        await connect_once(earlier)
+                    await later.send(Hello("again", consortium.roster.hash, b"i" * 16))
+                    with pytest.raises(Refused, match="says hello once"):
+                        await drain(later)  # it is still the one
 
     run_async(main)
 

@@ -62,6 +62,11 @@ class ShakyFederation(Federation):
         self._counted: set[RoundId] = set()
         super().__init__(*args, **kwargs)
 
+    @property
+    def acknowledged(self) -> list[RoundId]:
+        """Rounds whose result the victim has checked and acknowledged."""
+        return [round_id for round_id, kind in self.said if kind == "result-ack"]
+
     # --- the connection -------------------------------------------------------------
 
     def _cross(self, pass_: Callable[[], None]) -> None:

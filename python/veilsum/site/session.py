@@ -180,7 +180,6 @@ class SiteCore:
             case UploadDone(round_id):
                 return self._on_delivered(round_id)
             case UploadRefused(round_id, reason):
-                self._last_update.told(round_id, counts=False)
                 return self._give_up(round_id, "upload_refused", "its update was refused", reason)
             case Disconnected():
                 return self._leave("the connection is gone")

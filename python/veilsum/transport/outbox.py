@@ -47,6 +47,8 @@ class Outbox:
                 if self._open and round_id == self._round:
                     self._messages.append(message)
             case SiteDropped(round_id) | RoundClosed(round_id):
+                # After a restart the end of a round may be all that is left of it.
+                self._round = self._round or round_id
                 if round_id == self._round:
                     self._end(message)
             case RunClosed(run_id):

@@ -12,9 +12,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 
-from veilsum.control import RoundRecord, RunEvent, RunStatus
+from veilsum.control import RoundClosed, RoundRecord, RunEvent, RunStatus
 from veilsum.coordinator.core import Coordinator
-from veilsum.coordinator.effects import Effect
+from veilsum.coordinator.effects import Effect, SendToSite
 from veilsum.coordinator.events import Event, ResultPublished, RoundSpoiled, RunSubmitted
 from veilsum.coordinator.standing import RestoredRun, Standing
 from veilsum.errors import ConfigError, DecodeError, DeviceError, VeilsumError
@@ -61,7 +61,7 @@ class Recovery:
         for status, standing in await asyncio.to_thread(self._storage.unfinished):
             open_again = await asyncio.to_thread(self._restore, status, standing)
             try:
-                for effect in open_again:
+                for effect in (*_ended(_before(status, standing)), *open_again):
                     await self._again(effect)
             except ConfigError as error:  # a model that sites still train is gone
                 reason = f"after a restart it cannot go on: {error}"
@@ -163,6 +163,16 @@ class Recovery:
             self._end(run, f"round {entry.round.number}: {reason}")
             return None
         return RoundSpoiled(run.run_id, reason)
+
+
+def _ended(records: tuple[RoundRecord, ...]) -> list[Effect]:
+    """How the last round ended, for whoever had delivered its update and may not have heard."""
+    if not records:
+        return []
+    last = records[-1]
+    closed = RoundClosed(last.round, last.completed, last.reason, last.digest)
+    sites = last.sites if last.completed else last.bytes_in
+    return [SendToSite(site, closed) for site in sites]
 
 
 def _before(status: RunStatus, standing: Standing | None) -> tuple[RoundRecord, ...]:

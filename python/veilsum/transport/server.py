@@ -215,7 +215,7 @@ class FederationService:
         welcome = Welcome(self._roster.consortium, self._roster.hash)
         link = self._links.attach(site, hello.instance, welcome)
         self._desk.metrics.sites(len(self._links))
-        self._desk.log.info("site connected", site=site)
+        self._desk.log.notice("site connected", site=site)
         reader = asyncio.create_task(self._read(link, requests))
         try:
             async for message in link.messages():
@@ -275,7 +275,7 @@ class FederationService:
         # Also when the call itself was cancelled: from here on the site counts as away.
         self._links.detach(link)
         self._desk.metrics.sites(len(self._links))
-        self._desk.log.info("site disconnected", site=link.site, reason=link.closed)
+        self._desk.log.notice("site disconnected", site=link.site, reason=link.closed)
         with suppress(asyncio.CancelledError, Exception):
             await reader
 

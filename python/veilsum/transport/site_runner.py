@@ -130,7 +130,8 @@ class SiteRunner:
             return
         line.send(Goodbye())
         with suppress(TimeoutError):
-            await asyncio.wait_for(line.ended.wait(), _GOODBYE_SECONDS)
+            async with asyncio.timeout(_GOODBYE_SECONDS):
+                await line.ended.wait()
 
     async def serve(self, endpoint: Endpoint, connect: Connect) -> None:
         """Stays connected and works, to its goodbye. Ends before only with an exception that a
