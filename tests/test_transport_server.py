@@ -47,6 +47,7 @@ from veilsum.transport.operator import CoordinatorUnreachable, OperatorClient
 from veilsum.transport.server import _write
 from veilsum.transport.site_app import make_endpoint
 from veilsum.transport.tls import load_tls_identity
+from veilsum.transport.tls_reload import ClientTls
 
 SITES = ("a", "b", "c")
 MODEL = {"w": np.zeros((3, 4), np.float32), "steps": np.array([5, 6], np.int64)}
@@ -143,7 +144,8 @@ def test_a_certificate_of_another_authority_does_not_get_in(
                 status, _ = await status_of(client.federation.PushStatus(pb.PushStatusRequest()))
                 assert status is grpc.StatusCode.UNAVAILABLE
             # And its own program, which trusts its own authority, would not talk to ours.
-            own = load_tls_identity(stranger.ca, stranger.tls_certificate, stranger.tls_key, "site")
+            files = (stranger.ca, stranger.tls_certificate, stranger.tls_key)
+            own = ClientTls(files, load_tls_identity(*files, "site"))
             mine = endpoint(consortium, "a", port)
             with pytest.raises(Unreachable):
                 await connect_once(Endpoint(mine.address, mine.identity, own, mine.roster, "test"))

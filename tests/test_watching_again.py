@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +11,14 @@ from pathlib import Path
 import pytest
 
 from support.consortium import Consortium, make_consortium
+from support.pushing import MODEL_BYTES, endpoint, opened, update
 from support.serving import operating, run_async, serving
 from veilsum.control import RunEvent, RunSpec, RunStatus
 from veilsum.errors import DecodeError, VeilsumError
 from veilsum.transport import operator as operator_module
 from veilsum.transport import wire_requests
+from veilsum.transport.client import Connection
+from veilsum.transport.drain import Orders
 from veilsum.transport.operator import CoordinatorUnreachable, OperatorClient
 from veilsum.transport.settings import OperatorSettings
 from veilsum.transport.storage import Storage
@@ -104,6 +108,50 @@ def test_a_number_that_cannot_be_is_refused() -> None:
     assert wire_requests.decode_watch(wire_requests.encode_watch("r", 7)) == ("r", 7)
     with pytest.raises(DecodeError, match="after must be 0 to"):
         wire_requests.decode_watch(wire_requests.encode_watch("r", 2**63))
+
+
+def test_a_run_is_followed_across_a_restart_of_its_coordinator(
+    consortium: Consortium, tmp_path: Path
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = consortium.coordinator_settings(
+        tmp_path / "state", listen=f"127.0.0.1:{port}", reconnect_s=3600.0
+    )
+    spec = RunSpec("tiny", rounds=2, masked=False, min_sites=1, cohort=("a",))
+    site = endpoint(consortium, "a", port)
+    seen: list[RunEvent] = []
+
+    def follow(client: OperatorClient, run_id: str) -> None:
+        for event in client.follow(run_id, patience_s=60, lost=lambda error: None):
+            seen.append(event)
+
+    async def main() -> None:
+        async with operating(consortium, port) as operator:
+            async with serving(settings, at_once()):
+                run = await asyncio.to_thread(operator.submit, spec, MODEL_BYTES)
+                following = asyncio.create_task(asyncio.to_thread(follow, operator, run.run_id))
+                async with Connection(site) as connection:
+                    await connection.push_update(*update(await opened(connection, 1), "a"))
+                    invited = await opened(connection, 2)
+            async with serving(settings, at_once()), Connection(site) as connection:
+                await connection.push_update(*update(invited, "a"))
+                await following
+        storage = Storage(settings.state_dir)
+        kept = storage.events(run.run_id)
+        storage.close()
+        numbered = [event for event in seen if event.number]
+        assert numbered == [replace(event, number=number) for number, event in kept]
+        assert numbered[-1].detail == "completed"
+
+    run_async(main)
+
+
+def at_once() -> Orders:
+    orders = Orders()
+    orders.at_once.set()
+    return orders
 
 
 # --- the watcher's side ---------------------------------------------------------------

@@ -15,7 +15,7 @@ from veilsum.roster import Roster
 from veilsum.transport.callers import INSECURE_IDENTITY
 from veilsum.transport.process import KEEPALIVE_OPTIONS
 from veilsum.transport.settings import MESSAGE_LIMIT, RELAY_LIMIT
-from veilsum.transport.tls import TlsIdentity
+from veilsum.transport.tls_reload import ClientTls
 from veilsum.transport.wire import INSTANCE_BYTES
 
 OnSent: TypeAlias = Callable[[str, int, bytes], None]
@@ -39,7 +39,7 @@ class Endpoint:
 
     address: str
     identity: Identity
-    tls: TlsIdentity | None = field(repr=False)
+    tls: ClientTls | None = field(repr=False)
     roster: Roster
     version: str
     on_sent: OnSent = field(default=_not_listed, repr=False)
@@ -56,7 +56,7 @@ class Endpoint:
         ]
         if self.tls is None:
             return grpc.aio.insecure_channel(self.address, options=options)
-        credentials = self.tls.channel_credentials()
+        credentials = self.tls.credentials()
         return grpc.aio.secure_channel(self.address, credentials, options=options)
 
     def leaves(self, kind: str, message: bytes) -> None:

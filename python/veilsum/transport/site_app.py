@@ -27,6 +27,7 @@ from veilsum.transport.process import harden_process, stop_signals, versions
 from veilsum.transport.settings import SiteSettings, tls_files
 from veilsum.transport.site_runner import Connect, SiteRunner
 from veilsum.transport.tls import load_signing_key, load_tls_identity
+from veilsum.transport.tls_reload import ClientTls
 from veilsum.transport.training import load_trainer
 
 _SEED_BYTES = 32
@@ -150,7 +151,7 @@ def make_endpoint(settings: SiteSettings, roster: Roster) -> Endpoint:
             f"the certificate {settings.tls_certificate} is for {tls.identity.uri}, this site is "
             f"{identity.uri}"
         )
-    return Endpoint(settings.coordinator, identity, tls, roster, __version__)
+    return Endpoint(settings.coordinator, identity, ClientTls(files, tls), roster, __version__)
 
 
 def _rounding_seed(settings: SiteSettings) -> Secret:

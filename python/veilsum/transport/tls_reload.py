@@ -1,24 +1,27 @@
-"""A server's certificate, replaced without a restart.
+"""A member's certificate, replaced without a restart: on either side, for connections that come.
 
-gRPC asks before every handshake whether there is another certificate. It gets one only after
-the files were read and understood as at the start; connections that are there stay.
+Files are read and understood as at the start before anybody is shown them; what cannot be used is
+not taken, and what there was stays. Connections that are there stay as they are.
 """
 
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable
 from pathlib import Path
 
 import grpc
 
 from veilsum.errors import ConfigError
+from veilsum.transport.logs import Log
 from veilsum.transport.tls import TlsIdentity, load_tls_identity
 from veilsum.transport.watched_files import WatchedFiles
 
 
-class ServerTls:
-    """What a coordinator shows to those who connect.
+class TlsFiles:
+    """A member's TLS files.
+
+    Attributes:
+        current: what was read from them last and could be used.
 
     Args:
         files: (ca, tls_certificate, tls_key).
@@ -29,13 +32,53 @@ class ServerTls:
         self._files = files
         self._watched = WatchedFiles(files)
         self.current = current
+
+    def changed(self) -> bool:
+        """Whether the files are others than at the last call."""
+        return self._watched.changed()
+
+    def reload(self) -> None:
+        """Reads the files again.
+
+        Raises:
+            ConfigError: they cannot be used, or are somebody else's; what there was stays.
+        """
+        found = load_tls_identity(*self._files, self.current.identity.role)
+        if found.identity != self.current.identity:
+            raise ConfigError(
+                f"{self._files[1]} is for {found.identity.uri}, "
+                f"this is {self.current.identity.uri}",
+                hint="another identity needs another roster and a restart",
+            )
+        self.current = found
+
+
+class ClientTls(TlsFiles):
+    """What a site shows when it dials."""
+
+    def __init__(self, files: tuple[Path, Path, Path], current: TlsIdentity) -> None:
+        super().__init__(files, current)
+        self._log = Log("site", site=current.identity.name)
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """For the next connection."""
+        if self.changed():
+            try:
+                self.reload()
+            except ConfigError as error:
+                self._log.warning("certificate not taken, the old one stays", reason=str(error))
+            else:
+                self._log.info("certificate taken", ends=self.current.ends)
+        return self.current.channel_credentials()
+
+
+class ServerTls(TlsFiles):
+    """What a coordinator shows to those who connect."""
+
+    def __init__(self, files: tuple[Path, Path, Path], current: TlsIdentity) -> None:
+        super().__init__(files, current)
         # gRPC asks from threads of its own.
         self._replaced: queue.SimpleQueue[TlsIdentity] = queue.SimpleQueue()
-
-    @property
-    def changed(self) -> Callable[[], bool]:
-        """Whether the files are others than at the last call."""
-        return self._watched.changed
 
     def credentials(self) -> grpc.ServerCredentials:
         """For a port that demands a certificate of this consortium from everyone."""
@@ -44,23 +87,13 @@ class ServerTls:
         )
 
     def reload(self) -> None:
-        """Reads the files again; who connects from now on sees what is in them.
-
-        Raises:
-            ConfigError: they cannot be used, or are somebody else's; what there was stays.
-        """
-        found = load_tls_identity(*self._files, "coordinator")
-        if found.identity != self.current.identity:
-            raise ConfigError(
-                f"{self._files[1]} is for {found.identity.uri}, "
-                f"this coordinator is {self.current.identity.uri}",
-                hint="another identity needs another roster and a restart",
-            )
-        self.current = found
-        self._replaced.put(found)
+        """As TlsFiles; who connects from now on sees what was read."""
+        super().reload()
+        self._replaced.put(self.current)
 
     def newest(self) -> object | None:
-        """What gRPC is to show from now on, if it is not what it was told before. gRPC calls it."""
+        """What gRPC is to show from now on, if it is not what it was told before. It asks before
+        every handshake."""
         newest: TlsIdentity | None = None
         while True:
             try:
