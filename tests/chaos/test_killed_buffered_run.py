@@ -1,0 +1,156 @@
+"""A buffered run whose coordinator is killed at any step goes on, and loses no update that counts.
+
+Sites train as fast as they can, so whose update comes first is never known before: what each step
+is made of is taken from its record, and must then be what the step says it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from support.consortium import Consortium, make_consortium
+from support.lives import NO_TLS, Outcome, Step, play, start, watching_sites
+from support.tiny_trainer import TinyTrainer
+from veilsum import Aggregator
+from veilsum.control import Deadlines, RoundRecord, RunSpec, TaskSettings
+from veilsum.difference import model_difference
+from veilsum.model import ModelLayout, result_digest
+from veilsum.transport.checkpoints import model_from_bytes, model_to_bytes
+from veilsum.transport.operator import OperatorClient
+
+AT_ONCE = 4
+SITES = ("basel", "kyoto", "lyon", "quito")
+MODEL = {"w": np.linspace(-1, 1, 3000, dtype=np.float32), "seen": np.array([7], np.int64)}
+LAYOUT = ModelLayout.from_arrays(MODEL)
+SPEC = RunSpec(
+    "chaos",
+    rounds=5,
+    masked=False,
+    min_sites=1,
+    buffer_size=2,
+    max_staleness=2,
+    deadlines=Deadlines(inputs_s=20),
+)
+
+Models = Mapping[int, Mapping[str, NDArray[Any]]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A submitted run, and the steps of its coordinator if it is not killed."""
+
+    consortium: Consortium
+    template: Path
+    steps: tuple[Step, ...]
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    folder = tmp_path_factory.mktemp("buffered")
+    consortium, template = make_consortium(folder / "consortium", SITES), folder / "template"
+
+    async def main() -> Outcome:
+        await submit(consortium, template)
+        return await play(consortium, template, folder, SITES)
+
+    with watching_sites():
+        undisturbed = asyncio.run(main())
+    assert list(wrongs(undisturbed)) == []
+    return Case(consortium, template, undisturbed.steps)
+
+
+async def submit(consortium: Consortium, state: Path) -> None:
+    """Leaves a state directory with one run, before any site came."""
+    life = start(consortium.coordinator_settings(state, **NO_TLS))
+    port = await life.until("port")
+    who = {"name": "ann", "consortium": consortium.roster.consortium}
+    client = OperatorClient(consortium.operator_settings(port, **NO_TLS, **who))
+    await asyncio.to_thread(client.submit, SPEC, model_to_bytes(LAYOUT, MODEL))
+    client.close()
+    life.end()
+
+
+def wrongs(outcome: Outcome) -> Iterator[str]:
+    """What must never be."""
+    status, records = outcome.status, outcome.status.rounds
+    if status.state != "completed":
+        yield f"{status.state}: {status.reason}"
+        return
+    models = {
+        number: model_from_bytes(outcome.models[f"round-{number}.safetensors"])[1]
+        for number in range(len(records) + 1)
+    }
+    for record in records:
+        yield from _wrong_in_step(record, models)
+    summed = Counter(
+        (update.site, update.version + 1) for record in records for update in record.updates
+    )
+    yield from (f"{update} counts twice" for update, times in summed.items() if times > 1)
+    counted = {(site, round_id.number) for site, round_id in outcome.witness.counted}
+    yield from (f"{update} is lost" for update in counted - set(summed))
+    if outcome.left_over:
+        yield f"left over: {outcome.left_over}"
+
+
+def _wrong_in_step(record: RoundRecord, models: Models) -> Iterator[str]:
+    number, mean = record.round.number, Aggregator(LAYOUT)
+    for update in record.updates:
+        model, task = models[update.version], TaskSettings(seed=update.version)
+        trained = TinyTrainer(SITES.index(update.site)).fit(model, task, lambda fraction: None)
+        staleness = number - 1 - update.version
+        mean.add(
+            model_difference(LAYOUT, trained.arrays, model),
+            weight=SPEC.buffering.counted(trained.weight, staleness),
+            site=f"{update.site} {update.version}",
+        )
+        if not staleness == update.staleness <= SPEC.max_staleness:
+            yield f"step {number} has an update of staleness {staleness}"
+    if record.digest != mean.finish().digest:
+        yield f"step {number} is not the mean of its updates"
+    if record.model_hash != result_digest(LAYOUT, models[number]):
+        yield f"step {number} led to another model"
+
+
+async def failures(case: Case, folder: Path, deaths: Sequence[Step]) -> dict[str, str]:
+    """Plays with each death, a few at a time; those after which something is wrong."""
+    found: dict[str, str] = {}
+    at_once = asyncio.Semaphore(AT_ONCE)
+
+    async def one(last: Step) -> None:
+        async with at_once:
+            where = folder / str(last)
+            where.mkdir()
+            try:
+                async with asyncio.timeout(40):
+                    outcome = await play(case.consortium, case.template, where, SITES, (last,))
+                wrong = "; ".join(wrongs(outcome))
+            except TimeoutError:
+                wrong = "it stands still"
+            if wrong:
+                found[str(last)] = wrong
+
+    with watching_sites():
+        await asyncio.gather(*(one(last) for last in deaths))
+    return found
+
+
+@pytest.mark.slow
+def test_killed_at_any_step_a_buffered_run_loses_nothing(case: Case, tmp_path: Path) -> None:
+    assert len(case.steps) > 100
+    assert asyncio.run(failures(case, tmp_path, case.steps)) == {}
+
+
+def test_killed_at_some_steps_a_buffered_run_loses_nothing(case: Case, tmp_path: Path) -> None:
+    """When an update is kept, when it counts, and around the model's step."""
+    names = ("spool.sealed", "model.written", "database.committed")
+    deaths = [step for step in case.steps if step.name in names and step.occurrence in (2, 9)]
+    assert asyncio.run(failures(case, tmp_path, deaths)) == {}
