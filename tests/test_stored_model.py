@@ -100,7 +100,8 @@ def test_a_step_of_a_stored_model_has_the_bits_of_one_in_memory(
 
     for seed in (4, 5, 6):
         expected = apply_mean(in_memory, expected, _arrays(seed, 0.1))
-        stepped = apply_mean(by_parts, stored, _arrays(seed, 0.1))
+        digest = bytes.fromhex(result_digest(LAYOUT, stored))
+        stepped = apply_mean(by_parts, stored, _arrays(seed, 0.1), model_hash=digest)
         for name, array in expected.items():
             np.testing.assert_array_equal(stepped[name], array, strict=True)
         stored = _stored(tmp_path, stepped)
@@ -109,9 +110,10 @@ def test_a_step_of_a_stored_model_has_the_bits_of_one_in_memory(
 
 
 def test_the_new_model_takes_the_place_of_the_mean(tmp_path: Path) -> None:
-    mean = _arrays(7, 0.1)
+    mean, model = _arrays(7, 0.1), _stored(tmp_path, _arrays(8))
+    digest = bytes.fromhex(result_digest(LAYOUT, model))
 
-    stepped = apply_mean(FedAvg(1.0).start(LAYOUT), _stored(tmp_path, _arrays(8)), mean)
+    stepped = apply_mean(FedAvg(1.0).start(LAYOUT), model, mean, model_hash=digest)
 
     assert all(stepped[name] is mean[name] for name in mean)
 
@@ -139,4 +141,19 @@ def test_a_stored_model_of_another_layout_is_not_stepped(tmp_path: Path) -> None
     other = ModelLayout.from_arrays({"w": np.zeros(3, np.float32)})
 
     with pytest.raises(ConfigError, match="not of the optimizer's layout"):
-        FedAvg(1.0).start(other).step_stored(stored, {"w": np.zeros(3, np.float32)})
+        FedAvg(1.0).start(other).step_stored(stored, {"w": np.zeros(3, np.float32)}, digest="")
+
+
+def test_a_file_whose_values_were_changed_makes_no_step(tmp_path: Path) -> None:
+    stored = _stored(tmp_path, _arrays(12))
+    digest = result_digest(LAYOUT, stored)
+    file = tmp_path / "round-0.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    optimizer = FedAvg(1.0).start(LAYOUT)
+
+    with pytest.raises(RoundAborted, match=f"it was stored as {digest}"):
+        apply_mean(optimizer, stored, _arrays(13, 0.1), model_hash=bytes.fromhex(digest))
+    with pytest.raises(ConfigError, match="last step failed"):
+        optimizer.state()

@@ -88,7 +88,7 @@ def _refused_for_the_model(federation: Federation, run_id: str) -> set[str]:
 def test_a_step_that_leads_to_a_model_of_the_coordinators_making(
     policy: LocalPolicy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job, "apply_mean", lambda _optimizer, _model, _mean: canary())
+    monkeypatch.setattr(job, "apply_mean", lambda *_, **__: canary())
     federation = _federation(policy)
     federation.submit("run", _spec(rounds=2), small_model())
 

@@ -63,9 +63,12 @@ class ModelSteps:
         """The model after a round.
 
         Raises:
-            RoundAborted: a value leaves the range of its tensor's dtype.
+            RoundAborted: a value leaves the range of its tensor's dtype, or the model is not as it
+                was kept any more.
         """
-        return self.refer_to(apply_mean(self._optimizer, model.arrays, result.mean))
+        return self.refer_to(
+            apply_mean(self._optimizer, model.arrays, result.mean, model_hash=model.ref.model_hash)
+        )
 
     def take_over(
         self, arrays: Mapping[str, NDArray[Any]], state: OptimizerState | None, model_hash: str

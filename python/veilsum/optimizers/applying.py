@@ -49,6 +49,8 @@ def apply_mean(
     optimizer: ServerOptimizer,
     model: Mapping[str, NDArray[Any]],
     mean: Mapping[str, NDArray[Any]],
+    *,
+    model_hash: bytes = b"",
 ) -> dict[str, NDArray[Any]]:
     """The model after one step; a function of arguments and state alone, to the last bit.
 
@@ -59,18 +61,19 @@ def apply_mean(
         model, mean: one array per tensor, shapes and dtypes of the layout; bfloat16 as
             uint16 bit patterns. To a stored model `mean` is given away: the new model is
             written over it, so that no two models are in memory.
+        model_hash: of a stored model, which is held against it, 32 bytes.
 
     Returns:
         Arrays of the same dtypes: new ones, or those of `mean`.
 
     Raises:
         RoundAborted: a value leaves the range of its tensor's dtype, or a stored model cannot be
-            read.
+            read or is another.
     """
     tensors = optimizer.layout.native.tensors
     try:
         if isinstance(model, StoredModel):
-            optimizer.step_stored(model, mean)
+            optimizer.step_stored(model, mean, digest=model_hash.hex())
             return dict(mean)
         new = {name: np.empty(shape, NUMPY_DTYPES[dtype]) for name, dtype, shape in tensors}
         return optimizer.step(model, mean, out=new)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -117,15 +118,19 @@ class ServerOptimizer:
             native.apply(means, threads=self._threads)
         return self.named(updated, out)
 
-    def step_stored(self, model: StoredModel, mean: Mapping[str, NDArray[Any]]) -> None:
+    def step_stored(
+        self, model: StoredModel, mean: Mapping[str, NDArray[Any]], *, digest: str
+    ) -> None:
         """step(model, mean, out=mean), reading the model part by part: in memory is one model,
         the mean, which becomes the new one.
 
         Args:
             mean: writable arrays of the layout's dtypes (bfloat16 as uint16 bit patterns).
+            digest: of the model, as of model.result_digest.
 
         Raises:
-            ConfigError: as step(), or the model cannot be read; `mean` then holds both.
+            ConfigError: as step(), or the model cannot be read or is another; `mean` is then of
+                no use either.
         """
         self._require_usable()
         if model.layout != self._layout:
@@ -134,8 +139,16 @@ class ServerOptimizer:
             raise ConfigError("moments on a device do not step a stored model")
         means = writable_model(self._layout, mean, "")
         self._spoiled = True
+        found = hashlib.sha256(self._layout.digest)
         for part in parts_of(self._layout):
-            self._step_part(part, model.read(part), flat_part(means[part.number], part))
+            old = model.read(part)
+            found.update(old.view(np.uint8).data)
+            self._step_part(part, old, flat_part(means[part.number], part))
+        if found.hexdigest() != digest:
+            raise ConfigError(
+                f"the stored model has digest {found.hexdigest()}, it was stored as {digest}",
+                hint="somebody changed the file, or its disk did; restore it from a copy",
+            )
         self._spoiled = False
         self._steps += 1
 
