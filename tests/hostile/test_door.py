@@ -39,7 +39,7 @@ HEALTH = "/grpc.health.v1.Health/Watch"
 EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 # Nothing here waits for a limit that is not the test's own.
-GENEROUS = LimitSettings(calls_at_once=10_000, messages_at_once=100_000)
+GENEROUS = LimitSettings(calls_at_once=10_000, joins_at_once=10_000, messages_at_once=100_000)
 
 
 @pytest.fixture(scope="module")
@@ -182,6 +182,24 @@ def test_calls_beyond_the_rate_are_refused_and_only_those_of_that_member(
             assert found == [INVALID] * 20 + [EXHAUSTED] * 10
             async with dialled(port, credentials_of(consortium.sites["a"])) as again:
                 assert (await said(again, STATUS, b""))[0] is EXHAUSTED
+            await assert_served(good, consortium)
+
+    run_async(main)
+
+
+def test_a_site_that_joins_again_and_again_is_let_in_now_and_then(
+    consortium: Consortium, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        limits = {"joins_at_once": 5, "joins_per_s": 0.001}
+        async with between(consortium, tmp_path, **limits) as (bad, good, _):
+            found = []
+            for number in range(8):
+                greeting = hello(consortium.roster.hash)
+                greeting.hello.instance = bytes((number,)) * 16
+                found.append((await said(bad, JOIN, greeting.SerializeToString()))[0])
+            assert found == [grpc.StatusCode.OK] * 5 + [EXHAUSTED] * 3
+            assert (await said(bad, STATUS, b""))[0] is INVALID
             await assert_served(good, consortium)
 
     run_async(main)

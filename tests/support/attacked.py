@@ -36,7 +36,11 @@ LAYOUT = ModelLayout.from_arrays(MODEL)
 BYTES = model_to_bytes(LAYOUT, MODEL)
 # How often somebody may call is under test elsewhere.
 LIMITS = LimitSettings(
-    calls=256, calls_at_once=1 << 20, calls_per_s=1 << 20, messages_at_once=1 << 20
+    calls=256,
+    calls_at_once=1 << 20,
+    calls_per_s=1 << 20,
+    messages_at_once=1 << 20,
+    joins_at_once=1 << 20,
 )
 
 

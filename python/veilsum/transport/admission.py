@@ -27,8 +27,10 @@ _EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 _SMALL = 4 << 10
 _UNBOUNDED = 1 << 62  # by what gRPC itself lets in: max_message_bytes
 
+_JOIN = "/veilsum.v1.Federation/Join"
+
 LARGEST_REQUEST = {
-    "/veilsum.v1.Federation/Join": MAX_PAYLOAD_BYTES + _SMALL,
+    _JOIN: MAX_PAYLOAD_BYTES + _SMALL,
     "/veilsum.v1.Federation/FetchModel": _SMALL,
     "/veilsum.v1.Federation/FetchSum": _SMALL,
     "/veilsum.v1.Federation/FetchState": _SMALL,
@@ -50,7 +52,7 @@ not listed: a few thousand."""
 _MOST_AT_ONCE = 4
 _HEAVY = frozenset(
     {
-        "/veilsum.v1.Federation/Join",
+        _JOIN,
         "/veilsum.v1.Federation/PushUpdate",
         "/veilsum.v1.Operator/SubmitRun",
     }
@@ -93,11 +95,13 @@ class _Member:
     def __init__(self, limits: LimitSettings, now: float) -> None:
         self.open: dict[OpenCall, None] = {}  # oldest first
         self.calls = Bucket(limits.calls_per_s, limits.calls_at_once, now)
+        self.joins = Bucket(limits.joins_per_s, limits.joins_at_once, now)
         self.messages = Bucket(limits.messages_per_s, limits.messages_at_once, now)
 
     def idle(self, now: float) -> bool:
         """Whether nothing needs to be known of it."""
-        return not self.open and self.calls.full(now) and self.messages.full(now)
+        buckets = (self.calls, self.joins, self.messages)
+        return not self.open and all(bucket.full(now) for bucket in buckets)
 
 
 class Admission(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no types
@@ -175,12 +179,7 @@ class Admission(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has n
     ) -> Iterator[tuple[OpenCall, _Member]]:
         now = self._clock()
         member = self._member(caller, now)
-        if not member.calls.take(now):
-            raise CallRefused(
-                _EXHAUSTED,
-                f"{caller.role} {caller.name!r} calls more than {self._limits.calls_per_s:g} times "
-                "a second",
-            )
+        self._check_rate(caller, path, member, now)
         self._make_room(caller, path, member)
         task = asyncio.current_task()
         assert task is not None
@@ -190,6 +189,17 @@ class Admission(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has n
             yield opened, member
         finally:
             del member.open[opened]
+
+    def _check_rate(self, caller: Identity, path: str, member: _Member, now: float) -> None:
+        limits = self._limits
+        if not member.calls.take(now):
+            what, per_s = "calls", limits.calls_per_s
+        elif path == _JOIN and not member.joins.take(now):
+            what, per_s = "joins", limits.joins_per_s
+        else:
+            return
+        who = f"{caller.role} {caller.name!r}"
+        raise CallRefused(_EXHAUSTED, f"{who} {what} more than {per_s:g} times a second")
 
     def _make_room(self, caller: Identity, path: str, member: _Member) -> None:
         """A site's oldest call gives way: whatever a connection left behind that broke without a

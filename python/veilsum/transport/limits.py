@@ -19,6 +19,8 @@ class LimitSettings:
             oldest, which is most likely left over from a connection that broke; other members are
             refused. Of those that carry large messages four can be open.
         calls_per_s, calls_at_once: how often a member may call in the long run, and in a burst.
+        joins_per_s, joins_at_once: the same for a site's Join: a process that begins anew is told
+            to everybody and written down.
         messages_per_s, messages_at_once: the same for the messages of its streams, other than
             those of uploads, which what an update may consist of bounds.
         first_message_s: how long a call that streams may wait before it says anything.
@@ -34,6 +36,8 @@ class LimitSettings:
     calls: int = 16
     calls_per_s: float = 20.0
     calls_at_once: int = 200
+    joins_per_s: float = 0.5
+    joins_at_once: int = 60
     messages_per_s: float = 50.0
     messages_at_once: int = 1000
     first_message_s: float = 30.0
