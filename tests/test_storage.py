@@ -402,3 +402,18 @@ def test_of_a_runs_sums_the_last_is_kept_until_the_run_ends(tmp_path: Path) -> N
     storage.drop_sums("run")
     assert (second.exists(), other.read_bytes()) == (False, b"e")
     storage.close()
+
+
+def test_sums_of_a_run_that_ended_as_its_process_did_are_gone_at_the_next_start(
+    tmp_path: Path,
+) -> None:
+    storage = Storage(tmp_path / "state")
+    storage.save_run(status("over", "completed"))
+    storage.save_run(status("waits", "waiting"))
+    ended = storage.save_sum(RoundId("over", 1), [b"words"])
+    kept = storage.save_sum(RoundId("waits", 1), [b"words"])
+    storage.close()
+
+    Storage(tmp_path / "state").close()
+
+    assert (ended.exists(), kept.exists()) == (False, True)

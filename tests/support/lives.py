@@ -1,4 +1,4 @@
-"""Coordinators that are killed at a step and started again, with sites that stay.
+"""Coordinators that are killed at a step and started again, with sites that stay or die as well.
 
 A coordinator runs in a process forked from a server that has everything imported. It tells of
 every step that it is about to make durable or has made (durable.Points), and where it is to die
@@ -9,13 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import multiprocessing
-import os
 import shutil
-import signal
-from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -23,16 +18,21 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import veilsum.secagg.site as site_module
 from support.consortium import Consortium
+from support.disk_faults import Fault
+from support.proxy import Proxy
+from support.site_lives import LISTENERS, PROCESSES, Mortal, SiteLives, Step
 from support.tiny_trainer import TinyTrainer
+from support.witness import Witness, watching
 from veilsum.control import RoundId, RunStatus
+from veilsum.errors import VeilsumError
+from veilsum.secagg.ledger_records import LedgerRecord
 from veilsum.site.bounds import TaskBounds
-from veilsum.site.events import UploadDone
-from veilsum.site.session import SiteCore
 from veilsum.transport import standby
 from veilsum.transport.coordinator_app import run_coordinator
-from veilsum.transport.settings import CoordinatorSettings
+from veilsum.transport.event_log import UPDATE
+from veilsum.transport.ledger_file import open_ledger
+from veilsum.transport.settings import CoordinatorSettings, SiteSettings
 from veilsum.transport.site_app import serve_site
 from veilsum.transport.storage import Storage
 
@@ -43,32 +43,19 @@ NO_TLS: dict[str, Any] = {
     "tls_key": None,
 }
 
-_PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["support.lives"])
-# Of their own: the threads of the loop are for the sites.
-_LISTENERS = ThreadPoolExecutor(16, "listener")
+End = Step | Fault
+"""How a life ends: killed at a step, or by what its disk does."""
 
 
-@dataclass(frozen=True)
-class Step:
-    """The n-th time, from 1, that a process comes to a point."""
-
-    name: str
-    occurrence: int
-
-    def __str__(self) -> str:
-        return f"{self.name}-{self.occurrence}"
-
-
-def _live(settings: CoordinatorSettings, last: Step | None, tell: Connection) -> None:
+def _live(settings: CoordinatorSettings, end: End | None, tell: Connection) -> None:
     """One life of a coordinator, in a process of its own."""
-    seen: Counter[str] = Counter()
+    mortal = Mortal(tell, end if isinstance(end, Step) else None)
+    fault = end.at(settings.state_dir) if isinstance(end, Fault) else None
 
     def point(name: str) -> None:
-        seen[name] += 1
-        if last == Step(name, seen[name]):
-            os.kill(os.getpid(), signal.SIGKILL)
-        tell.send(("point", Step(name, seen[name])))
+        mortal.point(name)
+        if fault is not None:
+            fault(name)
 
     class ToldStorage(Storage):
         """Comes to points, and tells when no run is left to go on with."""
@@ -79,6 +66,9 @@ def _live(settings: CoordinatorSettings, last: Step | None, tell: Connection) ->
 
         def change(self, changes: Any, *, durable: bool = True) -> list[object]:
             results = super().change(changes, durable=durable)
+            kept = (getattr(change, "keywords", {}).get("entry") for change in changes)
+            if any(entry is not None and entry.kind == UPDATE for entry in kept):
+                point("update.kept")
             self._tell_if_over()
             return results
 
@@ -87,28 +77,44 @@ def _live(settings: CoordinatorSettings, last: Step | None, tell: Connection) ->
                 tell.send(("ended", None))
 
     standby.Storage = ToldStorage  # type: ignore[misc]
-    run_coordinator(settings, ready=lambda port: tell.send(("port", port)))
+    try:
+        run_coordinator(settings, ready=lambda port: tell.send(("port", port)))
+    except VeilsumError as error:
+        tell.send(("failed", f"{error} ({error.hint})"))
+        raise SystemExit(1) from None
 
 
 @dataclass
 class Life:
-    """A coordinator's process, from outside."""
+    """A coordinator's process, from outside.
+
+    Attributes:
+        steps: that it came to.
+        recovered: how many of them before it let anybody in.
+        failure: what it said as it gave up, and what to do.
+    """
 
     process: Any
     heard: Connection
     steps: list[Step] = field(default_factory=list)
+    recovered: int | None = None
+    failure: str = ""
 
     async def until(self, what: str) -> Any:
         """Waits for the coordinator to say it; None if it dies before."""
         try:
             loop = asyncio.get_running_loop()
             while True:
-                kind, value = await loop.run_in_executor(_LISTENERS, self.heard.recv)
+                kind, value = await loop.run_in_executor(LISTENERS, self.heard.recv)
                 if kind == "point":
                     self.steps.append(value)
+                elif kind == "port":
+                    self.recovered = len(self.steps)
+                elif kind == "failed":
+                    self.failure = value
                 if kind == what:
                     return value if value is not None else True
-        except EOFError:
+        except (EOFError, OSError):  # it died, maybe in the middle of a word
             return None
 
     def end(self) -> None:
@@ -118,30 +124,16 @@ class Life:
         self.heard.close()
 
 
-def start(settings: CoordinatorSettings, last: Step | None = None) -> Life:
-    """Starts a coordinator that dies at a step, or lives."""
-    heard, tell = _PROCESSES.Pipe(duplex=False)
-    process = _PROCESSES.Process(target=_live, args=(settings, last, tell), daemon=True)
+def start(settings: CoordinatorSettings, end: End | None = None) -> Life:
+    """Starts a coordinator whose life ends so, or lasts."""
+    heard, tell = PROCESSES.Pipe(duplex=False)
+    process = PROCESSES.Process(target=_live, args=(settings, end, tell), daemon=True)
     process.start()
     tell.close()
     return Life(process, heard)
 
 
-# --- what sites do ----------------------------------------------------------------------
-
-
-@dataclass
-class Witness:
-    """What happened at the sites of one federation.
-
-    Attributes:
-        counted: (site, round) whose site was told that its update counts.
-        uploads: digest of a mask key -> digests of what was masked with it.
-    """
-
-    counted: set[tuple[str, RoundId]] = field(default_factory=set)
-    uploads: dict[str, set[str]] = field(default_factory=dict)
-
+# --- sites ------------------------------------------------------------------------------
 
 _WITNESS: ContextVar[Witness] = ContextVar("witness")
 
@@ -149,52 +141,65 @@ _WITNESS: ContextVar[Witness] = ContextVar("witness")
 @contextmanager
 def watching_sites() -> Iterator[None]:
     """Within it, what sites of this process do is seen by the witness of their own play()."""
-    handle, encode = SiteCore.handle, site_module.encode_upload
-
-    def watched_handle(core: SiteCore, event: Any) -> Any:
-        if isinstance(event, UploadDone):
-            _WITNESS.get().counted.add((core._site, event.round))
-        return handle(core, event)
-
-    def watched_encode(plan: Any, contribution: Any, masks: Any, **how: Any) -> Any:
-        keys = [hashlib.sha256(memoryview(key)).hexdigest() for key in masks.keys]
-        encoded = encode(plan, contribution, masks, **how)
-        made = hashlib.sha256(b"".join(encoded.chunks)).hexdigest()
-        for key in keys:
-            _WITNESS.get().uploads.setdefault(f"{how['update_id']}/{key}", set()).add(made)
-        return encoded
-
-    SiteCore.handle = watched_handle  # type: ignore[method-assign]
-    site_module.encode_upload = watched_encode
-    try:
+    with watching(lambda *values: _WITNESS.get().note(*values)):
         yield
-    finally:
-        SiteCore.handle = handle  # type: ignore[method-assign]
-        site_module.encode_upload = encode
+
+
+def rounding_seed(site: str) -> bytes:
+    """Of a site of play()."""
+    return hashlib.sha256(site.encode()).digest()
+
+
+@dataclass(frozen=True)
+class Cast:
+    """The sites of a play.
+
+    Attributes:
+        names: of all of them; their places are the numbers of their trainers.
+        mortal: those that are processes of their own -> where each of their lives but the last
+            ends. The others are tasks of this process.
+    """
+
+    names: Sequence[str]
+    mortal: Mapping[str, Sequence[Step]] = field(default_factory=dict)
 
 
 @asynccontextmanager
 async def sites_at(
-    consortium: Consortium, folder: Path, names: Sequence[str], port: int
-) -> AsyncIterator[None]:
-    """Sites of this process with ledgers of their own, until the end."""
-    stop, tasks = asyncio.Event(), []
-    for number, name in enumerate(names):
-        settings = consortium.site_settings(
-            name,
-            port,
-            **NO_TLS,
-            bounds=TaskBounds(plain_rounds=True),
-            ledger=folder / f"ledger-{name}",
-            egress=folder / f"egress-{name}.vsx",
-            rounding_seed=hashlib.sha256(name.encode()).hexdigest(),
-        )
-        tasks.append(asyncio.create_task(serve_site(settings, TinyTrainer(number), stop=stop)))
+    consortium: Consortium, folder: Path, cast: Cast, port: int, witness: Witness
+) -> AsyncIterator[dict[str, SiteLives]]:
+    """Sites with ledgers of their own, until the end; gives those that are processes."""
+    stop, tasks, lives = asyncio.Event(), [], {}
+    for number, name in enumerate(cast.names):
+        settings = _site_settings(consortium, folder, name, port)
+        if name in cast.mortal:
+            lives[name] = SiteLives(settings, number, cast.mortal[name], witness)
+            lives[name].begin()
+        else:
+            serving = serve_site(settings, TinyTrainer(number), stop=stop)
+            tasks.append(asyncio.create_task(serving))
     try:
-        yield
+        yield lives
+        if any(task.done() for task in tasks):
+            witness.complaints.append("a site ended by itself")
     finally:
         stop.set()
-        await asyncio.gather(*tasks)
+        await asyncio.gather(*tasks, *(life.end() for life in lives.values()))
+
+
+def _site_settings(consortium: Consortium, folder: Path, name: str, port: int) -> SiteSettings:
+    return consortium.site_settings(
+        name,
+        port,
+        **NO_TLS,
+        bounds=TaskBounds(plain_rounds=True),
+        ledger=folder / f"ledger-{name}",
+        egress=folder / f"egress-{name}.vsx",
+        rounding_seed=rounding_seed(name).hex(),
+    )
+
+
+# --- a play -----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -202,17 +207,28 @@ class Outcome:
     """A run that is over.
 
     Attributes:
-        steps: that the first life of its coordinator came to.
+        lives: of its coordinator.
+        site_steps: that the first lives of its mortal sites came to.
         models: bytes of each model file, by name.
         left_over: files in the spool and entries in the log.
+        ledgers: records of each site's ledger.
+        on_disk: secrets of the round that were in the state directory after a death or the end.
         witness: of what its sites did.
     """
 
     status: RunStatus
-    steps: tuple[Step, ...]
+    lives: tuple[Life, ...]
+    site_steps: Mapping[str, tuple[Step, ...]]
     models: Mapping[str, bytes] = field(repr=False)
     left_over: tuple[str, ...]
+    ledgers: Mapping[str, tuple[LedgerRecord, ...]] = field(repr=False)
+    on_disk: int
     witness: Witness = field(repr=False)
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """That the first life of its coordinator came to."""
+        return tuple(self.lives[0].steps)
 
     @property
     def digests(self) -> list[str]:
@@ -220,55 +236,126 @@ class Outcome:
         return [record.digest for record in self.status.rounds if record.completed]
 
 
+@dataclass
+class _Stage:
+    """Where a play takes place: one coordinator after another on one state directory."""
+
+    consortium: Consortium
+    state: Path
+    ends: list[End]
+    meanwhile: Callable[[Path], Path]
+    lives: list[Life] = field(default_factory=list)
+    remains: list[bytes] = field(default_factory=list, repr=False)
+
+    def begin_life(self) -> Life:
+        """The next one."""
+        if self.lives:
+            self.state = self.meanwhile(self.state)
+        end = self.ends.pop(0) if self.ends else None
+        self.lives.append(start(self.settings(), end))
+        return self.lives[-1]
+
+    def settings(self) -> CoordinatorSettings:
+        """Of each life."""
+        return self.consortium.coordinator_settings(self.state, **NO_TLS)
+
+    def end_life(self) -> None:
+        """What it leaves is looked through later, when all secrets are known."""
+        self.lives[-1].end()
+        files = (file for file in self.state.rglob("*") if file.is_file())
+        self.remains.append(b"\0".join(file.read_bytes() for file in files))
+
+
+def untouched(state: Path) -> Path:
+    """What happens to a state directory as a rule."""
+    return state
+
+
 async def play(
     consortium: Consortium,
     template: Path,
     folder: Path,
-    names: Sequence[str],
-    last: Sequence[Step | None] = (),
+    cast: Cast,
+    ends: Sequence[End] = (),
+    *,
+    meanwhile: Callable[[Path], Path] = untouched,
 ) -> Outcome:
-    """Goes through with the one run of a state directory.
+    """Goes through with the one run of a state directory. Each life of the coordinator has an
+    address of its own, which sites reach through a proxy.
 
     Args:
         template: the state directory, which is copied.
-        last: where each life of the coordinator ends; the one after them lives.
+        ends: of the lives of the coordinator; the one after them lives.
+        meanwhile: what happens to the state directory before each life but the first; gives where
+            the next one finds it.
     """
     witness = Witness()
     _WITNESS.set(witness)
-    state = folder / "state"
-    shutil.copytree(template, state)
-    settings = consortium.coordinator_settings(state, **NO_TLS)
-    lives = iter([*last, None])
-    life = start(settings, next(lives))
+    shutil.copytree(template, folder / "state")
+    stage = _Stage(consortium, folder / "state", list(ends), meanwhile)
+    life = stage.begin_life()
     while (port := await life.until("port")) is None:
-        life.end()
-        life = start(settings, next(lives))
-    first = life
-    listening = consortium.coordinator_settings(state, **NO_TLS, listen=f"127.0.0.1:{port}")
-    async with sites_at(consortium, folder, names, port):
+        stage.end_life()
+        life = stage.begin_life()
+    async with (
+        Proxy(port) as proxy,
+        sites_at(consortium, folder, cast, proxy.port, witness) as sites,
+    ):
         try:
             while await life.until("ended") is None:
-                life.end()
-                life = start(listening, next(lives))
+                stage.end_life()
+                life = stage.begin_life()
+                proxy.target = await life.until("port") or proxy.target
         finally:
-            life.end()
+            stage.end_life()
     # That one may have died before it had removed what nobody needs any more.
-    life = start(settings)
+    life = start(stage.settings())
     await life.until("port")
     life.end()
-    return _outcome(state, tuple(first.steps), witness)
+    return _outcome(stage, folder, cast, sites, witness)
 
 
-def _outcome(state: Path, steps: tuple[Step, ...], witness: Witness) -> Outcome:
-    storage = Storage(state)
+def _outcome(
+    stage: _Stage, folder: Path, cast: Cast, sites: Mapping[str, SiteLives], witness: Witness
+) -> Outcome:
+    storage = Storage(stage.state)
     try:
         (listed,) = storage.runs()
         status = storage.run(listed.run_id)
         assert status is not None
-        folder = storage.models / listed.run_id
-        models = {file.name: file.read_bytes() for file in folder.glob("round-*.safetensors")}
-        spooled = (file.name for file in storage.spool.glob("*.update"))
-        left_over = (*spooled, *(entry.kind for entry in storage.log()))
-        return Outcome(status, steps, models, left_over, witness)
+        models = {
+            file.name: file.read_bytes()
+            for file in (storage.models / listed.run_id).glob("round-*.safetensors")
+        }
+        left_over = (
+            *(file.name for file in storage.spool.glob("*.update")),
+            *(entry.kind for entry in storage.log()),
+            *(file.name for file in storage.published.glob("*/*")),
+        )
     finally:
         storage.close()
+    return Outcome(
+        status,
+        tuple(stage.lives),
+        {name: tuple(site.steps) for name, site in sites.items()},
+        models,
+        left_over,
+        {name: _records(folder / f"ledger-{name}") for name in cast.names},
+        sum(secret in blob for blob in stage.remains for secret in witness.secrets),
+        witness,
+    )
+
+
+def _records(ledger: Path) -> tuple[LedgerRecord, ...]:
+    file = open_ledger(ledger)
+    file.close()
+    return file.records
+
+
+def seeds_of(witness: Witness, round_id: RoundId) -> dict[str, int]:
+    """Site -> seed of its training in a round."""
+    return {
+        site: next(iter(seeds))
+        for (site, place), seeds in witness.trained.items()
+        if place == round_id
+    }

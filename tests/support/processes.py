@@ -70,7 +70,8 @@ def start(role: str, settings: Any, folder: Path, *arguments: str) -> subprocess
         )
 
 
-def _phase_of(message: bytes) -> str | None:
+def phase_of(message: bytes) -> str | None:
+    """Which phase's message it is; None for others."""
     try:
         envelope = Envelope.from_bytes(message)
     except DecodeError:  # boxes follow the envelope, in this one kind
@@ -87,7 +88,7 @@ class DyingConnection(Connection):
 
     async def send(self, message: ToCoordinator) -> None:
         if isinstance(message, ProtocolMessage):
-            self._reached(_phase_of(message.payload))
+            self._reached(phase_of(message.payload))
         await super().send(message)
 
     async def push_update(

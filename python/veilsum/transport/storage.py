@@ -101,6 +101,7 @@ class Storage:
             self._database = open_database(self.database)
             self._empty_sums()
             self._abort_old_runs()
+            self._drop_ended_sums()
         except BaseException:
             self.lock.close()
             raise
@@ -369,6 +370,13 @@ class Storage:
         if self.sums.exists():
             shutil.rmtree(self.sums)
         make_private_folder(self.sums)
+
+    def _drop_ended_sums(self) -> None:
+        """Those whose runs ended right before the process did."""
+        unfinished = {status.run_id for status, _ in self.unfinished()}
+        for folder in self.published.iterdir():
+            if folder.name not in unfinished:
+                self.drop_sums(folder.name)
 
     def _abort_old_runs(self) -> None:
         """Those that a version began which did not write down where a run stands."""
