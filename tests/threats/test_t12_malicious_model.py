@@ -20,7 +20,7 @@ from support.links import round_before
 from veilsum import secagg
 from veilsum._native import Secret
 from veilsum.control import RunSpec, TaskSettings
-from veilsum.coordinator import job
+from veilsum.coordinator import model_steps
 from veilsum.model import ModelLayout, result_digest
 from veilsum.secagg import LocalPolicy
 from veilsum.secagg.ledger_records import ModelKnown
@@ -88,7 +88,7 @@ def _refused_for_the_model(federation: Federation, run_id: str) -> set[str]:
 def test_a_step_that_leads_to_a_model_of_the_coordinators_making(
     policy: LocalPolicy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job, "apply_mean", lambda *_, **__: canary())
+    monkeypatch.setattr(model_steps, "apply_mean", lambda *_, **__: canary())
     federation = _federation(policy)
     federation.submit("run", _spec(rounds=2), small_model())
 
