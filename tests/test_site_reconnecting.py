@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from support.federation import signing_key, small_model
+from support.federation import Fault, signing_key, small_model
 from support.shaky import ShakyFederation, When
 from test_site_session import (
     LAYOUT,
@@ -36,6 +36,7 @@ from veilsum.control import (
     ToSite,
     Welcome,
 )
+from veilsum.coordinator.events import SiteSent
 from veilsum.secagg import LocalPolicy
 from veilsum.secagg.envelope import Envelope
 from veilsum.secagg.messages import RoundOpen
@@ -175,6 +176,20 @@ def test_a_repeated_invitation_to_a_masked_round_gets_the_same_keys() -> None:
     core.handle(ModelFetched(ROUND, LAYOUT, MODEL))
     assert sent(core, opened_masked()) == [keys]
     assert core.phase == "training"
+
+
+def test_what_is_repeated_from_an_earlier_phase_answers_nothing_in_a_later_one() -> None:
+    sites = (*SITES, "oslo")
+    faults = {VICTIM: Fault(1, "shares", silent=True)}
+    federation = ShakyFederation(sites, victim=VICTIM, faults=faults)
+    federation.submit("run", MASKED, small_model())
+    federation.settle()
+    assert federation.coordinator.status("run").sites_waiting == (VICTIM,)
+
+    (advert,) = federation.said[ROUND, "key-advert"]
+    federation.tell(SiteSent(VICTIM, ProtocolMessage(ROUND, advert)))
+
+    assert federation.coordinator.status("run").sites_waiting == (VICTIM,)
 
 
 # --- a round that the site is not in -----------------------------------------------------

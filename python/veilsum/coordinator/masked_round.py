@@ -93,7 +93,8 @@ class MaskedRound:
 
     def message(self, site: str, payload: bytes, now: float) -> list[Effect]:
         """A message that breaks the protocol costs its sender the round, and nobody else."""
-        if self.journal.phase != _INPUTS:  # there an upload is the answer
+        # Where updates are collected an upload is the answer; a repeat answers nothing.
+        if self.journal.phase != _INPUTS and self._session.hears(site, payload):
             self.journal.answered(site)
         return self._carry_out(self._session.handle(site, payload), now)
 
