@@ -15,19 +15,21 @@ import pytest
 from support.consortium import Consortium, make_consortium
 from support.serving import operating, run_async, serving
 from veilsum.control import RoundId, RoundRecord, RunEvent, RunSpec, RunStatus
+from veilsum.coordinator.standing import Standing
 from veilsum.errors import ConfigError, DecodeError
 from veilsum.model import ModelLayout
 from veilsum.transport import tables, wire_requests
 from veilsum.transport.retention import Retention
 from veilsum.transport.retention_settings import RetentionSettings
 from veilsum.transport.storage import Storage
-from veilsum.transport.tables import put_round, put_run
+from veilsum.transport.tables import put_round, put_run, put_standing
 from veilsum.transport.wire_requests import PrunedRun, Pruning
 
 MODEL = {"w": np.zeros(1000, np.float32)}
 LAYOUT = ModelLayout.from_arrays(MODEL)
 STATUS = RunStatus("", RunSpec("task"), "completed", "", 1, "", (), ())
 STATELESS = bytes(32)
+RECORD = RoundRecord(RoundId("", 1), True, "", "ab", "", ("a",), {}, 1, {}, {}, {})
 
 
 @pytest.fixture
@@ -51,9 +53,7 @@ def model_hash(run_id: str) -> bytes:
 def add_run(storage: Storage, run_id: str, state: str = "completed", before: str = "") -> None:
     """A run of one round, from the model of another, with a file of each kind."""
     round_id = RoundId(run_id, 1)
-    record = RoundRecord(
-        round_id, True, "", "ab", model_hash(run_id).hex(), ("a",), {}, 1, {}, {}, {}
-    )
+    record = replace(RECORD, round=round_id, model_hash=model_hash(run_id).hex())
     storage.change([lambda database: put_round(database, record)])
     storage.save_model(run_id, 1, LAYOUT, MODEL)
     storage.save_sum(round_id, [b"words"])
@@ -270,7 +270,7 @@ def test_a_start_reads_no_round_of_a_run_that_is_over(
     monkeypatch.setattr(tables.sqlite3, "connect", traced)
 
     storage = Storage(tmp_path / "state")
-    storage.unfinished()
+    assert storage.unfinished() == []
     storage.log()
 
     assert len(statements) > 5
@@ -278,6 +278,25 @@ def test_a_start_reads_no_round_of_a_run_that_is_over(
     storage.run("old")
     assert [statement for statement in statements if "FROM rounds" in statement]
     storage.close()
+
+
+def test_of_a_run_that_goes_on_the_last_rounds_are_read(storage: Storage) -> None:
+    for number in range(1, 8):
+        record = replace(RECORD, round=RoundId("run", number))
+        storage.change([lambda database, r=record: put_round(database, r)])
+    standing = Standing(RoundId("run", 8), b"")
+    running = replace(STATUS, run_id="run", state="running")
+    storage.change(
+        [lambda database: put_run(database, running), lambda db: put_standing(db, standing)]
+    )
+
+    ((status, found),) = storage.unfinished()
+
+    assert found == standing
+    assert [record.round.number for record in status.rounds] == [6, 7]
+    run = storage.run("run")
+    assert run is not None
+    assert len(run.rounds) == 7
 
 
 # --- over gRPC --------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -34,6 +35,7 @@ from veilsum.transport.watchers import Watchers
 OPERATOR = "veilsum.v1.Operator"
 
 _OVER = ("completed", "aborted")
+_NO_ROUND = 1 << 62
 
 
 class OperatorService:
@@ -97,7 +99,7 @@ class OperatorService:
     async def _watch(self, request: bytes, context: Any) -> AsyncGenerator[bytes, None]:
         self._desk.gate.caller(context, OPERATOR)
         run_id, after = wire_requests.decode_watch(request)
-        over = (await self._run(run_id)).state in _OVER
+        over = (await self._status(run_id)).state in _OVER
         async with aclosing(self._watchers.watch(run_id, after=after, over=over)) as events:
             async for event in events:
                 yield wire_runs.event_to_bytes(event)
@@ -105,7 +107,7 @@ class OperatorService:
     async def _abort(self, request: bytes, context: Any) -> bytes:
         operator = self._desk.gate.caller(context, OPERATOR).name
         run_id, reason = wire_runs.decode_abort(request)
-        status = await self._run(run_id)
+        status = await self._status(run_id)
         if status.state not in _OVER:
             by = f"aborted by operator {operator}"
             await self._desk.runner.submit(
@@ -125,11 +127,17 @@ class OperatorService:
         return wire_requests.encode_pruned(pruned)
 
     async def _run(self, run_id: str) -> RunStatus:
+        """A run with all its rounds: the core knows those of this process alone."""
+        status = await self._status(run_id)
+        stored = await asyncio.to_thread(self._storage.run, run_id)
+        return status if stored is None else replace(status, rounds=stored.rounds)
+
+    async def _status(self, run_id: str) -> RunStatus:
         try:
             return await self._desk.runner.ask(lambda core: core.status(run_id))
         except ConfigError as error:
             # Not of this process; an earlier one may have kept it.
-            stored = await asyncio.to_thread(self._storage.run, run_id)
+            stored = await asyncio.to_thread(self._storage.run, run_id, since=_NO_ROUND)
             if stored is None:
                 raise CallRefused(grpc.StatusCode.NOT_FOUND, str(error), hint=error.hint) from error
             return stored

@@ -133,7 +133,7 @@ class Recovery:
 
     def _published(self, entry: Entry) -> ResultPublished:
         where, storage = entry.round, self._storage
-        status = storage.run(where.run_id)
+        status = storage.run(where.run_id, since=where.number)
         record = (
             next((one for one in status.rounds if one.round == where), None) if status else None
         )

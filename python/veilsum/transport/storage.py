@@ -52,6 +52,7 @@ from veilsum.transport.tables import (
 from veilsum.transport.wire_runs import event_from_bytes, record_from_bytes, run_from_bytes
 
 HASH_BYTES = 32
+_LAST_ROUNDS = 2
 
 RESTARTED = "the coordinator was restarted"
 
@@ -260,14 +261,16 @@ class Storage:
 
     # --- reading ------------------------------------------------------------------
 
-    def run(self, run_id: str) -> RunStatus | None:
-        """A run with its rounds, or None."""
+    def run(self, run_id: str, *, since: int = 0) -> RunStatus | None:
+        """A run with its rounds from number `since` on, or None."""
         with self._mutex:
             row = self._database.execute(
                 "SELECT status FROM runs WHERE run_id = ?", (run_id,)
             ).fetchone()
             records = self._database.execute(
-                "SELECT record FROM rounds WHERE run_id = ? ORDER BY number, attempt", (run_id,)
+                "SELECT record FROM rounds WHERE run_id = ? AND number >= ? "
+                "ORDER BY number, attempt",
+                (run_id, since),
             ).fetchall()
         if row is None:
             return None
@@ -275,7 +278,8 @@ class Storage:
         return replace(run_from_bytes(row[0]), rounds=rounds)
 
     def unfinished(self) -> list[tuple[RunStatus, Standing | None]]:
-        """Runs that have not ended, oldest first, with their rounds, and where each stands."""
+        """Runs that have not ended, oldest first, with their last rounds, and where each stands.
+        A run may have very many rounds behind it, and none of them is needed to go on."""
         with self._mutex:
             rows = self._database.execute(
                 "SELECT run_id FROM runs WHERE state IN ('waiting', 'running') "
@@ -283,10 +287,12 @@ class Storage:
             ).fetchall()
         found = []
         for (run_id,) in rows:
-            status = self.run(run_id)
-            assert status is not None
             with self._mutex:
-                found.append((status, get_standing(self._database, run_id)))
+                standing = get_standing(self._database, run_id)
+            since = standing.round.number - _LAST_ROUNDS if standing is not None else 0
+            status = self.run(run_id, since=since)
+            assert status is not None
+            found.append((status, standing))
         return found
 
     def log(self) -> list[Entry]:
