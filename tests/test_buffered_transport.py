@@ -63,14 +63,14 @@ class Patient(TinyTrainer):
     def __init__(self, number: int) -> None:
         super().__init__(number, examples=10 + number)
         self._changed = threading.Condition()
-        self._begun: set[int] = set()
+        self.begun: list[int] = []
         self._may_end: set[int] = set()
         self._released = False
 
     def fit(self, model: Arrays, task: TaskSettings, report: Report) -> TrainingResult:
         number = task.seed + 1
         with self._changed:
-            self._begun.add(number)
+            self.begun.append(number)
             self._changed.notify_all()
             self._changed.wait_for(lambda: self._released or number in self._may_end)
         return super().fit(model, task, report)
@@ -88,7 +88,7 @@ class Patient(TinyTrainer):
     def wait_for(self, number: int) -> None:
         """Returns when the training for a round has begun."""
         with self._changed:
-            assert self._changed.wait_for(lambda: number in self._begun, 30.0)
+            assert self._changed.wait_for(lambda: number in self.begun, 30.0)
 
 
 @pytest.fixture(scope="module")
@@ -234,6 +234,8 @@ def test_a_coordinator_that_died_between_two_updates_goes_on_with_the_step(
             await deliver(trainers, events, SCRIPT[cut:])
             await asyncio.to_thread(list, events)
             status = await asyncio.to_thread(operator.get, run_id)
+            for trainer in trainers.values():
+                assert trainer.begun == sorted(set(trainer.begun))  # nothing was trained twice
         check(status, tmp_path / "new" / "models" / run_id)
         assert list((tmp_path / "new" / "spool").rglob("*.update")) == []
 

@@ -726,6 +726,8 @@ def test_sites_in_flight_at_a_restart_are_in_their_rounds_again() -> None:
         assert effect.model_hash.hex() == result_digest(LAYOUT, models[version])
     asked = {site: message.round.number for site, message in sent(effects, RoundOpened)}
     assert asked == {"quito": 1, "oslo": 3, "lyon": 4}
+    closed = {site: message.round.number for site, message in sent(effects, RoundClosed)}
+    assert closed == {"basel": 4, "kyoto": 4}  # they wait for the next, and may not have heard
     assert open_uploads(effects) == {(number, site) for site, number in asked.items()}
 
 

@@ -17,7 +17,6 @@ from veilsum.control import (
     PlainPlan,
     Progress,
     ProtocolMessage,
-    RoundClosed,
     RoundId,
     RoundRecord,
     RunClosed,
@@ -30,7 +29,6 @@ from veilsum.coordinator import announce
 from veilsum.coordinator.buffer import PHASE, Buffer
 from veilsum.coordinator.effects import (
     AnswerUpload,
-    DropUploads,
     Effect,
     GoOn,
     SaveRound,
@@ -170,7 +168,12 @@ class BufferedJob:
         phase, kept = self._phase, self._factory.kept
         if not isinstance(phase, _Collecting) or kept is None:
             return []
-        return self._versions.reopen(lambda number: kept(self._run_id, number - 1, self._layout))
+        effects: list[Effect] = []
+        for record in self._records[-1:]:
+            effects += self._versions.tell_end(record, record.updates)
+        return effects + self._versions.reopen(
+            lambda number: kept(self._run_id, number - 1, self._layout)
+        )
 
     def resume(self) -> list[Effect]:
         """After the last event that led here was replayed: what is still to be done."""
@@ -378,7 +381,9 @@ class BufferedJob:
         arrays, state = (model.arrays, self.steps.state) if record.completed else (None, None)
         effects: list[Effect] = [
             SaveRound(record, self._layout, arrays, state),
-            *self._told_of_end(buffer, record),
+            *self._versions.free(buffer.updates),
+            *self._versions.tell_end(record, buffer.updates),
+            announce.round_ended(record, len(self._cohort)),
         ]
         if isinstance(outcome, Failed):
             return effects + self._end("aborted", f"round {phase.number}: {outcome.reason}")
@@ -392,17 +397,6 @@ class BufferedJob:
         if kept is None:
             return model
         return replace(model, arrays=kept(self._run_id, record.round.number, model.ref.layout))
-
-    def _told_of_end(self, buffer: Buffer, record: RoundRecord) -> list[Effect]:
-        """Frees what is summed, and tells those of its sites that wait for a model since."""
-        effects: list[Effect] = []
-        for update in buffer.updates:
-            round_id = RoundId(self._run_id, update.version + 1)
-            effects.append(DropUploads(round_id, (update.site,)))
-            if not self._versions.trains(update.site):
-                closed = RoundClosed(round_id, record.completed, record.reason, record.digest)
-                effects.append(SendToSite(update.site, closed))
-        return [*effects, announce.round_ended(record, len(self._cohort))]
 
     def _end(self, state: RunState, reason: str) -> list[Effect]:
         self._phase = Ended(state, reason)

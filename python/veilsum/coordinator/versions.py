@@ -13,7 +13,16 @@ from typing import Any
 from numpy.typing import NDArray
 
 from veilsum import plain
-from veilsum.control import PlainPlan, RoundId, RoundOpened, RunSpec, SiteDropped
+from veilsum.control import (
+    BufferedUpdate,
+    PlainPlan,
+    RoundClosed,
+    RoundId,
+    RoundOpened,
+    RoundRecord,
+    RunSpec,
+    SiteDropped,
+)
 from veilsum.coordinator.effects import (
     CloseUploads,
     DropUploads,
@@ -132,6 +141,20 @@ class Versions:
         for old in sorted(set(self._plans) - set(self._training.values())):
             effects += self._closed(old, "no update of it is awaited any more")
         return effects
+
+    def free(self, updates: Iterable[BufferedUpdate]) -> list[Effect]:
+        """These updates are summed, and not needed any more."""
+        return [DropUploads(self._round(one.version + 1), (one.site,)) for one in updates]
+
+    def tell_end(self, record: RoundRecord, updates: Iterable[BufferedUpdate]) -> list[Effect]:
+        """Tells those whose updates a step took, and that wait for a new model since, what came of
+        it. A site that trains again keeps to that."""
+        latest = {update.site: self._round(update.version + 1) for update in updates}
+        return [
+            SendToSite(site, RoundClosed(of, record.completed, record.reason, record.digest))
+            for site, of in latest.items()
+            if not self.trains(site)
+        ]
 
     def close(self, reason: str) -> list[Effect]:
         """The run is over: takes no more updates."""

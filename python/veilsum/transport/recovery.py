@@ -60,8 +60,10 @@ class Recovery:
         spoiled: RoundSpoiled | None = None
         for status, standing in await asyncio.to_thread(self._storage.unfinished):
             open_again = await asyncio.to_thread(self._restore, status, standing)
+            # A buffered run says itself who was in which round.
+            ended = [] if status.spec.buffer_size else _ended(_before(status, standing))
             try:
-                for effect in (*_ended(_before(status, standing)), *open_again):
+                for effect in (*ended, *open_again):
                     await self._again(effect)
             except ConfigError as error:  # a model that sites still train is gone
                 reason = f"after a restart it cannot go on: {error}"
