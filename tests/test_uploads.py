@@ -628,6 +628,21 @@ async def test_uploads_that_were_not_complete_go_on_after_a_restart(desk: Desk) 
 
 
 @scenario
+async def test_what_a_process_left_that_another_one_followed_is_not_taken_up(desk: Desk) -> None:
+    """The coordinator was killed after it knew of the new process, before it freed the file."""
+    await desk.push("a", CHUNKS[:2])
+    await desk.push("b", CHUNKS)
+    again = desk.restarted()
+    again.uploads.open(ROUND, ["a", "b"])  # as in the replay: both began anew
+    event = again.uploads.recover("b", header())
+    (left,) = await again.uploads.recover_partial()
+    assert (left.site, left.removed) == ("a", True)
+    assert "began its upload anew" in left.fault
+    assert again.uploads.status("a", ROUND, 1) == (0, False)
+    assert [bytes(chunk) for chunk in event.chunks] == CHUNKS  # it was complete: that counts
+
+
+@scenario
 async def test_files_of_no_open_round_are_removed_at_a_restart(desk: Desk) -> None:
     await desk.push("a", CHUNKS[:2])
     (file,) = desk.files()

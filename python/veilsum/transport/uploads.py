@@ -57,11 +57,17 @@ class Leftover:
 
 @dataclass(eq=False)
 class _Round:
-    """Uploads of one round; `closed` says why there are no more."""
+    """Uploads of one round; `closed` says why there are no more.
+
+    Attributes:
+        anew: sites whose process began anew when nothing of theirs was known. After a restart what
+            lies on the disk of theirs is not taken up.
+    """
 
     sites: set[str]
     uploads: dict[str, Upload] = field(default_factory=dict)
     closed: str | None = None
+    anew: set[str] = field(default_factory=set)
 
 
 class Uploads:
@@ -97,22 +103,27 @@ class Uploads:
     # --- what the core says ---------------------------------------------------------
 
     def open(self, round_id: RoundId, sites: Sequence[str]) -> None:
-        """Takes uploads of these sites from now on. In a round that is open already, of them too:
-        what is held of theirs and not complete is of a process that is gone."""
+        """Takes uploads of these sites from now on. In a round that is open already, of them too;
+        what is held of those it was open for, and not complete, is of a process that is gone."""
         state = self._rounds.get(round_id)
         if state is None or state.closed is not None:
             self.forget(round_id)
             self._rounds[round_id] = _Round(set(sites))
             return
         for site in sites:
+            if site in state.sites:
+                self.restart(round_id, site)
             state.sites.add(site)
-            self.restart(round_id, site)
 
     def restart(self, round_id: RoundId, site: str) -> None:
         """A new process of a site begins its upload anew, unless it is complete."""
         state = self._rounds.get(round_id)
-        upload = state.uploads.get(site) if state else None
-        if upload is not None and not upload.over:
+        if state is None:
+            return
+        upload = state.uploads.get(site)
+        if upload is None:
+            state.anew.add(site)
+        elif not upload.over:
             self._discard(upload)
 
     def answer(self, round_id: RoundId, site: str, refusal: str | None) -> None:
@@ -194,6 +205,9 @@ class Uploads:
             if path.name != file_name(header.round, site):
                 raise PeerError(site, "has another file's name")
             state = self._round_for_header(site, header)
+            if site in state.anew:
+                # It may be of either process; two updates must not become one.
+                raise PeerError(site, "began its upload anew in a process that came later")
             receiver = await self._check(site, header)
             found = await self._workers.run(lambda: read_file(path, _Feeding(receiver)))
             file = await self._workers.run(lambda: self._spool.take_up(path, found))
