@@ -30,6 +30,7 @@ from veilsum.transport.client import Connection, Endpoint
 from veilsum.transport.operator import OperatorClient
 from veilsum.transport.settings import CoordinatorSettings, LogSettings, OperatorSettings
 from veilsum.transport.tls import load_signing_key, load_tls_identity
+from veilsum.transport.tls_reload import ClientTls
 
 MIB = 1 << 20
 CONSORTIUM = "bench"
@@ -76,7 +77,8 @@ class Consortium:
     def endpoint(self, site: str, port: int) -> Endpoint:
         """As a site dials."""
         files = self.sites[site]
-        tls = load_tls_identity(files.ca, files.tls_certificate, files.tls_key, "site")
+        paths = (files.ca, files.tls_certificate, files.tls_key)
+        tls = ClientTls(paths, load_tls_identity(*paths, "site"))
         identity = Identity(CONSORTIUM, "site", site)
         return Endpoint(f"127.0.0.1:{port}", identity, tls, self.roster, veilsum.__version__)
 
