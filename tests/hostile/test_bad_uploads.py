@@ -283,6 +283,23 @@ def test_whatever_is_wrong_with_an_upload_is_its_own_sites_affair(target: Attack
     run_async(lambda: in_a_round(target, PLAIN, all_bad))
 
 
+def test_what_was_refused_is_forgotten_at_once(target: Attacked) -> None:
+    """And not when garbage is collected next: an exception holds what its frames held."""
+    large = b"\x12" + bytes(4_000_000)
+
+    async def main() -> None:
+        credentials = credentials_of(target.consortium.sites[HOSTILE])
+        async with dialled(target.port, credentials) as channel:
+            for _ in range(5):
+                assert (await said(channel, PUSH, large))[0] is INVALID
+            before = target.memory()
+            for _ in range(60):
+                assert (await said(channel, PUSH, large))[0] is INVALID
+            assert target.memory() - before < 40_000_000
+
+    run_async(main)
+
+
 def test_bombs_are_not_unpacked(target: Attacked) -> None:
     run_async(lambda: in_a_round(target, replace(PLAIN, compression="zstd"), all_bombs))
 

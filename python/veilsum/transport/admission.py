@@ -156,7 +156,7 @@ class Admission(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has n
             async with aclosing(self._metered(path, request, member)) as metered:
                 return await _answered(call(metered, opened.context), opened.context)
 
-        async def serve(request: Any, context: Any) -> Any:
+        async def admitted(request: Any, context: Any) -> Any:
             try:
                 caller = self._gate.caller(context, path.split("/")[1])
                 self._entrance.check(path, context)
@@ -170,6 +170,18 @@ class Admission(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has n
                         await self._refuse(context, opened.refusal)
             except CallRefused as error:
                 await self._refuse(context, error)
+
+        async def serve(request: Any, context: Any) -> Any:
+            working = admitted(request, context)
+            del request
+            try:
+                return await working
+            except grpc.aio.AbortError as refused:
+                # gRPC keeps it as long as the call, each of which refers to the other: what the
+                # frames on its way hold, megabytes of what was refused, would stay until the next
+                # collection of garbage.
+                refused.__traceback__ = refused.__context__ = refused.__cause__ = None
+                raise
 
         return serve
 
@@ -236,26 +248,32 @@ class Admission(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has n
                 del self._members[known]
 
     async def _metered(
-        self, path: str, requests: AsyncIterator[Any], member: _Member
+        self, path: str, requests: Any, member: _Member
     ) -> AsyncGenerator[Any, None]:
-        arriving = aiter(requests)
+        # gRPC's own generator keeps its last message for as long as it is not closed, and is part
+        # of a cycle.
+        async with aclosing(aiter(requests)) as arriving:
+            message = await self._first(arriving)
+            while message is not None:
+                _check_size(path, message)
+                if path not in _FREELY and not member.messages.take(self._clock()):
+                    raise CallRefused(
+                        _EXHAUSTED, f"more than {self._limits.messages_per_s:g} messages a second"
+                    )
+                yield message
+                message = None  # not kept while the next one is awaited
+                message = await anext(arriving, None)
+
+    async def _first(self, arriving: AsyncIterator[Any]) -> Any:
+        seconds = self._limits.first_message_s
         try:
             # Not wait_for: that of Python 3.11 may lose the call's own end.
-            async with asyncio.timeout(self._limits.first_message_s):
-                message = await anext(arriving, None)
+            async with asyncio.timeout(seconds):
+                return await anext(arriving, None)
         except TimeoutError:
             raise CallRefused(
-                grpc.StatusCode.DEADLINE_EXCEEDED,
-                f"nothing was sent within {self._limits.first_message_s:g} seconds",
+                grpc.StatusCode.DEADLINE_EXCEEDED, f"nothing was sent within {seconds:g} seconds"
             ) from None
-        while message is not None:
-            _check_size(path, message)
-            if path not in _FREELY and not member.messages.take(self._clock()):
-                raise CallRefused(
-                    _EXHAUSTED, f"more than {self._limits.messages_per_s:g} messages a second"
-                )
-            yield message
-            message = await anext(arriving, None)
 
 
 def _too_many(caller: Identity, what: str) -> CallRefused:
