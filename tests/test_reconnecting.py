@@ -157,6 +157,7 @@ class Running:
     knife: Knife
     operator: OperatorClient
     trainer: EvenTrainer  # of the one
+    stop: asyncio.Event  # of the one
 
     async def run(self, spec: RunSpec) -> RunStatus:
         return await self.ended(await self.submit(spec))
@@ -200,7 +201,7 @@ async def running(
     consortium: Consortium, settings: CoordinatorSettings, **victim: Any
 ) -> AsyncIterator[Running]:
     """All sites serve; `victim` changes the settings of the one behind the proxy."""
-    stop = asyncio.Event()
+    stop, stop_victim = asyncio.Event(), asyncio.Event()
     bounds = TaskBounds(plain_rounds=True)
     policy = LocalPolicy(start_models=frozenset({result_digest(LAYOUT, MODEL)}))
     folder = settings.state_dir.parent
@@ -218,17 +219,20 @@ async def running(
             if site == VICTIM:
                 change |= victim
                 connect = lambda endpoint: CutConnection(endpoint, knife)  # noqa: E731
-            to = proxy.port if site == VICTIM else port
+            to, until = (proxy.port, stop_victim) if site == VICTIM else (port, stop)
             serve = serve_site(
-                consortium.site_settings(site, to, **change), trainer, stop=stop, connect=connect
+                consortium.site_settings(site, to, **change), trainer, stop=until, connect=connect
             )
             tasks.append(asyncio.create_task(serve))
         operator = await stack.enter_async_context(operating(consortium, port))
         try:
             state = settings.state_dir
-            yield Running(consortium, state, coordinator, proxy, knife, operator, trainer)
+            yield Running(
+                consortium, state, coordinator, proxy, knife, operator, trainer, stop_victim
+            )
         finally:
             stop.set()
+            stop_victim.set()
             await asyncio.gather(*tasks)
 
 
@@ -322,6 +326,19 @@ def test_a_site_that_holds_nothing_without_a_connection_is_out_of_its_round_and_
                 if event.site == VICTIM and "dropped" in event.detail
             ]
             assert drop.startswith("dropped: declined (replay)")
+
+    run_async(main)
+
+
+def test_a_site_that_is_stopped_is_not_waited_for(consortium: Consortium, tmp_path: Path) -> None:
+    async def main() -> None:
+        settings = consortium.coordinator_settings(tmp_path / "state", reconnect_s=3600.0)
+        async with running(consortium, settings) as federation:
+            federation.knife.point, federation.knife.cut = "before share-deal", federation.stop.set
+            status = await federation.run(replace(MASKED, min_sites=3))
+            (record,) = status.rounds
+            assert record.completed, status.reason
+            assert record.dropped == {VICTIM: "lost its connection: the site stopped"}
 
     run_async(main)
 
