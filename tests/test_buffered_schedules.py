@@ -230,7 +230,7 @@ def check(record: RoundRecord, counted: list[tuple[str, int]]) -> None:
     assert record.digest == result_digest(ModelLayout.from_arrays(mean), mean)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(schedules)
 def test_whatever_happens_every_step_is_what_the_reference_makes_of_its_updates(
     schedule: list[tuple[str, str]],

@@ -147,10 +147,3 @@ async def failures(case: Case, folder: Path, deaths: Sequence[Step]) -> dict[str
 def test_killed_at_any_step_a_buffered_run_loses_nothing(case: Case, tmp_path: Path) -> None:
     assert len(case.steps) > 100
     assert asyncio.run(failures(case, tmp_path, case.steps)) == {}
-
-
-def test_killed_at_some_steps_a_buffered_run_loses_nothing(case: Case, tmp_path: Path) -> None:
-    """When an update is kept, when it counts, and around the model's step."""
-    names = ("spool.sealed", "model.written", "database.committed")
-    deaths = [step for step in case.steps if step.name in names and step.occurrence in (2, 9)]
-    assert asyncio.run(failures(case, tmp_path, deaths)) == {}
