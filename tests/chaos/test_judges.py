@@ -55,6 +55,12 @@ def with_two_updates(outcome: Outcome) -> Outcome:
     return outcome
 
 
+def with_both_seeds_open(outcome: Outcome) -> Outcome:
+    context, dealer = next(iter(outcome.witness.opened))
+    outcome.witness.note("opened", context, dealer, "mask")
+    return outcome
+
+
 def with_something_on_disk(outcome: Outcome) -> Outcome:
     return replace(outcome, on_disk=1)
 
@@ -95,6 +101,7 @@ def with_split_votes(outcome: Outcome) -> Outcome:
         (with_a_round_less, "completed after 1 rounds"),
         (without_an_end, "it ended 'aborted'"),
         (with_a_mask_used_twice, "a mask served twice"),
+        (with_both_seeds_open, "shares of both seeds of"),
         (with_two_updates, "made 2 updates"),
         (with_something_on_disk, "secrets of sites"),
         (with_something_left, "left over"),

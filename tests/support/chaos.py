@@ -159,6 +159,9 @@ def wrongs(case: Case, outcome: Outcome) -> Iterator[str]:
     for key, made in witness.uploads.items():
         if len(made) > 1:
             yield f"a mask served twice: {key}"
+    for (_, dealer), seeds in witness.opened.items():
+        if len(seeds) > 1:
+            yield f"sites gave away shares of both seeds of {dealer}"
     if case.spec.masked:
         for (site, place), made in witness.contributed.items():
             if len(made) > 1:

@@ -29,6 +29,8 @@ class Witness:
         uploads: digest of a mask key -> digests of what was masked with it.
         trained: seeds that a site trained with in a round.
         contributed: digests of the updates of a site that were ready to leave in a round.
+        opened: (context of an attempt, dealer) -> of which of its seeds, "self" and "mask", sites
+            gave shares away: with both of them its update is no secret any more.
         secrets: seeds of masks, and shares of them that sites sent.
         complaints: what should not have happened to a site.
     """
@@ -39,6 +41,9 @@ class Witness:
         default_factory=lambda: defaultdict(set)
     )
     contributed: defaultdict[tuple[str, RoundId], set[str]] = field(
+        default_factory=lambda: defaultdict(set)
+    )
+    opened: defaultdict[tuple[bytes, str], set[str]] = field(
         default_factory=lambda: defaultdict(set)
     )
     secrets: set[bytes] = field(default_factory=set, repr=False)
@@ -55,6 +60,8 @@ class Witness:
                 self.trained[site, round_id].add(seed)
             case "contributed", site, round_id, made:
                 self.contributed[site, round_id].add(made)
+            case "opened", context, dealer, which:
+                self.opened[context, dealer].add(which)
             case "secret", value:
                 self.secrets.add(value)
             case _:
@@ -94,8 +101,11 @@ def watching(note: Note) -> Iterator[None]:
 
     def watched_shares(*arguments: Any) -> Any:
         message = unmask_shares(*arguments)
-        for _, share in (*message.self_shares, *message.mask_shares):
-            note("secret", bytes(share))
+        given = {"self": message.self_shares, "mask": message.mask_shares}
+        for which, shares in given.items():
+            for dealer, share in shares:
+                note("opened", message.context, dealer, which)
+                note("secret", bytes(share))
         return message
 
     SiteCore.handle = watched_handle  # type: ignore[method-assign]
