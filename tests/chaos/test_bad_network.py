@@ -149,10 +149,12 @@ def spoil(networks: Mapping[str, Proxy]) -> None:
     hole.up.after(500_000, hole.hold)
 
 
-either = pytest.mark.parametrize("spec", [PLAIN, MASKED], ids=["plain", "masked"])
+slow = pytest.mark.slow
 
 
-@either
+@pytest.mark.parametrize(
+    "spec", [pytest.param(PLAIN, marks=slow, id="plain"), pytest.param(MASKED, id="masked")]
+)
 def test_a_round_of_five_sites_survives_five_bad_networks(spec: RunSpec, tmp_path: Path) -> None:
     async def main() -> None:
         async with federation(tmp_path) as there:
@@ -172,7 +174,9 @@ def test_a_round_of_five_sites_survives_five_bad_networks(spec: RunSpec, tmp_pat
     run_async(main)
 
 
-@either
+@pytest.mark.parametrize(
+    "spec", [pytest.param(PLAIN, id="plain"), pytest.param(MASKED, marks=slow, id="masked")]
+)
 def test_a_coordinator_that_moves_in_the_middle_of_an_upload_is_found_again(
     spec: RunSpec, tmp_path: Path
 ) -> None:

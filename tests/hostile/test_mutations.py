@@ -89,13 +89,15 @@ class Attacker:
                 await _ended(stream)
                 status = await stream.code()
 
-    async def attack(self, paths: tuple[str, ...], times: int) -> None:
-        """So many mutations of valid messages of these calls."""
-        for _ in range(times):
+    async def attack(self, paths: tuple[str, ...], times: int, honest: grpc.aio.Channel) -> None:
+        """So many mutations of valid messages of these calls, and honest calls between them."""
+        for number in range(times):
             path = self._dice.choice(paths)
             valid = self._dice.choice(self._target.frames[path])
             await self._one(path, mutated(valid, self._dice))
             self._target.sent += 1
+            if number % 5 == 0:
+                await _honest_call(self._target, honest)
 
     async def _one(self, path: str, message: bytes) -> None:
         # Some are valid still, and a run that goes on can be watched for long.
@@ -167,14 +169,11 @@ async def under_attack(target: Attacked, spec: RunSpec, times: int) -> RunStatus
         }
         mine, theirs = _paths("Federation", target), _paths("Operator", target)
         other = Attacker(target, operators_channel, seed=times + 2)
-        attacking = asyncio.gather(
-            attacker.attack(mine, times - 2 * (times // 5)),
-            attacker.attack(tuple(set(mine) - {JOIN}), times // 5),
-            other.attack(theirs, times // 5),
+        await asyncio.gather(
+            attacker.attack(mine, times - 2 * (times // 5), honest),
+            attacker.attack(tuple(sorted(set(mine) - {JOIN})), times // 5, honest),
+            other.attack(theirs, times // 5, honest),
         )
-        while not attacking.done():
-            await _honest_call(target, honest)
-        await attacking
         joined.cancel()
         await attacker.leave()
         ended = await target.ended(run_id)
