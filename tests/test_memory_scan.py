@@ -37,16 +37,19 @@ def completed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str,
     return folder, hold(folder)
 
 
+@pytest.mark.slow
 def test_nothing_secret_is_left_after_a_round(completed):
     folder, secrets = completed
 
     assert found(folder, "dump", secrets) == set()
 
 
+@pytest.mark.slow
 def test_nothing_secret_is_left_after_a_round_that_was_aborted(tmp_path):
     assert found(tmp_path, "dump", hold(tmp_path, "abort")) == set()
 
 
+@pytest.mark.slow
 def test_during_a_round_secrets_are_where_they_are_needed_and_only_what_is_needed(completed):
     """That the scan finds what there is to find, and how soon a site forgets."""
     folder, secrets = completed
@@ -64,6 +67,7 @@ def test_during_a_round_secrets_are_where_they_are_needed_and_only_what_is_neede
     assert f"share of m of {WATCHED} for {WATCHED}, raw" in ready - dealt
 
 
+@pytest.mark.slow
 def test_leaks_are_found(tmp_path):
     leaked = found(tmp_path, "dump", hold(tmp_path, "memory"))
 

@@ -517,7 +517,7 @@ def small_plan(sites: int, colluders: int, profile: str = "strict") -> secagg.Pl
     [
         (3, 1, "strict"),
         (4, 1, "strict"),
-        (5, 1, "strict"),
+        pytest.param(5, 1, "strict", marks=pytest.mark.slow),
         pytest.param(5, 0, "strict", marks=pytest.mark.slow),
         pytest.param(5, 0, "available", marks=pytest.mark.slow),
     ],

@@ -455,7 +455,7 @@ def quickly(examples: int) -> settings:
     )
 
 
-@pytest.mark.parametrize("examples", [30, pytest.param(600, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [12, pytest.param(600, marks=pytest.mark.slow)])
 def test_rounds_end_with_the_right_sum_or_with_none(examples):
     Rounds.tried.clear()
 

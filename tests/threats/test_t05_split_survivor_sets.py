@@ -281,6 +281,7 @@ def refusals(effects: Sequence[secagg.SiteEffect]) -> set[str]:
     return {effect.reason for effect in effects}
 
 
+@pytest.mark.slow
 def test_no_list_gets_near_the_quorum_however_many_helpers_vote_for_it():
     attack = SplitView(empty_hands())
     counts = {site: len(attack.votes_for(site)) for site in honest_sites()}
@@ -293,6 +294,7 @@ def test_no_list_gets_near_the_quorum_however_many_helpers_vote_for_it():
     }
 
 
+@pytest.mark.slow
 def test_votes_for_other_lists_do_not_count():
     attack = SplitView(empty_hands())
 

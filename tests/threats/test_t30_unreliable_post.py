@@ -90,7 +90,7 @@ def delivered_twice() -> Federation:
 
 
 def test_a_repeated_upload_that_is_folded_again_spoils_the_sum(monkeypatch):
-    monkeypatch.setattr("veilsum.secagg.coordinator.checked_header", takes_it_again)
+    monkeypatch.setattr("veilsum.secagg.collecting.checked_header", takes_it_again)
     round_ = delivered_twice()
     round_.run()
 
