@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typing_extensions import Buffer
 
 from support.consortium import Consortium, make_consortium
 from support.proxy import Proxy
@@ -18,10 +20,12 @@ from support.serving import operating, run_async, serving
 from veilsum.control import (
     Deadlines,
     ProtocolMessage,
+    RoundId,
     RunSpec,
     RunStatus,
     TaskSettings,
     ToCoordinator,
+    UpdateHeader,
 )
 from veilsum.model import ModelLayout, result_digest
 from veilsum.secagg import LocalPolicy
@@ -78,14 +82,24 @@ class Knife:
     Attributes:
         point: "before KIND", "behind KIND", "model", "update" or "sum"; "": never.
         cut: what is done there.
+        said: all that the site has sent, by round and kind.
     """
 
     proxy: Proxy
     point: str = ""
     cut: Callable[[], None] = field(default=lambda: None)
+    said: defaultdict[tuple[RoundId, str], list[bytes]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
 
     def __post_init__(self) -> None:
         self.cut = self.proxy.cut
+
+    def assert_never_said_otherwise(self) -> None:
+        """Whatever the site sent more than once was always the same bytes."""
+        assert self.said
+        for what, messages in self.said.items():
+            assert len(set(messages)) == 1, what
 
     def at(self, point: str, do: Callable[[], None]) -> None:
         """The site has come here."""
@@ -105,6 +119,7 @@ class CutConnection(Connection):
         kind = ""
         if isinstance(message, ProtocolMessage):
             kind = kind_of_message(message.payload)
+            self._knife.said[message.round, kind].append(message.payload)
         knife = self._knife
         knife.at(f"before {kind}", knife.cut)
         await super().send(message)
@@ -119,9 +134,13 @@ class CutConnection(Connection):
         self._knife.at("sum", lambda: self._knife.proxy.down.after(MIDDLE, self._knife.cut))
         return await super().fetch_sum(*args, **kwargs)
 
-    async def push_update(self, *args: Any, **kwargs: Any) -> Any:
+    async def push_update(
+        self, header: UpdateHeader, chunks: Sequence[Buffer], *, first_chunk: int = 0
+    ) -> bool:
+        self._knife.said[header.round, "update"].append(b"".join(map(bytes, chunks)))
+        self._knife.said[header.round, "header"].append(repr(header).encode())
         self._knife.at("update", lambda: self._knife.proxy.up.after(MIDDLE, self._knife.cut))
-        return await super().push_update(*args, **kwargs)
+        return await super().push_update(header, chunks, first_chunk=first_chunk)
 
 
 class Serving:
@@ -264,6 +283,7 @@ def test_a_round_is_the_undisturbed_one_wherever_a_sites_connection_breaks(
                 assert await federation.digest(run_id) == expected, point
                 assert proxy.count("cut") == number + 1, point
                 assert federation.trainer.fitted == number + 2, point  # once each
+            knife.assert_never_said_otherwise()
 
     run_async(main)
 
@@ -391,6 +411,7 @@ def test_a_round_is_the_undisturbed_one_whenever_the_coordinator_is_started_agai
                 await federation.coordinator.restart()
                 assert await federation.digest(run_id) == expected, point
                 assert federation.trainer.fitted == number + 2, point
+            federation.knife.assert_never_said_otherwise()
 
     run_async(main)
 

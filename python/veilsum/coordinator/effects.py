@@ -17,7 +17,7 @@ from veilsum.secagg.audit_record import AuditedSum
 
 @dataclass(frozen=True, slots=True)
 class SendToSite:
-    """Put one message on a site's Join stream; if the stream is gone, drop it."""
+    """Put one message on a site's Join stream. A site that is away is sent it when it is back."""
 
     site: str
     message: ToSite

@@ -1,4 +1,8 @@
-"""What a site's core asks of whoever runs it. Carried out in order."""
+"""What a site's core asks of whoever runs it. Carried out in order.
+
+What needs a connection is dropped without one, and ends with one that breaks: on the next the
+coordinator repeats its messages, and after its Welcome the core asks again for what it waits for.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ from veilsum.site.following import SumReceiver
 
 @dataclass(frozen=True, slots=True)
 class SendToCoordinator:
-    """Put one message on the Join stream; if the stream is gone, drop it."""
+    """Put one message on the Join stream."""
 
     message: ToCoordinator
 

@@ -121,7 +121,8 @@ class UploadRefused:
 
 @dataclass(frozen=True, slots=True)
 class Disconnected:
-    """The Join stream ended. Whatever round was running goes on without this site."""
+    """There was no connection for too long, or what came over it could not be read. Whatever
+    round was running goes on without this site."""
 
 
 SiteEvent = (
