@@ -449,6 +449,42 @@ def test_floods_of_empty_frames_cost_their_own_connection_at_most(
     run_async(main)
 
 
+def test_a_message_that_comes_byte_by_byte_is_not_waited_for(
+    consortium: Consortium, tmp_path: Path
+) -> None:
+    """Time is counted to whole messages: a byte now and then keeps no call open."""
+    none = {"ca": None, "tls_certificate": None, "tls_key": None}
+    settings = consortium.coordinator_settings(
+        tmp_path / "state", insecure=True, limits=replace(GENEROUS, first_message_s=0.5), **none
+    )
+    site = (("veilsum-identity", "veilsum://test/site/b"),)
+
+    async def main() -> None:
+        async with serving(settings) as port, dialled(port) as good:
+            reader, writer = await asyncio.open_connection(HOST, port)
+            writer.write(PREFACE + frame(1, 4, 1, fields_of(PUSH)))
+            writer.write(frame(0, 0, 1, b"\0" + (1 << 20).to_bytes(4, "big")))
+            ended = asyncio.create_task(until(reader, b"nothing was sent within 0.5 seconds"))
+            sent = 0
+            while not ended.done():
+                writer.write(frame(0, 0, 1, b"\x12"))
+                sent += 1
+                assert (await said(good, STATUS, b"", metadata=site))[0] is INVALID
+            assert await ended
+            assert sent < 1 << 20
+            writer.close()
+
+    run_async(main)
+
+
+async def until(reader: asyncio.StreamReader, text: bytes) -> bool:
+    """Whether the other end says this before it hangs up."""
+    found = b""
+    while text not in found and (data := await reader.read(1 << 16)):
+        found += data
+    return text in found
+
+
 def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
     """A frame of HTTP/2 (RFC 9113, 4.1)."""
     head = len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big")
@@ -463,6 +499,15 @@ GOAWAY_TOO_MANY_PINGS = b"too_many_pings"
 
 def calls_taken_back(times: int) -> bytes:
     """So many calls, each followed by its end."""
+    block = fields_of(STATUS)
+    return b"".join(
+        frame(1, 4, stream, block) + frame(3, 0, stream, bytes(4))
+        for stream in range(1, 2 * times, 2)
+    )
+
+
+def fields_of(path: str) -> bytes:
+    """The header of a call of site a, as literals (RFC 7541, 6.2.2)."""
 
     def text(value: bytes) -> bytes:
         return bytes((len(value),)) + value
@@ -470,17 +515,13 @@ def calls_taken_back(times: int) -> bytes:
     fields = {
         b":method": b"POST",
         b":scheme": b"http",
-        b":path": STATUS.encode(),
+        b":path": path.encode(),
         b":authority": b"x",
         b"te": b"trailers",
         b"content-type": b"application/grpc",
         b"veilsum-identity": b"veilsum://test/site/a",
     }
-    block = b"".join(b"\x00" + text(name) + text(value) for name, value in fields.items())
-    return b"".join(
-        frame(1, 4, stream, block) + frame(3, 0, stream, bytes(4))
-        for stream in range(1, 2 * times, 2)
-    )
+    return b"".join(b"\x00" + text(name) + text(value) for name, value in fields.items())
 
 
 # --- the limits themselves ----------------------------------------------------------
