@@ -13,24 +13,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from support.chaos import LAYOUT, SITES, submit
 from support.consortium import Consortium, make_consortium
-from support.lives import NO_TLS, Outcome, Step, play, start, watching_sites
+from support.lives import Cast, Outcome, Step, play, watching_sites
 from support.tiny_trainer import TinyTrainer
 from veilsum import Aggregator
 from veilsum.control import Deadlines, RoundRecord, RunSpec, TaskSettings
 from veilsum.difference import model_difference
-from veilsum.model import ModelLayout, result_digest
-from veilsum.transport.checkpoints import model_from_bytes, model_to_bytes
-from veilsum.transport.operator import OperatorClient
+from veilsum.model import result_digest
+from veilsum.transport.checkpoints import model_from_bytes
 
 AT_ONCE = 4
-SITES = ("basel", "kyoto", "lyon", "quito")
-MODEL = {"w": np.linspace(-1, 1, 3000, dtype=np.float32), "seen": np.array([7], np.int64)}
-LAYOUT = ModelLayout.from_arrays(MODEL)
 SPEC = RunSpec(
     "chaos",
     rounds=5,
@@ -59,24 +55,13 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     consortium, template = make_consortium(folder / "consortium", SITES), folder / "template"
 
     async def main() -> Outcome:
-        await submit(consortium, template)
-        return await play(consortium, template, folder, SITES)
+        await submit(consortium, template, SPEC)
+        return await play(consortium, template, folder, Cast(SITES))
 
     with watching_sites():
         undisturbed = asyncio.run(main())
     assert list(wrongs(undisturbed)) == []
     return Case(consortium, template, undisturbed.steps)
-
-
-async def submit(consortium: Consortium, state: Path) -> None:
-    """Leaves a state directory with one run, before any site came."""
-    life = start(consortium.coordinator_settings(state, **NO_TLS))
-    port = await life.until("port")
-    who = {"name": "ann", "consortium": consortium.roster.consortium}
-    client = OperatorClient(consortium.operator_settings(port, **NO_TLS, **who))
-    await asyncio.to_thread(client.submit, SPEC, model_to_bytes(LAYOUT, MODEL))
-    client.close()
-    life.end()
 
 
 def wrongs(outcome: Outcome) -> Iterator[str]:
@@ -131,7 +116,9 @@ async def failures(case: Case, folder: Path, deaths: Sequence[Step]) -> dict[str
             where.mkdir()
             try:
                 async with asyncio.timeout(40):
-                    outcome = await play(case.consortium, case.template, where, SITES, (last,))
+                    outcome = await play(
+                        case.consortium, case.template, where, Cast(SITES), (last,)
+                    )
                 wrong = "; ".join(wrongs(outcome))
             except TimeoutError:
                 wrong = "it stands still"
