@@ -36,8 +36,9 @@ from veilsum.transport.server import FEDERATION
 from veilsum.transport.threads import in_thread
 from veilsum.transport.wire import decode_to_site, encode_to_coordinator
 
-FRAME_BYTES = 1 << 20
-"""About how many bytes of chunks travel in one message; smaller ones halve the rate."""
+FRAME_BYTES = (1 << 20) + (1 << 12)
+"""Most bytes of chunks that travel in one message, so that four of 65,536 floats fit in with their
+headers; smaller messages halve the rate."""
 
 LINKS_LIMIT = 64 << 20
 """Most bytes of results that a site takes to find its way back; of 200 sites one has 50 KB."""
