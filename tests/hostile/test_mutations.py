@@ -27,6 +27,7 @@ from support.frames import mutated, recorded
 from support.raw import METHODS, call, credentials_of, dialled
 from support.serving import hello
 from veilsum.control import Deadlines, RunSpec, RunStatus
+from veilsum.errors import ConfigError
 from veilsum.proto.v1 import federation_pb2 as pb
 
 JOIN = "/veilsum.v1.Federation/Join"
@@ -203,7 +204,8 @@ async def _abort_what_was_let_in(target: Attacked) -> None:
     """A submission that is still valid after a change is a run like any other."""
     for run in await asyncio.to_thread(target.operator.runs):
         if run.state in ("waiting", "running"):
-            await asyncio.to_thread(target.operator.abort, run.run_id)
+            with suppress(ConfigError):  # it has ended meanwhile
+                await asyncio.to_thread(target.operator.abort, run.run_id)
 
 
 async def withstands(target: Attacked, times: int) -> None:
