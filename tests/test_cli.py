@@ -253,7 +253,9 @@ def _coordinator_toml(study: Path) -> Path:
     return file
 
 
-def test_a_coordinator_says_where_it_serves_and_ctrl_c_ends_it_with_0(study: Path) -> None:
+def test_a_coordinator_says_where_it_serves_reloads_at_hup_and_ctrl_c_ends_it(
+    study: Path,
+) -> None:
     with subprocess.Popen(
         [*PROGRAM, "coordinator", "--json", "--config", str(_coordinator_toml(study))],
         stdout=subprocess.PIPE,
@@ -266,14 +268,17 @@ def test_a_coordinator_says_where_it_serves_and_ctrl_c_ends_it_with_0(study: Pat
         client += ["--identity", str(study / "pki" / "operator-anna"), "--json"]
         listed = _veilsum("run", "list", *client)
         newest = _veilsum("run", "show", *client)
+        process.send_signal(signal.SIGHUP)
+        assert process.stderr is not None
+        log = next(line for line in process.stderr if "certificate taken" in line)
         process.send_signal(signal.SIGINT)
-        _, log = process.communicate(timeout=30)
+        _, rest = process.communicate(timeout=30)
 
     assert json.loads(listed.stdout) == {"runs": []}
     assert newest.returncode == 1
     assert "there is no run" in newest.stderr
     assert process.returncode == 0
-    assert "Traceback" not in log
+    assert "Traceback" not in log + rest
 
 
 def test_an_operator_whose_coordinator_is_away_gets_one_error(study: Path) -> None:
