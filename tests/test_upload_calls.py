@@ -182,3 +182,23 @@ def test_sites_wait_for_a_disk_by_themselves(
             assert list((tmp_path / "state" / "spool").glob("*.update")) == []
 
     run_async(main)
+
+
+def test_what_an_earlier_process_left_in_the_spool_is_told_of(
+    consortium: Consortium, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = consortium.coordinator_settings(tmp_path / "state")
+    file = tmp_path / "state" / "spool" / "0123.update"
+
+    async def main() -> None:
+        async with serving(settings):
+            pass
+        file.write_bytes(b"torn")
+        async with serving(settings):
+            assert not file.exists()
+
+    run_async(main)
+    (line,) = [line for line in caplog.records if line.getMessage() == "upload removed"]
+    told = line.__dict__["fields"]
+    assert told["file"] == "0123.update"
+    assert "does not begin as an upload does" in told["reason"]

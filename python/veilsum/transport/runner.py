@@ -41,7 +41,7 @@ from veilsum.transport.keeping import Keeper, Turn
 from veilsum.transport.logs import Log
 from veilsum.transport.recovery import Recovery
 from veilsum.transport.storage import DiskFailed
-from veilsum.transport.uploads import Uploads
+from veilsum.transport.uploads import Leftover, Uploads
 
 _T = TypeVar("_T")
 _A = TypeVar("_A")
@@ -103,11 +103,22 @@ class Runner:
         await self._keep_and_carry_out(resumed)
         self._recovering = True
         try:
-            await self.uploads.recover_partial()
+            for left in await self.uploads.recover_partial():
+                self._log_leftover(left)
         finally:
             self._recovering = False
         for site, instance in self._core.present.items():
             outside.links.expect(site, instance)
+
+    def _log_leftover(self, left: Leftover) -> None:
+        """What became of an upload that was not complete; its site sends what is missing."""
+        ids: dict[str, str | int] = {"file": left.file, "site": left.site, "chunks": left.chunks}
+        if left.removed:
+            self._log.warning("upload removed", **ids, reason=left.fault)
+        elif left.fault:
+            self._log.warning("upload cut", **ids, reason=left.fault)
+        else:
+            self._log.info("upload taken up", **ids)
 
     async def run(self) -> None:
         """Works until cancelled.
