@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
-import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -261,25 +260,6 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
     (tmp_path / "state" / "state.db").write_bytes(b"not a database" * 100)
     with pytest.raises(ConfigError, match=r"cannot use .*state\.db"):
         Storage(tmp_path / "state")
-
-
-def test_a_start_with_many_past_rounds_is_quick(tmp_path: Path) -> None:
-    storage = Storage(tmp_path / "state")
-    storage.save_run(status(state="completed"))
-    save_round(storage, record(1))
-    storage.close()
-    database = sqlite3.connect(tmp_path / "state" / "state.db")
-    with database:
-        database.execute(
-            "WITH RECURSIVE n(i) AS (VALUES (2) UNION ALL SELECT i + 1 FROM n WHERE i < 10000) "
-            "INSERT INTO rounds SELECT 'run-1', i, 0, 0.0, record FROM rounds, n"
-        )
-    database.close()
-    began = time.monotonic()
-    storage = Storage(tmp_path / "state")
-    assert time.monotonic() - began < 1.0
-    assert len(storage.run("run-1").rounds) == 10_000
-    storage.close()
 
 
 def test_the_optimizers_state_is_kept_of_the_last_two_rounds(tmp_path: Path) -> None:
