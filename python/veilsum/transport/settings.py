@@ -80,7 +80,7 @@ class CoordinatorSettings:
         threads: worker threads of the native core; 0 means as many as
             devices.available_threads() says.
         backend: what sums the updates of rounds: "cpu", or a device such as "cuda:0".
-        audits: keep the masked updates of a round, in files without a name, and the seeds its masks
+        audits: keep the masked updates of a round, in files of the spool, and the seeds its masks
             came off with, in memory, until its sites have acknowledged the result, so that they can
             check the sum.
         transcripts: folder for a file per masked round that anyone can check the sum by, made if
