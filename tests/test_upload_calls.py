@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from support.consortium import Consortium, make_consortium
+from support.proxy import Proxy
 from support.serving import foreign, operating, run_async, serving, sites, status_of
 from veilsum import _native, plain
 from veilsum.control import Deadlines, RoundOpened, RunSpec, UpdateHeader
@@ -180,6 +181,35 @@ def test_sites_wait_for_a_disk_by_themselves(
             assert (ended.state, ended.rounds[0].sites) == ("completed", SITES)
             assert next(trouble, None) is None
             assert list((tmp_path / "state" / "spool").glob("*.update")) == []
+
+    run_async(main)
+
+
+def test_an_upload_goes_on_after_a_restart_at_another_address(
+    consortium: Consortium, tmp_path: Path
+) -> None:
+    settings = consortium.coordinator_settings(tmp_path / "state")
+    spec = RunSpec("tiny", masked=False, min_sites=1, cohort=("a",))
+
+    async def main() -> None:
+        async with Proxy(0) as proxy:
+            where = endpoint(consortium, "a", proxy.port)  # one process, which knows one name
+            async with serving(settings) as port:
+                proxy.target = port
+                async with Connection(where) as connection, operating(consortium, port) as ann:
+                    run = await asyncio.to_thread(ann.submit, spec, MODEL_BYTES)
+                    opened = await round_opened(connection)
+                    header, chunks = update_of(opened, "a")
+                    assert not await connection.push_update(header, chunks[:1])
+            async with serving(settings) as other:
+                proxy.target = other
+                async with Connection(where) as connection, operating(consortium, other) as ann:
+                    status = await connection.push_status(opened.round, header.update_id)
+                    assert status == (1, False)
+                    assert await connection.push_update(header, chunks, first_chunk=1)
+                    await asyncio.to_thread(lambda: list(ann.watch(run.run_id)))
+                    ended = await asyncio.to_thread(ann.get, run.run_id)
+                    assert (ended.state, ended.rounds[0].sites) == ("completed", ("a",))
 
     run_async(main)
 
