@@ -353,9 +353,11 @@ def _records(ledger: Path) -> tuple[LedgerRecord, ...]:
 
 
 def seeds_of(witness: Witness, round_id: RoundId) -> dict[str, int]:
-    """Site -> seed of its training in a round."""
-    return {
-        site: next(iter(seeds))
-        for (site, place), seeds in witness.trained.items()
-        if place == round_id
-    }
+    """Site -> seed of the training behind its update in a round. What it trained for an earlier
+    attempt and did not send serves in the next one."""
+    found: dict[str, tuple[int, int]] = {}
+    for (site, place), seeds in witness.trained.items():
+        same = (place.run_id, place.number) == (round_id.run_id, round_id.number)
+        if same and found.get(site, (-1, 0))[0] < place.attempt <= round_id.attempt:
+            (found[site],) = ((place.attempt, seed) for seed in seeds)
+    return {site: seed for site, (_, seed) in found.items()}
