@@ -95,7 +95,8 @@ class _Connection:
         """Both ends learn it at once."""
         for end in self._ends:
             raw = end.get_extra_info("socket")
-            if raw is not None and not self._over:
+            # One that an end has reset itself may be closed already.
+            if raw is not None and raw.fileno() != -1 and not self._over:
                 raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             end.transport.abort()
         self._over = True
