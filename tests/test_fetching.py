@@ -74,9 +74,10 @@ def test_links_are_limited_in_number_and_in_size(monkeypatch: pytest.MonkeyPatch
 class Receiver:
     """Notes what it is given."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, complete: bool = False) -> None:
         self.taken: list[bytes] = []
         self.restarts = 0
+        self.complete = complete
 
     def restart(self) -> None:
         self.taken = []
@@ -277,6 +278,20 @@ def test_what_is_kept_of_one_thing_is_let_go_for_another() -> None:
     run_async(main)
     assert receivers[0].restarts == 2
     assert b"".join(receivers[0].taken) == DATA
+
+
+def test_a_sum_that_is_all_there_is_not_asked_for_again() -> None:
+    """A welcome that comes between the sum and its check has the site ask once more."""
+    connection, receiver = Failing(), Receiver(complete=True)
+    effect = FetchSum(ROUND, receiver, True)  # type: ignore[arg-type]
+
+    async def main() -> None:
+        event = await Fetching(100, Log("site")).sum(effect, connection)  # type: ignore[arg-type]
+        assert event == SumFetched(ROUND, DATA)
+
+    run_async(main)
+    assert connection.asked == ["state up to 500 from 0"]
+    assert receiver.taken == []
 
 
 def test_what_may_not_leave_is_nobody_elses_fault() -> None:

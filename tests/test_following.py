@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,10 +27,12 @@ from veilsum.optimizers import (
     step_rule_bytes,
 )
 from veilsum.optimizers.applying import FRESH, apply_mean, saved_state, state_hash
+from veilsum.secagg import merkle
 from veilsum.secagg.masks import MaskKeys
 from veilsum.secagg.result_messages import RoundResult
 from veilsum.secagg.sum_tree import SumTree
 from veilsum.secagg.upload import encode_upload
+from veilsum.site import following
 from veilsum.site.following import HeldModel, SumReceiver, WrongResult, next_model
 
 Arrays = dict[str, NDArray[Any]]
@@ -267,6 +271,38 @@ def test_a_sum_that_is_cut_or_too_long_is_refused() -> None:
     assert receiver.finish().finish(3).total_weight == result.total_weight
     with pytest.raises(DecodeError, match="more bytes"):
         receiver.add(b"\0")
-    receiver.restart()
+    receiver = SumReceiver(plan.ring, result.roots, threads=1)
     with pytest.raises(DecodeError, match="more bytes"):
         receiver.add(data + b"\0")
+
+
+def test_a_sum_that_comes_again_while_it_is_checked_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The coordinator signs the roots of the sum and the step of another, has the site ask for the
+    sum a second time, and sends that other one while the site looks at the first."""
+    plan = _plan(FedAvg())
+    total, other = _summed(plan, 1), _summed(plan, 2)
+    held = _held(Server(FedAvg()))
+    forged = replace(
+        Server(FedAvg()).finish(plan, other), roots=SumTree.over(plan.ring, total.chunks()).roots
+    )
+    receiver = SumReceiver(plan.ring, forged.roots, threads=1)
+    for piece in _pieces(total, 5000):
+        receiver.add(piece)
+    left = list(forged.roots)
+
+    def meanwhile(leaves: Sequence[bytes]) -> bytes:
+        root = merkle.root_hash(leaves)
+        left.pop()
+        if not left:
+            receiver.restart()
+            with suppress(DecodeError):
+                for piece in _pieces(other, 5000):
+                    receiver.add(piece)
+        return root
+
+    monkeypatch.setattr(following, "merkle", SimpleNamespace(root_hash=meanwhile))
+    summed = receiver.finish()
+    with pytest.raises(WrongResult, match="mean of the result is not the one of its sum"):
+        next_model(plan, held, summed, forged, plan.cohort, threads=1)

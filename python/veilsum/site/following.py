@@ -76,14 +76,24 @@ class SumReceiver:
         self._spec = spec
         self._roots = roots
         self._sum = SecureSum(spec, threads=threads)
-        self.restart()
+        self._begin()
 
-    def restart(self) -> None:
-        """Forgets what has come: the sum is sent anew."""
+    def _begin(self) -> None:
         self._leaves: dict[int, list[bytes]] = {stream.group: [] for stream in self._spec.streams}
         self._places = _places(self._spec)
         self._next = next(self._places, None)
         self._buffer = bytearray()
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of the sum has come."""
+        return self._next is None
+
+    def restart(self) -> None:
+        """Forgets what has come: the sum is sent anew. Not once all of it has come: it may be in
+        the middle of being checked, and what is checked must be what the step is made from."""
+        if not self.complete:
+            self._begin()
 
     def add(self, data: Buffer) -> None:
         """Takes what comes next.

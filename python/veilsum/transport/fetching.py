@@ -136,7 +136,8 @@ class Fetching:
             if effect.state:
                 most = _STATE_PER_MODEL * self._max_model_bytes
                 await so_far.need_state(effect.round, connection, most)
-            await connection.fetch_sum(effect.round, so_far.add, offset=so_far.words)
+            if not effect.receiver.complete:
+                await connection.fetch_sum(effect.round, so_far.add, offset=so_far.words)
             return SumFetched(effect.round, so_far.state)
 
         try:
