@@ -27,6 +27,7 @@ from veilsum.transport.wire import decode_to_site
 JOIN = "/veilsum.v1.Federation/Join"
 PUSH = "/veilsum.v1.Federation/PushUpdate"
 STATUS = "/veilsum.v1.Federation/PushStatus"
+EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 REFUSED = grpc.StatusCode.FAILED_PRECONDITION
 
@@ -291,10 +292,10 @@ def test_what_was_refused_is_forgotten_at_once(target: Attacked) -> None:
         credentials = credentials_of(target.consortium.sites[HOSTILE])
         async with dialled(target.port, credentials) as channel:
             for _ in range(5):
-                assert (await said(channel, PUSH, large))[0] is INVALID
+                assert (await said(channel, PUSH, large))[0] is EXHAUSTED
             before = target.memory()
             for _ in range(60):
-                assert (await said(channel, PUSH, large))[0] is INVALID
+                assert (await said(channel, PUSH, large))[0] is EXHAUSTED
             assert target.memory() - before < 40_000_000
 
     run_async(main)

@@ -33,6 +33,7 @@ JOIN = "/veilsum.v1.Federation/Join"
 FETCH = "/veilsum.v1.Federation/FetchModel"
 PUSH = "/veilsum.v1.Federation/PushUpdate"
 STATUS = "/veilsum.v1.Federation/PushStatus"
+AUDIT = "/veilsum.v1.Federation/FetchAudit"
 LIST = "/veilsum.v1.Operator/ListRuns"
 REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 HEALTH = "/grpc.health.v1.Health/Watch"
@@ -298,6 +299,49 @@ def test_a_request_that_is_too_large_is_not_read(consortium: Consortium, tmp_pat
     run_async(main)
 
 
+def test_a_large_message_counts_for_many(consortium: Consortium, tmp_path: Path) -> None:
+    """Of the smallest fields there are, it takes long to read, and meanwhile nobody is served."""
+    ids = [pb.SumChunkId(stream=1, index=index) for index in range(60_000)]
+    where = pb.RoundId(run_id="none", number=1)
+    audit = pb.FetchAuditRequest(round=where, chunks=ids).SerializeToString()
+    join = hello(consortium.roster.hash).SerializeToString() + b"\xf8\x01\x01" * 100_000
+    metrics = {f"{number:06}": 0.0 for number in range(100_000)}
+    header = pb.UpdateFrame(header=pb.UpdateHeader(metrics=metrics)).SerializeToString()
+
+    async def main() -> None:
+        limits = {"messages_at_once": 100, "messages_per_s": 0.001}
+        for number, (path, message, counts) in enumerate(
+            ((AUDIT, audit, 30), (JOIN, join, 20), (PUSH, header, 120))
+        ):
+            async with between(consortium, tmp_path / str(number), **limits) as (bad, good, _):
+                for _ in range(max(100 // counts - 2, 1)):
+                    assert (await said(bad, path, message))[0] is not EXHAUSTED
+                answers = [await said(bad, path, message) for _ in range(3)]
+                assert answers[-1] == (EXHAUSTED, "more than 0.001 messages a second")
+                await assert_served(good, consortium)
+
+    run_async(main)
+
+
+def test_an_upload_does_not_begin_with_more_than_a_header(
+    consortium: Consortium, tmp_path: Path
+) -> None:
+    metrics = {f"{number:06}": 0.0 for number in range(140_000)}
+    header = pb.UpdateFrame(header=pb.UpdateHeader(metrics=metrics)).SerializeToString()
+    assert 2 << 20 < len(header) < 4 << 20
+
+    async def main() -> None:
+        async with between(consortium, tmp_path) as (bad, good, _):
+            status, text = await said(bad, PUSH, header)
+            assert (status, text) == (
+                EXHAUSTED,
+                f"a message of PushUpdate has {len(header)} bytes, {(2 << 20) + 4096} are the most",
+            )
+            await assert_served(good, consortium)
+
+    run_async(main)
+
+
 def test_a_message_that_grows_when_it_is_unpacked_is_refused_by_what_it_grows_to(
     consortium: Consortium, tmp_path: Path
 ) -> None:
@@ -534,6 +578,12 @@ def test_a_bucket_lets_its_burst_through_and_then_its_rate() -> None:
     assert not bucket.full(11.9)
     assert bucket.full(12.0)
     assert [bucket.take(1000.0) for _ in range(4)] == [True, True, True, False]
+
+
+def test_several_pass_at_once_or_wait_for_the_whole_burst() -> None:
+    bucket = Bucket(1.0, 3, 10.0)
+    assert [bucket.take(10.0, 2), bucket.take(10.0, 2), bucket.take(10.0)] == [True, False, True]
+    assert [bucket.take(12.0, 99), bucket.take(13.0, 99)] == [False, True]
 
 
 @pytest.mark.parametrize(

@@ -58,8 +58,16 @@ _HEAVY = frozenset(
     }
 )
 
-# Uploads are bounded by what an update consists of, and by the disk.
+# Uploads are bounded by what an update consists of, and by the disk. How one begins is not: it is
+# read as a whole by protobuf, as other messages are, and not in chunks.
 _FREELY = frozenset({"/veilsum.v1.Federation/PushUpdate"})
+_LARGEST_FIRST = MAX_PAYLOAD_BYTES + _SMALL
+
+# Made of the smallest fields, a megabyte takes protobuf 10 to 40 ms, and nobody else is served in
+# these. So a message counts once, and once more for each of this many.
+_COUNTED_BYTES = 16 << 10
+# Nearly all of it is one field, and few may call it.
+_BY_ITS_CALL_ALONE = frozenset({"/veilsum.v1.Operator/SubmitRun"})
 _REMEMBERED = 1024
 
 Refuse = Callable[[Any, Exception], Awaitable[None]]
@@ -151,7 +159,9 @@ class Admission(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has n
     ) -> Callable[[Any, Any], Awaitable[Any]]:
         async def answered(request: Any, opened: OpenCall, member: _Member) -> Any:
             if not streams:
-                _check_size(path, request)
+                size = _check_size(path, request, LARGEST_REQUEST.get(path, _SMALL))
+                if path not in _BY_ITS_CALL_ALONE:
+                    self._count(member, size // _COUNTED_BYTES)
                 return await _answered(call(request, opened.context), opened.context)
             async with aclosing(self._metered(path, request, member)) as metered:
                 return await _answered(call(metered, opened.context), opened.context)
@@ -254,15 +264,21 @@ class Admission(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has n
         # of a cycle.
         async with aclosing(aiter(requests)) as arriving:
             message = await self._first(arriving)
+            counts, largest = True, min(LARGEST_REQUEST.get(path, _SMALL), _LARGEST_FIRST)
             while message is not None:
-                _check_size(path, message)
-                if path not in _FREELY and not member.messages.take(self._clock()):
-                    raise CallRefused(
-                        _EXHAUSTED, f"more than {self._limits.messages_per_s:g} messages a second"
-                    )
+                size = _check_size(path, message, largest)
+                if counts:
+                    self._count(member, 1 + size // _COUNTED_BYTES)
                 yield message
                 message = None  # not kept while the next one is awaited
                 message = await anext(arriving, None)
+                counts, largest = path not in _FREELY, LARGEST_REQUEST.get(path, _SMALL)
+
+    def _count(self, member: _Member, messages: int) -> None:
+        if not member.messages.take(self._clock(), messages):
+            raise CallRefused(
+                _EXHAUSTED, f"more than {self._limits.messages_per_s:g} messages a second"
+            )
 
     async def _first(self, arriving: AsyncIterator[Any]) -> Any:
         seconds = self._limits.first_message_s
@@ -300,11 +316,12 @@ async def _answered(answer: Any, context: Any) -> Any:
     return None
 
 
-def _check_size(path: str, message: Any) -> None:
+def _check_size(path: str, message: Any, largest: int) -> int:
+    """The bytes of a message, which are at most so many."""
     size = len(message) if isinstance(message, bytes) else message.ByteSize()
-    largest = LARGEST_REQUEST.get(path, _SMALL)
     if size > largest:
         method = path.rpartition("/")[2]
         raise CallRefused(
             _EXHAUSTED, f"a message of {method} has {size} bytes, {largest} are the most"
         )
+    return size

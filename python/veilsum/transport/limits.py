@@ -22,7 +22,9 @@ class LimitSettings:
         joins_per_s, joins_at_once: the same for a site's Join: a process that begins anew is told
             to everybody and written down.
         messages_per_s, messages_at_once: the same for the messages of its streams, other than
-            those of uploads, which what an update may consist of bounds.
+            those of uploads, which what an update may consist of bounds. A large one counts for
+            several, also where it is a request or begins an upload: reading one of 2 MiB takes
+            as long as a hundred small ones.
         first_message_s: how long a call that streams may wait before it says anything.
         unread_s: how long a message may wait for a caller that does not read.
         handshake_s: how long a connection may take to show its certificate.
@@ -76,12 +78,14 @@ class Bucket:
         self._left = self._at_once
         self._then = now
 
-    def take(self, now: float) -> bool:
-        """Whether one more may pass now; if so, it has."""
+    def take(self, now: float, number: int = 1) -> bool:
+        """Whether one more may pass now, or `number` at once; if so, they have. More than a whole
+        burst pass as a whole burst."""
         self._fill(now)
-        if self._left < 1.0:
+        wanted = min(float(number), self._at_once)
+        if self._left < wanted:
             return False
-        self._left -= 1.0
+        self._left -= wanted
         return True
 
     def full(self, now: float) -> bool:
