@@ -521,6 +521,41 @@ def test_a_message_that_comes_byte_by_byte_is_not_waited_for(
     run_async(main)
 
 
+def test_who_watches_healths_and_does_not_read_holds_up_no_stop(
+    consortium: Consortium, tmp_path: Path
+) -> None:
+    none = {"ca": None, "tls_certificate": None, "tls_key": None}
+    settings = consortium.coordinator_settings(tmp_path / "state", insecure=True, **none)
+    no_window = frame(4, 0, 0, (4).to_bytes(2, "big") + bytes(4))
+
+    async def main() -> None:
+        async with asyncio.timeout(20), serving(settings) as port:
+            reader, writer = await asyncio.open_connection(HOST, port)
+            writer.write(PREFACE + no_window + frame(1, 4, 1, fields_of(HEALTH)))
+            writer.write(frame(0, 1, 1, bytes(5)))
+            answered = asyncio.Event()
+            alive = asyncio.create_task(staying_alive(reader, writer, answered))
+            await answered.wait()
+        await alive
+        writer.close()
+
+    run_async(main)
+
+
+async def staying_alive(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answered: asyncio.Event
+) -> None:
+    """Answers what asks whether anyone is there. `answered`: set when a call's answer begins."""
+    with suppress(asyncio.IncompleteReadError, ConnectionError):
+        while True:
+            head = await reader.readexactly(9)
+            payload = await reader.readexactly(int.from_bytes(head[:3], "big"))
+            if head[3] in (4, 6) and not head[4] & 1:
+                writer.write(frame(head[3], 1, 0, payload if head[3] == 6 else b""))
+            elif head[3] == 1:
+                answered.set()
+
+
 async def until(reader: asyncio.StreamReader, text: bytes) -> bool:
     """Whether the other end says this before it hangs up."""
     found = b""

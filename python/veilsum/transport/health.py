@@ -7,13 +7,18 @@ that takes up its runs, or lets uploads finish, is not ready and needs no restar
 
 from __future__ import annotations
 
-from grpc_health.v1 import health_pb2
-from grpc_health.v1.health import aio as health_aio
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 LIVENESS = "veilsum.Liveness"
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
 class Health:
@@ -24,19 +29,49 @@ class Health:
     """
 
     def __init__(self, services: tuple[str, ...]) -> None:
-        self.servicer = health_aio.HealthServicer()
+        self.servicer = _Servicer()
+        self.servicer.set({LIVENESS: _SERVING})
         self._services = ("", *services)
-        self._ready: bool | None = None
+        self.ready(False)
 
-    async def start(self) -> None:
-        """To be called before the first question."""
-        await self.servicer.set(LIVENESS, _SERVING)
-        await self.ready(False)
-
-    async def ready(self, ready: bool) -> None:
+    def ready(self, ready: bool) -> None:
         """Says whether calls are taken."""
-        if ready == self._ready:
-            return
-        self._ready = ready
-        for service in self._services:
-            await self.servicer.set(service, _SERVING if ready else _NOT_SERVING)
+        status = _SERVING if ready else _NOT_SERVING
+        self.servicer.set(dict.fromkeys(self._services, status))
+
+
+class _Servicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # grpc has no types
+    """Answers. Whoever watches and does not read holds up nobody: the servicer that comes with
+    gRPC writes under the lock that it needs for a change."""
+
+    def __init__(self) -> None:
+        self._statuses: dict[str, int] = {}
+        self._changed = asyncio.Event()
+
+    def set(self, statuses: dict[str, int]) -> None:
+        """Changes these, for all who ask from now on and all who watch."""
+        self._statuses.update(statuses)
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802  gRPC's name
+        """How it is now."""
+        status = self._statuses.get(request.service)
+        if status is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND)
+        return health_pb2.HealthCheckResponse(status=status)
+
+    async def Watch(  # noqa: N802  gRPC's name
+        self, request: Any, context: Any
+    ) -> AsyncGenerator[Any, None]:
+        """How it is now, and whenever that changes."""
+        del context
+        told = None
+        while True:
+            changed = self._changed
+            status = self._statuses.get(request.service, _UNKNOWN)
+            if status != told:
+                yield health_pb2.HealthCheckResponse(status=status)
+                told = status
+            else:
+                await changed.wait()

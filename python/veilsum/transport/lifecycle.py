@@ -61,7 +61,6 @@ class Lifecycle:
             VeilsumError: why it cannot go on.
         """
         parts = self._parts
-        await parts.health.start()
         tasks: list[asyncio.Task[None]] = []
         try:
             await parts.server.start()
@@ -70,13 +69,13 @@ class Lifecycle:
             tasks.append(asyncio.create_task(parts.runner.run()))
             tasks.append(asyncio.create_task(upkeep.run(parts.door, orders.reload)))
             parts.entrance.state = "serving"
-            await self._say_ready()
+            self._say_ready()
             ready()
             if await _first_of(orders.stop, *tasks):
                 await self._drain(orders)
         finally:
             parts.entrance.state = "stopping"
-            await self._say_ready()
+            self._say_ready()
             parts.links.close_all(STOPPING)
             await parts.server.stop(0 if orders.at_once.is_set() else _GRACE_SECONDS)
             for task in tasks:
@@ -88,12 +87,12 @@ class Lifecycle:
     async def disk_works(self, works: bool) -> None:
         """Whether what happens can be written down; while it cannot, nobody should call."""
         self._disk_works = works
-        await self._say_ready()
+        self._say_ready()
 
-    async def _say_ready(self) -> None:
+    def _say_ready(self) -> None:
         ready = self._parts.entrance.state == "serving" and self._disk_works
         self._parts.metrics.ready(ready)
-        await self._parts.health.ready(ready)
+        self._parts.health.ready(ready)
 
     async def _take_up(self, orders: Orders) -> bool:
         """Goes on with what an earlier process was at; False if told to stop meanwhile."""
@@ -110,7 +109,7 @@ class Lifecycle:
         parts = self._parts
         parts.entrance.state = "stopping"
         parts.runner.drain()
-        await self._say_ready()
+        self._say_ready()
         uploading = {call.caller for call in self._calls(UPLOAD)}
         parts.log.info("stopping", uploads=len(uploading), drain_s=self._drain_s)
         for call in self._calls(JOIN, WATCH):
