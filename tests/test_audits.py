@@ -123,6 +123,20 @@ def test_a_sum_is_served_to_the_sites_of_its_round_until_it_is_dropped(fresh):
         list(effect.audited.sections())
 
 
+def test_a_chunk_is_asked_for_once(fresh):
+    with pytest.raises(DecodeError, match="asked for twice"):
+        next(pieces(fresh[1].audited, [(1, 0), (0, 0), (1, 0)]))
+
+
+def test_what_is_passed_over_is_not_read_at_one_go(fresh, monkeypatch):
+    monkeypatch.setattr("veilsum.transport.audits.PIECE_BYTES", 1000)
+    whole = b"".join(pieces(fresh[1].audited, [(1, 0)]))
+    *passed, rest = pieces(fresh[1].audited, [(1, 0)], len(whole) - 1)
+    assert len(passed) > 3
+    assert set(passed) == {b""}
+    assert rest == whole[-1:]
+
+
 def test_a_part_comes_in_pieces_that_make_it_up(fresh, monkeypatch):
     federation, effect = fresh
     monkeypatch.setattr("veilsum.transport.audits.PIECE_BYTES", 1000)

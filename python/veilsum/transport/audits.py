@@ -52,21 +52,27 @@ class Audits:
 def pieces(
     audited: AuditedSum, asked: Sequence[tuple[int, int]], offset: int = 0
 ) -> Iterator[bytes]:
-    """The bytes of a part of a transcript, about a megabyte at a time.
+    """The bytes of a part of a transcript, about a megabyte at a time. What comes before `offset`
+    has to be read as well: for each megabyte of it there is an empty piece, at which whoever asked
+    may have gone.
 
     Args:
-        asked: (stream, index) of its chunks.
+        asked: (stream, index) of its chunks, each once.
         offset: of the first byte.
 
     Raises:
-        DecodeError: the sum has no such chunk, or the part fewer bytes.
+        DecodeError: the sum has no such chunk, one is asked for twice, or the part has fewer bytes.
         ConfigError: the sum was dropped in between.
     """
-    group, size = [], 0
+    group, size, passed = [], 0, 0
     for section in audited.sections(_chunks(audited, asked)):
         view = memoryview(section)
         skipped = min(offset, view.nbytes)
         offset -= skipped
+        passed += skipped
+        if passed >= PIECE_BYTES:
+            yield b""
+            passed = 0
         for begin in range(skipped, view.nbytes, PIECE_BYTES):
             part = view[begin : begin + PIECE_BYTES]
             group.append(part)
@@ -85,6 +91,9 @@ def _chunks(audited: AuditedSum, asked: Sequence[tuple[int, int]]) -> list[tuple
     for group, index in asked:
         if group not in streams or index >= audited.spec.chunk_count(streams[group]):
             raise DecodeError(f"the sum has no chunk {index} of stream {group}")
+    if len(set(asked)) < len(asked):
+        # Ten bytes for each more of it would have all uploads' chunks read and sent.
+        raise DecodeError("a chunk of the sum is asked for twice")
     return [(streams[group], index) for group, index in asked]
 
 

@@ -325,8 +325,9 @@ class FederationService:
         round_id, asked, offset = wire_data.decode_audit_request(request)
         parts = pieces(_found(self._audits.get, round_id, site), asked, offset)
         while (data := await asyncio.to_thread(next, parts, None)) is not None:
-            yield wire_data.encode_data_piece([data])
-            self._desk.metrics.sent(len(data), site)
+            if data:
+                yield wire_data.encode_data_piece([data])
+                self._desk.metrics.sent(len(data), site)
 
     async def _push(self, requests: AsyncIterator[bytes], context: Any) -> bytes:
         site = self._site(context)
