@@ -166,6 +166,19 @@ def test_a_link_that_leads_to_a_model_of_another_run_stays(storage: Storage) -> 
     assert left(storage, "other") == set()
 
 
+def test_a_link_that_somebody_else_removes_meanwhile_is_no_failure(storage: Storage) -> None:
+    """An operator prunes while the hourly tidying does: that would end the coordinator."""
+    add_run(storage, "old")
+    add_run(storage, "new")
+    gone = storage.links / f"{model_hash('new').hex()}-{STATELESS.hex()}.link"
+    gone.unlink()
+    gone.symlink_to("nowhere")  # listed, and not there any more when it is opened
+
+    Retention(storage, lambda: 0.0).prune(Pruning(keep=1, proofs=True))
+
+    assert left(storage, "old") == set()
+
+
 def test_no_link_goes_while_a_run_has_no_round_yet(storage: Storage) -> None:
     add_run(storage, "old")
     storage.save_run(replace(STATUS, run_id="begun", state="running"))

@@ -107,8 +107,11 @@ class Retention:
         waiting, kept = list(needed), set(needed)
         while waiting:
             for link in links.get(waiting.pop(), ()):
-                with open(link, "rb") as stream:
-                    before = stream.read(HASH_BYTES).hex()
+                try:
+                    with open(link, "rb") as stream:
+                        before = stream.read(HASH_BYTES).hex()
+                except FileNotFoundError:
+                    continue  # another request to forget was faster
                 if before not in kept:
                     kept.add(before)
                     waiting.append(before)
