@@ -297,7 +297,8 @@ class SiteRunner:
 
     def _errand_ended(self, line: _Line, kind: str, task: asyncio.Task[None]) -> None:
         """What an errand cannot deal with is no passing state: it ends the process."""
-        if line.errands[kind][1] is task:
+        _, last = line.errands.get(kind, (None, None))
+        if last is task:
             del line.errands[kind]
         error = None if task.cancelled() else task.exception()
         if error is not None and not self._failed.done():
