@@ -291,6 +291,25 @@ def test_a_new_certificate_is_shown_without_a_restart_and_streams_stay(
     run_async(main)
 
 
+def test_a_run_that_is_refused_leaves_no_model_behind(
+    consortium: Consortium, settings: CoordinatorSettings
+) -> None:
+    """No run would name it, and `veilsum run prune` never find it."""
+
+    async def main() -> None:
+        async with serving(settings) as port, operating(consortium, port) as operator:
+            with pytest.raises(ConfigError, match="zurich"):
+                await asyncio.to_thread(
+                    operator.submit, replace(SPEC, cohort=("a", "zurich")), MODEL_BYTES
+                )
+            assert list((settings.state_dir / "models").iterdir()) == []
+            run = await asyncio.to_thread(operator.submit, SPEC, MODEL_BYTES)
+            (kept,) = (settings.state_dir / "models").iterdir()
+            assert kept.name == run.run_id
+
+    run_async(main)
+
+
 def test_a_new_certificate_is_noticed_and_a_bad_one_not_taken(consortium: Consortium) -> None:
     hub = consortium.hub
     files = (hub.ca, hub.tls_certificate, hub.tls_key)

@@ -12,7 +12,7 @@ from typing import Any
 
 import grpc
 
-from veilsum.control import RunStatus
+from veilsum.control import RunSpec, RunStatus
 from veilsum.coordinator.core import Coordinator
 from veilsum.coordinator.events import RunAbortRequested, RunSubmitted
 from veilsum.errors import ConfigError
@@ -67,16 +67,23 @@ class OperatorService:
         submission = wire_runs.decode_submission(request)
         layout, model = await asyncio.to_thread(self._initial_model, submission)
         run_id = _new_run_id()
+        try:
+            await self._begin(run_id, submission.spec, layout, model)
+        except ConfigError:
+            # No run names it, so nobody would ever forget it.
+            await asyncio.to_thread(self._storage.drop_models, run_id)
+            raise
+        self._desk.log.info("run submitted", run=run_id, operator=operator)
+        return wire_runs.run_to_bytes(await self._run(run_id))
+
+    async def _begin(self, run_id: str, spec: RunSpec, layout: ModelLayout, model: Arrays) -> None:
         # Kept before the run exists: a run whose start cannot be looked up is worth little.
         await asyncio.to_thread(self._storage.save_model, run_id, 0, layout, model)
-        spec = submission.spec
         state = await asyncio.to_thread(self._optimizer_state, spec.server_optimizer.state_file)
         if state is not None:
             await asyncio.to_thread(self._storage.save_optimizer, run_id, 0, state)
-        model = self._storage.stored_model(run_id, 0, layout)
-        await self._desk.runner.submit(RunSubmitted(run_id, spec, layout, model, state))
-        self._desk.log.info("run submitted", run=run_id, operator=operator)
-        return wire_runs.run_to_bytes(await self._run(run_id))
+        stored = self._storage.stored_model(run_id, 0, layout)
+        await self._desk.runner.submit(RunSubmitted(run_id, spec, layout, stored, state))
 
     def _initial_model(self, submission: wire_runs.Submission) -> tuple[ModelLayout, Arrays]:
         if submission.safetensors is not None:

@@ -229,6 +229,10 @@ class Storage:
         """Nobody fetches a sum of this run any more."""
         shutil.rmtree(self.published / run_id, ignore_errors=True)
 
+    def drop_models(self, run_id: str) -> None:
+        """There is no such run after all."""
+        shutil.rmtree(self.models / run_id, ignore_errors=True)
+
     def save_optimizer(self, run_id: str, number: int, state: OptimizerState) -> None:
         """Keeps the optimizer's state after a round; number 0 is what a run goes on from.
 
