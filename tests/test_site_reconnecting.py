@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -408,6 +409,22 @@ def test_an_update_is_taken_back_once_if_it_does_not_count(
     for step in steps:
         step(last)
     assert undone.times == taken_back
+
+
+def test_nothing_is_held_of_an_update_whose_run_has_ended() -> None:
+    """With error feedback it holds twice the model."""
+    last, undone = LastUpdate(), Undone()
+    held = weakref.ref(undone)
+    last.made(ROUND, undone)  # type: ignore[arg-type]
+    last.forget("another")
+    DOES_NOT(last)
+    assert undone.times == 1
+    last.made(ROUND, undone)  # type: ignore[arg-type]
+    last.forget(ROUND.run_id)
+    DOES_NOT(last)
+    assert undone.times == 1
+    del undone
+    assert held() is None
 
 
 @pytest.mark.parametrize(

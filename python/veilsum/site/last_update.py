@@ -37,6 +37,11 @@ class LastUpdate:
         coordinator has not even said that it has it, it is taken not to count."""
         self._settle(self._held)
 
+    def forget(self, run_id: str) -> None:
+        """The run has ended: nothing depends on it any more, and what it holds is let go."""
+        if self._round is not None and self._round.run_id == run_id:
+            self._settle(True)
+
     def _settle(self, counts: bool) -> None:
         if self._contribution is not None and not counts:
             self._contribution.undo()

@@ -223,6 +223,7 @@ class SiteCore:
 
     def _on_run_closed(self, run_id: str, ended: str) -> list[SiteEffect]:
         self._participation.forget(run_id)
+        self._last_update.forget(run_id)
         self._unsent.drop()
         current = round_of(self._phase)
         left = self._leave("the run ended") if current and current.run_id == run_id else []
