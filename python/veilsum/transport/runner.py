@@ -223,7 +223,7 @@ class Runner:
         self._draws.taken()
         effects = core.handle(event, now=now)
         draws = self._draws.taken()
-        if isinstance(event, UpdateArrived) and not _counts(effects):
+        if isinstance(event, UpdateArrived) and _refused(event, effects):
             written = None  # it has changed nothing, and its file goes
         entry = None if written is None else entry_of(written, now, draws)
         self._outside.metrics.core_took(type(event).__name__, time.monotonic() - began)
@@ -287,6 +287,12 @@ class Runner:
         return active if named is None else [named for run in active if run == named]
 
 
-def _counts(effects: Sequence[Effect]) -> bool:
-    """Whether the update that an event brought was accepted."""
-    return any(isinstance(effect, AnswerUpload) and effect.accepted for effect in effects)
+def _refused(arrived: UpdateArrived, effects: Sequence[Effect]) -> bool:
+    """Whether the update that an event brought counts for nothing. One that is held for the next
+    round is answered when that opens, and by then it must be known."""
+    site, round_id = arrived.site, arrived.header.round
+    return any(
+        isinstance(effect, AnswerUpload)
+        and (effect.site, effect.round, effect.accepted) == (site, round_id, False)
+        for effect in effects
+    )
