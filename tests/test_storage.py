@@ -138,8 +138,8 @@ def test_a_run_of_a_version_that_kept_no_standing_is_aborted(tmp_path: Path) -> 
     assert [event.kind for _, event in storage.events("active")] == ["run"]
     assert storage.events("done") == []
     assert [(run.run_id, where) for run, where in storage.unfinished()] == [
-        ("queued", None),
         ("standing", standing),
+        ("queued", None),
     ]
     storage.save_run(status("standing", "completed"))
     assert [run.run_id for run, _ in storage.unfinished()] == ["queued"]

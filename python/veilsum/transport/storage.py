@@ -282,12 +282,14 @@ class Storage:
         return replace(run_from_bytes(row[0]), rounds=rounds)
 
     def unfinished(self) -> list[tuple[RunStatus, Standing | None]]:
-        """Runs that have not ended, oldest first, with their last rounds, and where each stands.
-        A run may have very many rounds behind it, and none of them is needed to go on."""
+        """Runs that have not ended, the one under way first and then the oldest, with their last
+        rounds, and where each stands. A run may have very many rounds behind it, and none of them
+        is needed to go on."""
         with self._mutex:
             rows = self._database.execute(
+                # The clock may have been set back since the one under way was submitted.
                 "SELECT run_id FROM runs WHERE state IN ('waiting', 'running') "
-                "ORDER BY submitted, rowid"
+                "ORDER BY state = 'waiting', submitted, rowid"
             ).fetchall()
         found = []
         for (run_id,) in rows:
