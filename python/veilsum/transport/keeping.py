@@ -38,6 +38,8 @@ from veilsum.transport.tables import (
 # Progress is worth nothing a second later; everything else that is announced is kept.
 _NOT_KEPT = ("progress",)
 
+_IN_FILES = (PublishSum, SaveRound, SaveReceipt, SaveLink)
+
 
 @dataclass(frozen=True, slots=True)
 class Turn:
@@ -76,6 +78,8 @@ class Keeper:
         Raises:
             DiskFailed: it could not be made durable, and nothing of it may leave the process.
         """
+        if any(isinstance(effect, _IN_FILES) for effect in turn.effects):
+            self._storage.require_lock()  # or they would replace those of whoever has it now
         try:
             for effect in turn.effects:
                 self._write_file(effect)

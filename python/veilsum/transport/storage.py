@@ -130,7 +130,7 @@ class Storage:
             DiskFailed: they could not be made.
         """
         self.points("database.begin")
-        self._require_lock()
+        self.require_lock()
         try:
             with self._mutex:
                 self._database.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
@@ -156,7 +156,10 @@ class Storage:
             except sqlite3.Error as error:
                 raise DiskFailed(f"cannot shrink {self.database}: {error}") from error
 
-    def _require_lock(self) -> None:
+    def require_lock(self) -> None:
+        """Raises:
+        DiskFailed: another process has taken the directory, whose files these are now.
+        """
         try:
             other = self.lock.other()
         except OSError as error:
