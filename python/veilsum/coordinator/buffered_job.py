@@ -99,6 +99,7 @@ class BufferedJob:
     ) -> None:
         self._run_id = submitted.run_id
         self._spec = submitted.spec
+        self.masked = submitted.spec.masked  # never
         self._layout = submitted.layout
         self._cohort = cohort
         self._present = present

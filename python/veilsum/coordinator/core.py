@@ -28,7 +28,7 @@ from veilsum.coordinator.events import (
     UpdateArrived,
 )
 from veilsum.coordinator.job import Job
-from veilsum.coordinator.listening import awaits, hears, secret, without_secrets
+from veilsum.coordinator.listening import as_written, awaits, hears, secret
 from veilsum.coordinator.policy import check_run, cohort_of
 from veilsum.coordinator.round import Receiver
 from veilsum.coordinator.rounds import Entropy, ReadKept, RoundFactory
@@ -137,7 +137,7 @@ class Coordinator:
         job = self._active
         if job is None or not self._matters(job, event):
             return None
-        return without_secrets(event) if isinstance(event, SiteSent) else event
+        return as_written(event, masked=job.masked) if isinstance(event, SiteSent) else event
 
     def _matters(self, job: Job | BufferedJob, event: Event) -> bool:
         if isinstance(job, BufferedJob):

@@ -86,6 +86,7 @@ class Job:
     ) -> None:
         self._run_id = submitted.run_id
         self._spec = submitted.spec
+        self.masked = submitted.spec.masked  # whether its rounds have a protocol
         self._cohort = cohort
         self._present = present
         self._factory = factory

@@ -27,6 +27,8 @@ JOIN = "join"
 UNMASK = "unmask"
 """The phase in which sites send what is never written down: shares of the seeds of masks."""
 
+_ANY = b"\0"
+
 _Open: TypeAlias = Running | Settling
 
 
@@ -58,10 +60,13 @@ def hears(phase: JobPhase, event: SiteSent) -> bool:
     return takes_part(phase, site, message.round)
 
 
-def without_secrets(event: SiteSent) -> SiteSent:
+def as_written(event: SiteSent, *, masked: bool) -> SiteSent:
     """The event as it may be written down. Shares of seeds that come when nobody has asked for
-    them cost their site the round; that is kept of them."""
+    them cost their site the round; that is kept of them. What a protocol message says in a run
+    that has no protocol changes nothing, and a site that is let in again may send many."""
     message = event.message
+    if isinstance(message, ProtocolMessage) and not masked:
+        return SiteSent(event.site, ProtocolMessage(message.round, _ANY))
     if isinstance(message, ProtocolMessage) and secagg.holds_secrets(message.payload):
         reason = "it sent unmask shares out of turn"
         return SiteSent(event.site, Decline(message.round, "protocol", reason))
