@@ -120,8 +120,9 @@ class BufferedJob:
         """A run as an earlier process kept it; see reopen() and resume()."""
         job = cls(run.submitted, cohort, present, factory)
         job._records = list(run.records)
+        assert isinstance(job._phase, Waiting)
+        job.steps.check_kept(run, job._phase.model)
         if run.standing is not None:
-            assert isinstance(job._phase, Waiting)
             job._versions.load(run.standing.data)
             buffer = job._new_buffer(run.standing.round.number)
             job._phase = _Collecting(job._phase.model, buffer, begun=False)

@@ -109,6 +109,8 @@ class Job:
         """A run as an earlier process kept it; see resume()."""
         job = cls(run.submitted, cohort, present, factory)
         job._records = list(run.records)
+        assert isinstance(job._phase, Waiting)
+        job.steps.check_kept(run, job._phase.model)
         if run.standing is not None:
             job._stand_at(run.standing)
         return job

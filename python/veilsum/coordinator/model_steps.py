@@ -11,6 +11,7 @@ from veilsum.coordinator.events import RunSubmitted
 from veilsum.coordinator.job_phases import CurrentModel
 from veilsum.coordinator.outcome import Finished
 from veilsum.coordinator.rounds import ModelRef
+from veilsum.coordinator.standing import RestoredRun
 from veilsum.errors import ConfigError
 from veilsum.model import result_digest
 from veilsum.optimizers.applying import (
@@ -83,9 +84,37 @@ class ModelSteps:
         """
         self._load(state)
         model = self.refer_to(arrays)
-        if model.ref.model_hash.hex() != model_hash:
-            raise ConfigError(
-                f"the kept model has hash {model.ref.model_hash.hex()}, its round's record says "
-                f"{model_hash}"
-            )
+        _require(model, model_hash)
         return model
+
+    def check_kept(self, run: RestoredRun, model: CurrentModel) -> None:
+        """After a restart.
+
+        Args:
+            model: that the run is to go on from.
+
+        Raises:
+            ConfigError: model or optimizer's state are not what the run's last round led to.
+        """
+        number = run.standing.round.number - 1 if run.standing else 0
+        had_state = number > 0 or bool(self._spec.server_optimizer.state_file)
+        if had_state and self.state is not None and run.submitted.optimizer_state is None:
+            raise ConfigError(
+                f"what the server's optimizer remembered after round {number} is gone",
+                hint="start a new run, from a model and a state that belong together",
+            )
+        if number == 0:
+            return
+        led = [one for one in run.records if one.completed and one.round.number == number]
+        if not led:
+            raise ConfigError(f"there is no record of round {number}, which led to the kept model")
+        _require(model, led[-1].model_hash)
+
+
+def _require(model: CurrentModel, model_hash: str) -> None:
+    found = model.ref.model_hash.hex()
+    if found != model_hash:
+        raise ConfigError(
+            f"the kept model has hash {found}, its round's record says {model_hash}",
+            hint="do not change files of a run; start a new one from a model that is in order",
+        )
