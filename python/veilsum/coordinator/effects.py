@@ -126,6 +126,7 @@ class SaveRound:
 
     Attributes:
         result: of a masked round that completed, as the sites are told of it (ResultPublished).
+        left_out: sites that no further round of the run should have, as of now.
     """
 
     record: RoundRecord
@@ -133,6 +134,7 @@ class SaveRound:
     model: Mapping[str, NDArray[Any]] | None
     optimizer_state: OptimizerState | None = None
     result: bytes = field(default=b"", repr=False)
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

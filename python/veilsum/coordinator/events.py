@@ -127,6 +127,7 @@ class ResultPublished:
         result: the signed result, as it was sent.
         words: of the sum, its chunks one after the other.
         record, model, optimizer_state: as they were kept.
+        left_out: sites that broke the protocol by then, in their shares too.
     """
 
     round: RoundId
@@ -135,6 +136,7 @@ class ResultPublished:
     record: RoundRecord
     model: Mapping[str, NDArray[Any]] = field(repr=False)
     optimizer_state: OptimizerState | None = None
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -273,7 +273,7 @@ class Job:
         model = self.steps.take_over(sent.model, sent.optimizer_state, sent.record.model_hash)
         effects = phase.round.republish(sent, model.ref.state_hash, now)
         self._records.append(sent.record)
-        self._retries.leave_out(phase.round.journal.left_out)
+        self._retries.leave_out((*phase.round.journal.left_out, *sent.left_out))
         settling = Settling(model, phase.invitation, phase.round, sent.record)
         self._phase = settling
         return effects + (self._settled(settling) if phase.round.settled else [])
@@ -341,7 +341,8 @@ class Job:
         told = self._published(settling, now)
         over = round_end.over(phase.invitation, phase.round.stragglers)
         state, published = self.steps.state, phase.round.published
-        return round_end.kept(record, over, model, state, published) + told
+        left_out = self._retries.left_out
+        return round_end.kept(record, over, model, state, published, left_out) + told
 
     def _published(self, phase: Settling, now: float) -> list[Effect]:
         """What fails from here on must not take back what keeps the round."""

@@ -34,17 +34,26 @@ def kept(
     model: CurrentModel,
     state: OptimizerState | None,
     result: bytes,
+    left_out: tuple[str, ...] = (),
 ) -> list[Effect]:
     """Before any site hears of it.
 
     Args:
         model, state: after the round.
         result: as its sites will be told of it, of a masked round that completed.
+        left_out: sites that no further round of the run should have.
     """
     arrays = model.arrays if record.completed else None
     return [
         *(CloseUploads(each, record.reason or "the round is complete") for each in over),
-        SaveRound(record, model.ref.layout, arrays, state if record.completed else None, result),
+        SaveRound(
+            record,
+            model.ref.layout,
+            arrays,
+            state if record.completed else None,
+            result,
+            left_out,
+        ),
     ]
 
 

@@ -7,6 +7,7 @@ which events may be kept (Coordinator.keeps), and what those shares led to has a
 
 from __future__ import annotations
 
+import json
 import struct
 from collections import deque
 from collections.abc import Callable
@@ -47,7 +48,7 @@ class Entry:
         kind: JOINED, LEFT, SENT, UPDATE, DEADLINE, PROCEED or RESULT.
         time: seconds that the core was told.
         round: that the event is about; only its run for PROCEED, nothing for JOINED and LEFT.
-        text: a reason, or the name of a phase.
+        text: a reason, the name of a phase, or with a result the sites that are left out.
         data: a message, a header, or what names a site's process.
         draws: random bytes that the core drew, in order.
     """
@@ -86,6 +87,23 @@ def entry_of(event: Event, time: float, draws: tuple[bytes, ...]) -> Entry:
             return Entry(PROCEED, time, RoundId(run_id, 0), draws=draws)
         case _:
             raise ConfigError(f"{type(event).__name__} is not an event that is written down")
+
+
+def result_entry(time: float, round_id: RoundId, result: bytes, left_out: tuple[str, ...]) -> Entry:
+    """What unmask shares led to, in place of them; they may have shown sites to be at fault."""
+    return Entry(RESULT, time, round_id, text=json.dumps(left_out), data=result)
+
+
+def left_out_of(entry: Entry) -> tuple[str, ...]:
+    """The sites that are left out from a result on.
+
+    Raises:
+        DecodeError: the entry is damaged.
+    """
+    try:
+        return tuple(str(site) for site in json.loads(entry.text))
+    except (ValueError, TypeError) as error:
+        raise DecodeError("the event log holds a damaged result") from error
 
 
 def event_of(entry: Entry) -> Event:

@@ -24,7 +24,7 @@ from veilsum.coordinator.effects import (
 )
 from veilsum.coordinator.events import SiteJoined
 from veilsum.errors import ConfigError
-from veilsum.transport.event_log import RESULT, Entry, entry_of
+from veilsum.transport.event_log import Entry, entry_of, result_entry
 from veilsum.transport.storage import Change, DiskFailed, Storage
 from veilsum.transport.tables import (
     clear_log,
@@ -140,7 +140,7 @@ def _log(turn: Turn) -> list[Change]:
 def _results(turn: Turn) -> list[Entry]:
     """In place of the unmask shares that led to a result."""
     return [
-        Entry(RESULT, turn.time, effect.record.round, data=effect.result)
+        result_entry(turn.time, effect.record.round, effect.result, effect.left_out)
         for effect in turn.effects
         if isinstance(effect, SaveRound) and effect.result
     ]

@@ -19,7 +19,7 @@ from veilsum.coordinator.events import Event, ResultPublished, RoundSpoiled, Run
 from veilsum.coordinator.standing import RestoredRun, Standing
 from veilsum.errors import ConfigError, DecodeError, DeviceError, VeilsumError
 from veilsum.transport.checkpoints import load_optimizer_state, read_layout
-from veilsum.transport.event_log import RESULT, UPDATE, Draws, Entry, event_of
+from veilsum.transport.event_log import RESULT, UPDATE, Draws, Entry, event_of, left_out_of
 from veilsum.transport.logs import Log
 from veilsum.transport.storage import Storage
 from veilsum.transport.tables import clear_log, put_event, put_run
@@ -150,7 +150,8 @@ class Recovery:
                 words = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
             raise ConfigError(f"the sum of round {where.number} cannot be read: {error}") from error
-        return ResultPublished(where, entry.data, memoryview(words), record, model, state)
+        left_out = left_out_of(entry)
+        return ResultPublished(where, entry.data, memoryview(words), record, model, state, left_out)
 
     def _broken_off(self, entry: Entry, error: VeilsumError) -> RoundSpoiled | None:
         """The state is that before the entry, and what follows it in the log means nothing."""
