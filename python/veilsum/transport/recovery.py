@@ -174,8 +174,14 @@ def _ended(records: tuple[RoundRecord, ...]) -> list[Effect]:
         return []
     last = records[-1]
     closed = RoundClosed(last.round, last.completed, last.reason, last.digest)
-    sites = last.sites if last.completed else last.bytes_in
-    return [SendToSite(site, closed) for site in sites]
+    sites = last.sites if last.completed else tuple(last.bytes_in)
+    in_time = [SendToSite(site, closed) for site in sites if site not in last.late]
+    before = next((one for one in reversed(records) if one.round.number < last.round.number), None)
+    if before is None:
+        return list(in_time)
+    # Those that were late wait for the end of the round that they were invited to.
+    theirs = RoundClosed(before.round, before.completed, before.reason, before.digest)
+    return [*in_time, *(SendToSite(site, theirs) for site in last.late)]
 
 
 def _before(status: RunStatus, standing: Standing | None) -> tuple[RoundRecord, ...]:
