@@ -14,9 +14,11 @@ import pytest
 from support.plain_run import SITES, spec
 from support.runner_lives import living, outbox_of
 from support.serving import run_async
-from veilsum.control import ProtocolMessage, RoundClosed, RoundId
+from veilsum.control import Decline, ProtocolMessage, RoundClosed, RoundId
 from veilsum.coordinator.events import SiteSent
 from veilsum.optimizers.spec import OptimizerSpec
+from veilsum.proto.v1 import federation_pb2 as pb
+from veilsum.transport import wire
 from veilsum.transport.storage import DiskFailed
 
 FIRST = RoundId("run", 1)
@@ -172,5 +174,42 @@ def test_a_run_does_not_go_on_from_what_its_last_round_did_not_lead_to(
             expected = "its round's record says" if lost.startswith("round") else "is gone"
             assert ended.state == "aborted"
             assert expected in ended.reason
+
+    run_async(main)
+
+
+@pytest.mark.parametrize("buffer_size", [0, 2])
+def test_a_coordinator_can_read_what_it_wrote_of_a_site_that_says_much(
+    tmp_path: Path, buffer_size: int
+) -> None:
+    """What a site says may be as long as the wire lets it be; with it longer texts are made."""
+    said = pb.Decline(
+        round=pb.RoundId(run_id="run", number=1),
+        code="c" * wire.MAX_ID_BYTES,
+        reason="r" * wire.MAX_DECLINE_BYTES,
+    )
+    decline = wire.decode_to_coordinator(pb.SiteMessage(decline=said).SerializeToString())
+    assert isinstance(decline, Decline)
+
+    async def main() -> None:
+        async with living(tmp_path / "state") as life:
+            await life.join(SITES)
+            await life.submit("run", spec(rounds=3, buffer_size=buffer_size))
+            await life.tell(SiteSent("oslo", decline))
+            for site in ("basel", "kyoto", "lyon", "quito"):
+                if life.core.status("run").current_round == 1:
+                    await life.deliver(site, 1)
+            assert "oslo" in life.core.status("run").rounds[0].dropped
+            told = [message for site, message in life.sent if site == "oslo"]
+            for message in told:
+                wire.decode_to_site(wire.encode_to_site(message))
+
+        async with living(tmp_path / "state") as life:
+            (found,) = life.storage.runs()
+            kept = life.storage.run(found.run_id)
+            assert kept is not None
+            assert "r" * wire.MAX_DECLINE_BYTES in kept.rounds[0].dropped["oslo"]
+            details = [event.detail for _, event in life.storage.events("run")]
+            assert any("r" * wire.MAX_DECLINE_BYTES in detail for detail in details)
 
     run_async(main)

@@ -326,8 +326,8 @@ SITE_MESSAGES = {
         "fraction must be 0 to 1",
     ),
     "endless reason": (
-        pb.SiteMessage(decline=pb.Decline(round=_round(), code="x", reason="r" * 5000)),
-        "reason must be 0 to 4096",
+        pb.SiteMessage(decline=pb.Decline(round=_round(), code="x", reason="r" * 2049)),
+        "reason must be 0 to 2048",
     ),
     "no code": (pb.SiteMessage(decline=pb.Decline(round=_round(), reason="r")), "code"),
 }

@@ -9,7 +9,7 @@ accused is a site, or the coordinator by its empty name. What it shows: verdict.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TypeAlias
@@ -50,6 +50,16 @@ FAULT_TEXTS: Mapping[Fault, str] = {
     Fault.BAD_RELAY: "passed on messages that are not what their senders signed",
     Fault.DISPUTED: "dealt a box that its receiver cannot open; one of both is wrong",
 }
+
+
+_NAMED = 4  # a reason names so many sites; it goes where texts are bounded
+
+
+def named(sites: Iterable[str]) -> str:
+    """Sites at fault, for a reason."""
+    names = [repr(site) for site in sites]
+    others = [f"{len(names) - _NAMED} more"] if len(names) > _NAMED else []
+    return " and ".join([*names[:_NAMED], *others])
 
 
 @dataclass(frozen=True, slots=True)

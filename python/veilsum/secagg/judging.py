@@ -17,7 +17,7 @@ from veilsum.secagg.blame import complaint_evidence
 from veilsum.secagg.complaints import Complaint, Finding, Justification, judge
 from veilsum.secagg.effects import CoordinatorEffect, Disputed, LeaveOut
 from veilsum.secagg.envelope import Envelope
-from veilsum.secagg.evidence import Evidence
+from veilsum.secagg.evidence import Evidence, named
 from veilsum.secagg.messages import DealtShare
 from veilsum.secagg.payload import open_envelope
 from veilsum.secagg.phases import Dealers
@@ -148,5 +148,4 @@ class Judging:
     def reason(self) -> str:
         """Why the attempt ends."""
         dealers = sorted({heard.complaint.dealer for heard in self.received.values()})
-        named = " and ".join(repr(dealer) for dealer in dealers)
-        return f"{len(self.received)} sites cannot use what site {named} dealt to them"
+        return f"{len(self.received)} sites cannot use what site {named(dealers)} dealt to them"

@@ -14,7 +14,7 @@ from veilsum.secagg.audit_keys import AuditKeys
 from veilsum.secagg.blame import ProvenFault
 from veilsum.secagg.dealing import check_shares
 from veilsum.secagg.envelope import Envelope
-from veilsum.secagg.evidence import Evidence
+from veilsum.secagg.evidence import Evidence, named
 from veilsum.secagg.messages import UnmaskShares
 from veilsum.secagg.papers import MASK_SEED, SELF_SEED, seed_fits
 from veilsum.secagg.phases import CollectingUnmask, HeldShares
@@ -29,8 +29,8 @@ class WrongSecrets(RoundAborted):
     """Dealers shared other secrets than they advertised, and no answers give the right ones."""
 
     def __init__(self, sites: Iterable[str], evidence: tuple[Evidence, ...]) -> None:
-        named = " and ".join(repr(site) for site in sites)
-        super().__init__(f"site {named} shared another secret than the one it advertised")
+        who = named(sites)
+        super().__init__(f"site {who} shared another secret than the one it advertised")
         self.evidence = evidence
 
 

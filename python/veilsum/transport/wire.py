@@ -40,6 +40,7 @@ HASH_BYTES = 32
 INSTANCE_BYTES = 16
 MAX_ID_BYTES = 64
 MAX_TEXT_BYTES = 4096  # a reason, for people
+MAX_DECLINE_BYTES = 2048  # a site's, which becomes a part of such a reason
 MAX_PAYLOAD_BYTES = 2 << 20  # a protocol message of a site
 MAX_RELAY_BYTES = 7 << 20  # one of the coordinator; the largest relays the deals of 255 sites
 MAX_LAYOUT_BYTES = 3 << 20
@@ -385,7 +386,7 @@ def decode_to_coordinator(data: bytes) -> ToCoordinator:
             return Decline(
                 decode_round_id(decline.round),
                 printable(decline.code, "code"),
-                text(decline.reason, "reason"),
+                text(decline.reason, "reason", largest=MAX_DECLINE_BYTES),
             )
         case "progress":
             fraction = finite(message.progress.fraction, "fraction")
