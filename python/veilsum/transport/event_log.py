@@ -2,7 +2,7 @@
 
 An entry holds the event, the time the core was told, and the random bytes that it drew. Updates
 are in the spool and named only. Shares of the seeds of masks are never among them: the core says
-which events may be kept (Coordinator.keeps), and what those shares led to has an entry of its own.
+how an event may be kept (Coordinator.written), and what those shares led to has its own entry.
 """
 
 from __future__ import annotations
