@@ -28,7 +28,7 @@ from veilsum.coordinator.events import (
     UpdateArrived,
 )
 from veilsum.coordinator.job import Job
-from veilsum.coordinator.listening import as_written, awaits, hears, secret
+from veilsum.coordinator.listening import as_written
 from veilsum.coordinator.policy import check_run, cohort_of
 from veilsum.coordinator.round import Receiver
 from veilsum.coordinator.rounds import Entropy, ReadKept, RoundFactory
@@ -135,24 +135,9 @@ class Coordinator:
         to the same state; None if that is not needed, or must not be: sites are sending shares
         of seeds. To be asked before handle()."""
         job = self._active
-        if job is None or not self._matters(job, event):
+        if job is None or not job.keeps(event):
             return None
         return as_written(event, masked=job.masked) if isinstance(event, SiteSent) else event
-
-    def _matters(self, job: Job | BufferedJob, event: Event) -> bool:
-        if isinstance(job, BufferedJob):
-            return job.keeps(event)
-        if secret(job.phase):
-            return False
-        match event:
-            case SiteJoined() | SiteLeft() | UpdateArrived() | Proceed():
-                return True
-            case SiteSent():
-                return hears(job.phase, event)
-            case DeadlinePassed():
-                return awaits(job.phase, event)
-            case _:
-                return False
 
     @property
     def _active(self) -> Job | BufferedJob | None:

@@ -32,6 +32,7 @@ from veilsum.coordinator.effects import (
 )
 from veilsum.coordinator.events import (
     DeadlinePassed,
+    Event,
     ResultPublished,
     RunSubmitted,
     SiteSent,
@@ -56,6 +57,7 @@ from veilsum.coordinator.listening import (
     heard,
     hears,
     late_updates,
+    matters,
     open_round,
     takes_part,
 )
@@ -141,10 +143,9 @@ class Job:
             self._run_id, self._spec, self._phase, self._records, self._attendance.missing
         )
 
-    @property
-    def phase(self) -> JobPhase:
-        """What the run is at."""
-        return self._phase
+    def keeps(self, event: Event) -> bool:
+        """Whether it takes the event to come to the same state again, and it may be kept."""
+        return matters(self._phase, event)
 
     # --- what happens -----------------------------------------------------------
 
@@ -210,8 +211,7 @@ class Job:
         """A site sent a message. One about another round, or of a site that was not invited
         or was dropped, is stale and changes nothing."""
         phase, site = self._phase, event.site
-        late = late_updates(phase)
-        if late and hears(phase, event):
+        if (late := late_updates(phase)) and hears(phase, event):
             late.lost(site)
         if not isinstance(phase, Running | Settling) or not takes_part(
             phase, site, event.message.round

@@ -7,7 +7,15 @@ from typing import TypeAlias, assert_never
 from veilsum import secagg
 from veilsum.control import Decline, Progress, ProtocolMessage, RoundId
 from veilsum.coordinator.effects import Effect
-from veilsum.coordinator.events import DeadlinePassed, SiteSent
+from veilsum.coordinator.events import (
+    DeadlinePassed,
+    Event,
+    Proceed,
+    SiteJoined,
+    SiteLeft,
+    SiteSent,
+    UpdateArrived,
+)
 from veilsum.coordinator.job_phases import (
     Between,
     CoolingDown,
@@ -32,11 +40,6 @@ _ANY = b"\0"
 _Open: TypeAlias = Running | Settling
 
 
-def secret(phase: JobPhase) -> bool:
-    """Whether sites are sending what must not be written down."""
-    return isinstance(phase, Running) and phase.round.journal.phase == UNMASK
-
-
 def takes_part(phase: _Open, site: str, round_id: RoundId) -> bool:
     """Whether a site has a say in an open round."""
     return round_id == phase.invitation.round_of(site) and site not in phase.round.journal.dropped
@@ -58,6 +61,22 @@ def hears(phase: JobPhase, event: SiteSent) -> bool:
     if isinstance(message, ProtocolMessage) and not phase.round.hears(site, message.payload):
         return False
     return takes_part(phase, site, message.round)
+
+
+def matters(phase: JobPhase, event: Event) -> bool:
+    """Whether it takes the event to come to the same state again. None does while sites send what
+    must not be written down: what it leads to is kept in their place."""
+    if isinstance(phase, Running) and phase.round.journal.phase == UNMASK:
+        return False
+    match event:
+        case SiteJoined() | SiteLeft() | UpdateArrived() | Proceed():
+            return True
+        case SiteSent():
+            return hears(phase, event)
+        case DeadlinePassed():
+            return awaits(phase, event)
+        case _:
+            return False
 
 
 def as_written(event: SiteSent, *, masked: bool) -> SiteSent:

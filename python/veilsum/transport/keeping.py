@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import compress
+from typing import cast
 
-from veilsum.control import RunEvent
 from veilsum.coordinator.effects import (
     Announce,
     Effect,
@@ -59,12 +60,6 @@ class Turn:
     present: Mapping[str, bytes]
     idle: bool
 
-    @property
-    def kept_events(self) -> list[RunEvent]:
-        """What is announced and can be read later, in order."""
-        announced = (effect.event for effect in self.effects if isinstance(effect, Announce))
-        return [event for event in announced if event.kind not in _NOT_KEPT]
-
 
 class Keeper:
     """Keeps turns, one after the other. Each call blocks."""
@@ -73,7 +68,8 @@ class Keeper:
         self._storage = storage
 
     def keep(self, turn: Turn) -> list[int]:
-        """Makes a turn durable, and returns the numbers of its kept_events.
+        """Makes a turn durable, and returns the numbers of what it announces, 0 for what is not
+        kept; in order.
 
         Raises:
             DiskFailed: it could not be made durable, and nothing of it may leave the process.
@@ -88,13 +84,15 @@ class Keeper:
                 f"what must last cannot be written: {error}",
                 hint="see to the disk, then start the coordinator again: its runs go on",
             ) from error
-        events: list[Change] = [partial(put_event, event=event) for event in turn.kept_events]
-        changes = [*events, *_rows(turn), *_log(turn)]
+        announced = [effect.event for effect in turn.effects if isinstance(effect, Announce)]
+        kept = [event.kind not in _NOT_KEPT for event in announced]
+        events = [partial(put_event, event=event) for event in compress(announced, kept)]
+        changes: list[Change] = [*events, *_rows(turn), *_log(turn)]
         if not changes:
-            return []
+            return [0] * len(announced)
         # A message that led to nothing yet may be lost with the power: it will be sent again.
-        results = self._storage.change(changes, durable=bool(turn.effects))
-        return [number for number in results[: len(events)] if isinstance(number, int)]
+        results = iter(self._storage.change(changes, durable=bool(turn.effects)))
+        return [cast(int, next(results)) if is_kept else 0 for is_kept in kept]
 
     def _write_file(self, effect: Effect) -> None:
         storage = self._storage

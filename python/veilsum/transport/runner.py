@@ -230,17 +230,11 @@ class Runner:
         return Turn(entry, effects, now, core.present, core.idle)
 
     async def _keep_and_carry_out(self, turn: Turn) -> None:
-        numbers = dict(
-            zip(
-                map(id, turn.kept_events),
-                await self._in_core_thread(self._keeper.keep, turn),
-                strict=True,
-            )
-        )
+        numbers = iter(await self._in_core_thread(self._keeper.keep, turn))
         for effect in turn.effects:
             if isinstance(effect, Announce):
                 self._outside.metrics.run_event(effect.event)
-                self._outside.watchers.tell(effect.event, numbers.get(id(effect.event), 0))
+                self._outside.watchers.tell(effect.event, next(numbers))
             else:
                 await self._carrying_out.carry_out(effect)
 
