@@ -13,6 +13,7 @@ import pytest
 from support.consortium import make_consortium
 from support.pushing import MODEL_BYTES, endpoint, opened, update
 from support.serving import operating, run_async, serving
+from support.stored import store_run
 from veilsum.cli.main import exit_code
 from veilsum.control import Deadlines, RoundId, RoundRecord, RunSpec, RunStatus
 from veilsum.errors import ConfigError
@@ -40,7 +41,7 @@ def test_a_copy_has_every_file_that_its_rows_name_whatever_happens_meanwhile(
     tmp_path: Path,
 ) -> None:
     storage = Storage(tmp_path / "state")
-    storage.save_run(STATUS)
+    store_run(storage, STATUS)
     add_round(storage, 1)
     upload = storage.spool / "one.update"
     upload.write_bytes(b"half")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from support.federation import counting_bytes, handle_and_go_on, make_roster, signing_key
-from veilsum import _native, plain
+from support.plain_updates import plain_update
 from veilsum.control import (
     Deadlines,
     Decline,
@@ -24,7 +24,6 @@ from veilsum.control import (
     RunSpec,
     SiteDropped,
     TaskSettings,
-    UpdateHeader,
 )
 from veilsum.coordinator.core import Coordinator
 from veilsum.coordinator.effects import (
@@ -96,21 +95,10 @@ class Bench:
     def update(
         self, site: str, value: float = 1.0, weight: int = 10, **header: Any
     ) -> UpdateArrived:
-        update_id = plain.update_id(self.plan, ROUND, site)
-        chunks = _native.encode_chunks(
-            LAYOUT.native,
-            [np.full(4, value, np.float32), np.array([2], np.int64)],
-            codec=_native.codec_number("f32"),
-            scale=0.0,
-            limit=0.0,
-            rounding=None,
-            least_error=False,
-            plan_digest=self.plan.digest,
-            update_id=update_id,
-            chunk_coordinates=self.plan.chunk_coordinates,
-            threads=1,
+        arrays = [np.full(4, value, np.float32), np.array([2], np.int64)]
+        made, chunks = plain_update(
+            self.plan, (ROUND, site), LAYOUT, arrays, weight=weight, metrics={"auc": value}
         )
-        made = UpdateHeader(ROUND, update_id, len(chunks), weight, {"auc": value}, b"")
         return UpdateArrived(site, replace(made, **header), chunks)
 
     def size(self, site: str) -> int:

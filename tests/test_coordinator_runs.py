@@ -15,11 +15,10 @@ from support.federation import (
     Fault,
     Federation,
     ShiftTrainer,
-    make_roster,
-    rounding_seed,
     small_model,
 )
-from veilsum import Aggregator, _native, secagg
+from support.unmasked import sum_without_masks
+from veilsum import Aggregator, _native
 from veilsum._native import Layout
 from veilsum.control import (
     Deadlines,
@@ -56,7 +55,6 @@ from veilsum.secagg.payload import read_payload
 from veilsum.secagg.policy import LocalPolicy
 from veilsum.secagg.refusals import RefusalCode, open_refusal
 from veilsum.site.bounds import TaskBounds
-from veilsum.site.rounding import rounding_secret
 
 SITES = ("basel", "kyoto", "lyon", "oslo", "quito")
 DEADLINES = Deadlines(
@@ -176,34 +174,9 @@ def test_a_masked_round_gives_the_digest_of_the_same_sum_without_masks() -> None
     record = run(federation, spec(True, rounds=1)).rounds[0]
 
     assert record.sites == ("basel", "kyoto", "oslo", "quito")
-    assert record.digest == _sum_without_masks(spec(True, rounds=1), record.sites).digest
-
-
-def _sum_without_masks(settings: RunSpec, survivors: tuple[str, ...]) -> secagg.SecureResult:
-    model = small_model()
-    layout = ModelLayout.from_arrays(model)
-    plan = secagg.Plan.for_round(
-        roster=make_roster(SITES),
-        cohort=SITES,
-        spec=settings,
-        run_id="run",
-        round_number=1,
-        attempt=0,
-        layout=layout,
-        model_hash=bytes(32),
-        previous_result=bytes(32),
-        nonce=bytes(32),
-    )
-    contributions = {
-        site: secagg.Contribution(
-            model_difference(layout, ShiftTrainer(site).shifted(model, settings.task), model),
-            10,
-            {"auc": 0.75, "train_loss": 0.5},
-            rounding_secret(rounding_seed(site), RoundId("run", 1), site),
-        )
-        for site in SITES
-    }
-    return secagg.plain_ring_sum(plan, contributions, survivors)
+    metrics = {"auc": 0.75, "train_loss": 0.5}
+    expected = sum_without_masks(spec(True, rounds=1), SITES, record.sites, metrics)
+    assert record.digest == expected.digest
 
 
 @pytest.mark.parametrize("codec", ["f32", "f16", "bf16", "int8", "ring16"])

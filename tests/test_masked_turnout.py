@@ -10,11 +10,9 @@ from support.federation import (
     Fault,
     Federation,
     ShiftTrainer,
-    make_roster,
-    rounding_seed,
     small_model,
 )
-from veilsum import secagg
+from support.unmasked import sum_without_masks
 from veilsum.control import (
     Deadlines,
     RoundId,
@@ -24,10 +22,7 @@ from veilsum.control import (
     TaskSettings,
 )
 from veilsum.coordinator.effects import PublishSum, SaveReceipt, SendToSite
-from veilsum.difference import model_difference
-from veilsum.model import ModelLayout
 from veilsum.secagg.policy import LocalPolicy
-from veilsum.site.rounding import rounding_secret
 from veilsum.site.trainer import Arrays, Report, TrainingResult
 
 SITES = ("basel", "kyoto", "lyon", "oslo", "quito", "turin")
@@ -57,33 +52,6 @@ def invited(federation: Federation, number: int, attempt: int = 0) -> tuple[str,
     )
 
 
-def sum_without_masks(settings: RunSpec, survivors: tuple[str, ...]) -> secagg.SecureResult:
-    model = small_model()
-    layout = ModelLayout.from_arrays(model)
-    plan = secagg.Plan.for_round(
-        roster=make_roster(SITES),
-        cohort=SITES,
-        spec=settings,
-        run_id="run",
-        round_number=1,
-        attempt=0,
-        layout=layout,
-        model_hash=bytes(32),
-        previous_result=bytes(32),
-        nonce=bytes(32),
-    )
-    contributions = {
-        site: secagg.Contribution(
-            model_difference(layout, ShiftTrainer(site).shifted(model, settings.task), model),
-            10,
-            {},
-            rounding_secret(rounding_seed(site), RoundId("run", 1), site),
-        )
-        for site in SITES
-    }
-    return secagg.plain_ring_sum(plan, contributions, survivors)
-
-
 # --- the quorum ----------------------------------------------------------------------------
 
 
@@ -100,7 +68,7 @@ def test_a_masked_round_closes_with_its_quorum_and_sums_who_was_in_time(
     assert record.completed
     assert len(record.sites) == 5
     assert record.dropped == dict.fromkeys(set(SITES) - set(record.sites), TOO_LATE)
-    assert record.digest == sum_without_masks(spec(), record.sites).digest
+    assert record.digest == sum_without_masks(spec(), SITES, record.sites, {}).digest
     told = {
         effect.site
         for effect in federation.effects

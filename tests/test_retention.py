@@ -14,6 +14,7 @@ import pytest
 
 from support.consortium import Consortium, make_consortium
 from support.serving import operating, run_async, serving
+from support.stored import store_event, store_run
 from veilsum.control import RoundId, RoundRecord, RunEvent, RunSpec, RunStatus
 from veilsum.coordinator.standing import Standing
 from veilsum.errors import ConfigError, DecodeError
@@ -62,7 +63,7 @@ def add_run(storage: Storage, run_id: str, state: str = "completed", before: str
     storage.save_link((model_hash(before), STATELESS), (model_hash(run_id), STATELESS), b"a link")
     status = replace(STATUS, run_id=run_id, state=state)  # type: ignore[arg-type]
     storage.change([lambda database: put_run(database, status)])
-    storage.append_event(RunEvent(run_id, "run", detail=state))
+    store_event(storage, RunEvent(run_id, "run", detail=state))
 
 
 def left(storage: Storage, run_id: str) -> set[str]:
@@ -121,7 +122,7 @@ def test_a_run_ended_when_its_last_event_came_and_not_when_it_was_submitted(
     add_run(storage, "long")
     add_run(storage, "short")
     clock[0] += 100.0
-    storage.append_event(RunEvent("long", "run", detail="completed"))
+    store_event(storage, RunEvent("long", "run", detail="completed"))
 
     (pruned,) = Retention(storage, lambda: clock[0]).prune(Pruning(keep=1))
 
@@ -181,7 +182,7 @@ def test_a_link_that_somebody_else_removes_meanwhile_is_no_failure(storage: Stor
 
 def test_no_link_goes_while_a_run_has_no_round_yet(storage: Storage) -> None:
     add_run(storage, "old")
-    storage.save_run(replace(STATUS, run_id="begun", state="running"))
+    store_run(storage, replace(STATUS, run_id="begun", state="running"))
 
     Retention(storage, lambda: 0.0).prune(Pruning(keep=0, proofs=True))
 
@@ -249,7 +250,7 @@ def test_the_database_gives_back_what_it_does_not_need(tmp_path: Path, made_befo
     storage.shrink()
     empty = storage.database.stat().st_size
     status = replace(STATUS, run_id="big", reason="x" * 400)
-    storage.save_run(status)
+    store_run(storage, status)
     for _ in range(300):
         storage.change(
             [lambda db: tables.put_event(db, RunEvent("big", "site", detail="x" * 400))],

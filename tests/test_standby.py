@@ -14,6 +14,7 @@ import pytest
 
 from support.consortium import Consortium, make_consortium
 from support.serving import run_async, serving
+from support.stored import store_event
 from veilsum.control import RunEvent
 from veilsum.errors import ConfigError
 from veilsum.transport import standby
@@ -71,13 +72,13 @@ def test_whoever_is_refused_is_told_who_holds_the_directory_and_what_to_do(
 def test_who_loses_the_lock_makes_no_change_any_more(tmp_path: Path) -> None:
     storage = Storage(tmp_path / "state")
     event = RunEvent("run", "phase", 1)
-    storage.append_event(event)
+    store_event(storage, event)
     other = Holder(4711, "elsewhere", 0.0)
     text = json.dumps({"pid": other.pid, "host": other.host, "since": other.since})
     (tmp_path / "state" / "lock").write_text(text)
 
     with pytest.raises(DiskFailed, match="taken over by process 4711 on elsewhere, since 1970"):
-        storage.append_event(event)
+        store_event(storage, event)
 
     assert len(storage.events("run")) == 1
     storage.close()
@@ -89,13 +90,13 @@ def test_a_lock_that_was_removed_protects_nobody_and_is_noticed(tmp_path: Path) 
     (tmp_path / "state" / "lock").unlink()
 
     with pytest.raises(DiskFailed, match="somebody who removed the lock"):
-        storage.append_event(RunEvent("run", "phase", 1))
+        store_event(storage, RunEvent("run", "phase", 1))
 
     second = Storage(tmp_path / "state")
     with pytest.raises(DiskFailed, match=f"taken over by process {os.getpid()}"):
-        storage.append_event(RunEvent("run", "phase", 1))
+        store_event(storage, RunEvent("run", "phase", 1))
     storage.close()
-    second.append_event(RunEvent("run", "phase", 1))
+    store_event(second, RunEvent("run", "phase", 1))
     second.close()
 
 

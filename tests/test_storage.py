@@ -15,6 +15,7 @@ import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support.stored import store_event, store_run
 from veilsum._native import Layout
 from veilsum.control import RoundId, RoundRecord, RunEvent, RunSpec, RunStatus
 from veilsum.coordinator.standing import Standing
@@ -92,10 +93,10 @@ def test_a_receipt_is_kept_as_a_file_of_its_own(tmp_path: Path) -> None:
 
 def test_runs_and_rounds_are_there_after_a_restart(tmp_path: Path) -> None:
     storage = Storage(tmp_path / "state")
-    storage.save_run(status())
+    store_run(storage, status())
     save_round(storage, record(1), MODEL)
     save_round(storage, record(2, completed=False))
-    storage.save_run(status(state="completed"))
+    store_run(storage, status(state="completed"))
     storage.close()
     storage = Storage(tmp_path / "state")
     expected = replace(status(state="completed"), rounds=(record(1), record(2, completed=False)))
@@ -112,18 +113,18 @@ def test_runs_and_rounds_are_there_after_a_restart(tmp_path: Path) -> None:
 def test_runs_are_listed_newest_first(tmp_path: Path) -> None:
     storage = Storage(tmp_path / "state")
     for name in ("one", "two", "three"):
-        storage.save_run(status(name))
-    storage.save_run(status("one", "aborted"))
+        store_run(storage, status(name))
+    store_run(storage, status("one", "aborted"))
     assert [run.run_id for run in storage.runs()] == ["three", "two", "one"]
     storage.close()
 
 
 def test_a_run_of_a_version_that_kept_no_standing_is_aborted(tmp_path: Path) -> None:
     storage = Storage(tmp_path / "state")
-    storage.save_run(status("active"))
-    storage.save_run(status("queued", "waiting"))
-    storage.save_run(status("done", "completed"))
-    storage.save_run(status("standing"))
+    store_run(storage, status("active"))
+    store_run(storage, status("queued", "waiting"))
+    store_run(storage, status("done", "completed"))
+    store_run(storage, status("standing"))
     standing = Standing(RoundId("standing", 3, 1), b"memory")
     storage.change([partial(put_standing, standing=standing)])
     storage.close()
@@ -141,14 +142,14 @@ def test_a_run_of_a_version_that_kept_no_standing_is_aborted(tmp_path: Path) -> 
         ("standing", standing),
         ("queued", None),
     ]
-    storage.save_run(status("standing", "completed"))
+    store_run(storage, status("standing", "completed"))
     assert [run.run_id for run, _ in storage.unfinished()] == ["queued"]
     storage.close()
 
 
 def test_a_database_of_the_first_format_gets_what_it_lacks(tmp_path: Path) -> None:
     storage = Storage(tmp_path / "state")
-    storage.save_run(status(state="completed"))
+    store_run(storage, status(state="completed"))
     save_round(storage, record(1))
     storage.change([lambda database: database.execute("DROP TABLE log")])
     storage.change([lambda database: database.execute("DROP TABLE standings")])
@@ -191,8 +192,8 @@ def test_events_come_back_in_order_and_from_any_point_on(tmp_path: Path) -> None
     events = [RunEvent("run-1", "site", site=name) for name in "abc"]
     numbers = []
     for event in events:
-        numbers.append(storage.append_event(event))
-        storage.append_event(RunEvent("run-2", "phase"))
+        numbers.append(store_event(storage, event))
+        store_event(storage, RunEvent("run-2", "phase"))
     assert numbers == sorted(set(numbers))
     assert [event for _, event in storage.events("run-1")] == events
     assert [event for _, event in storage.events("run-1", after=numbers[0])] == events[1:]
@@ -388,8 +389,8 @@ def test_sums_of_a_run_that_ended_as_its_process_did_are_gone_at_the_next_start(
     tmp_path: Path,
 ) -> None:
     storage = Storage(tmp_path / "state")
-    storage.save_run(status("over", "completed"))
-    storage.save_run(status("waits", "waiting"))
+    store_run(storage, status("over", "completed"))
+    store_run(storage, status("waits", "waiting"))
     ended = storage.save_sum(RoundId("over", 1), [b"words"])
     kept = storage.save_sum(RoundId("waits", 1), [b"words"])
     storage.close()

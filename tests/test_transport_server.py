@@ -18,6 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from support.consortium import Consortium, make_consortium
+from support.plain_updates import plain_update
 from support.serving import (
     foreign,
     hello,
@@ -27,7 +28,7 @@ from support.serving import (
     sites,
     status_of,
 )
-from veilsum import _native, plain
+from veilsum import plain
 from veilsum.control import Deadlines, Hello, RoundOpened, RunSpec, UpdateHeader, Welcome
 from veilsum.coordinator.core import Coordinator
 from veilsum.coordinator.events import SiteSent
@@ -541,22 +542,8 @@ def test_an_update_of_a_foreign_program_counts_once_however_often_it_is_pushed(
 def _update(
     opened: RoundOpened, layout: ModelLayout, site: str
 ) -> tuple[UpdateHeader, list[bytes]]:
-    codec = plain.codec_settings(opened.plain.codec, opened.plain.clip)
-    update_id = plain.update_id(opened.plain, opened.round, site)
-    chunks = _native.encode_chunks(
-        layout.native,
-        [np.ones((3, 4), np.float32), np.ones(2, np.int64)],
-        codec=codec.number,
-        scale=codec.scale,
-        limit=codec.limit,
-        rounding=None,
-        least_error=False,
-        plan_digest=opened.plain.digest,
-        update_id=update_id,
-        chunk_coordinates=opened.plain.chunk_coordinates,
-        threads=1,
-    )
-    return UpdateHeader(opened.round, update_id, len(chunks), 10, {}, b""), chunks
+    arrays = [np.ones((3, 4), np.float32), np.ones(2, np.int64)]
+    return plain_update(opened.plain, (opened.round, site), layout, arrays)
 
 
 def test_a_model_that_is_too_large_for_a_site_is_not_received(

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from support.consortium import Consortium, make_consortium
+from support.plain_updates import plain_update
 from support.proxy import Proxy
 from support.serving import foreign, operating, run_async, serving, sites, status_of
-from veilsum import _native, plain
 from veilsum.control import Deadlines, RoundOpened, RunSpec, UpdateHeader
 from veilsum.model import ModelLayout
 from veilsum.proto.v1 import federation_pb2 as pb
@@ -56,22 +56,8 @@ async def round_opened(connection: Connection) -> RoundOpened:
 
 def update_of(opened: RoundOpened, site: str) -> tuple[UpdateHeader, list[bytes]]:
     assert opened.plain is not None
-    codec = plain.codec_settings(opened.plain.codec, opened.plain.clip)
-    update_id = plain.update_id(opened.plain, opened.round, site)
-    chunks = _native.encode_chunks(
-        LAYOUT.native,
-        [np.ones((3, 4), np.float32), np.ones(2, np.int64)],
-        codec=codec.number,
-        scale=codec.scale,
-        limit=codec.limit,
-        rounding=None,
-        least_error=False,
-        plan_digest=opened.plain.digest,
-        update_id=update_id,
-        chunk_coordinates=opened.plain.chunk_coordinates,
-        threads=1,
-    )
-    return UpdateHeader(opened.round, update_id, len(chunks), 10, {}, b""), chunks
+    arrays = [np.ones((3, 4), np.float32), np.ones(2, np.int64)]
+    return plain_update(opened.plain, (opened.round, site), LAYOUT, arrays)
 
 
 def test_an_upload_that_stalls_ends_alone_and_goes_on_later(

@@ -13,6 +13,7 @@ import pytest
 from support.consortium import Consortium, make_consortium
 from support.pushing import MODEL_BYTES, endpoint, opened, update
 from support.serving import operating, run_async, serving
+from support.stored import store_event, store_run
 from veilsum.control import RunEvent, RunSpec, RunStatus
 from veilsum.errors import DecodeError, VeilsumError
 from veilsum.transport import operator as operator_module
@@ -57,7 +58,7 @@ def test_events_are_numbered_and_progress_is_not(storage: Storage) -> None:
         await asyncio.sleep(0)
         for event in (EVENTS[0], RunEvent("run-1", "progress", fraction=0.5), *EVENTS[1:]):
             kept = event.kind != "progress"
-            watchers.tell(event, storage.append_event(event) if kept else 0)
+            watchers.tell(event, store_event(storage, event) if kept else 0)
         seen = [await first, *[event async for event in watching]]
 
         numbers = [event.number for event in seen if event.kind != "progress"]
@@ -69,7 +70,7 @@ def test_events_are_numbered_and_progress_is_not(storage: Storage) -> None:
 
 
 def test_a_watcher_gets_what_came_after_the_event_that_it_names(storage: Storage) -> None:
-    numbers = [storage.append_event(event) for event in EVENTS]
+    numbers = [store_event(storage, event) for event in EVENTS]
 
     async def main() -> None:
         for known in range(len(EVENTS)):
@@ -86,8 +87,8 @@ def test_the_number_of_an_event_is_asked_for_over_grpc(
 ) -> None:
     settings = consortium.coordinator_settings(tmp_path / "state")
     storage = Storage(settings.state_dir)
-    storage.save_run(replace(RUN, state="completed"))
-    numbers = [storage.append_event(event) for event in EVENTS]
+    store_run(storage, replace(RUN, state="completed"))
+    numbers = [store_event(storage, event) for event in EVENTS]
     storage.close()
 
     async def main() -> None:

@@ -14,9 +14,9 @@ import pytest
 import zstandard
 
 from support.attacked import HONEST, HOSTILE, Attacked, attacked, honest_sites
+from support.plain_updates import plain_update
 from support.raw import call, credentials_of, dialled, said
 from support.serving import hello, run_async
-from veilsum import _native, plain
 from veilsum.codecs import zstd
 from veilsum.control import Deadlines, PlainPlan, RoundId, RunSpec
 from veilsum.model import ModelLayout
@@ -75,23 +75,13 @@ class Update:
 
 def made(opened: pb.RoundOpened, plan: PlainPlan) -> Update:
     round_id = RoundId(opened.round.run_id, opened.round.number, opened.round.attempt)
-    codec = plain.codec_settings(plan.codec, plan.clip)
-    update_id = plain.update_id(plan, round_id, HOSTILE)
-    chunks = _native.encode_chunks(
-        LAYOUT.native,
-        [np.ones((600, 1000), np.float32), np.ones(2, np.int64)],
-        codec=codec.number,
-        scale=codec.scale,
-        limit=codec.limit,
-        rounding=None,
-        least_error=False,
-        plan_digest=plan.digest,
-        update_id=update_id,
-        chunk_coordinates=plan.chunk_coordinates,
-        threads=1,
-    )
+    arrays = [np.ones((600, 1000), np.float32), np.ones(2, np.int64)]
+    made_by_hand, chunks = plain_update(plan, (round_id, HOSTILE), LAYOUT, arrays)
     header = pb.UpdateHeader(
-        round=opened.round, update_id=update_id, chunk_count=len(chunks), weight=10
+        round=opened.round,
+        update_id=made_by_hand.update_id,
+        chunk_count=len(chunks),
+        weight=10,
     )
     return Update(header, list(map(bytes, chunks)))
 

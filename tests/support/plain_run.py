@@ -13,7 +13,7 @@ from support.federation import (
     make_roster,
     signing_key,
 )
-from veilsum import _native, plain
+from support.plain_updates import plain_update
 from veilsum.control import (
     Deadlines,
     PlainPlan,
@@ -22,7 +22,6 @@ from veilsum.control import (
     RoundRecord,
     RunSpec,
     ToSite,
-    UpdateHeader,
 )
 from veilsum.coordinator.core import Coordinator
 from veilsum.coordinator.effects import Effect, SaveRound, SendToSite
@@ -83,21 +82,9 @@ class PlainRun:
     def update(self, site: str, number: int = 1, value: float = 1.0, weight: int = 10) -> Any:
         """One whose values are all the same."""
         plan, round_id = self.plan(number), RoundId("run", number)
-        update_id = plain.update_id(plan, round_id, site)
-        chunks = _native.encode_chunks(
-            LAYOUT.native,
-            [np.full(4, value, np.float32)],
-            codec=_native.codec_number("f32"),
-            scale=0.0,
-            limit=0.0,
-            rounding=None,
-            least_error=False,
-            plan_digest=plan.digest,
-            update_id=update_id,
-            chunk_coordinates=plan.chunk_coordinates,
-            threads=1,
+        header, chunks = plain_update(
+            plan, (round_id, site), LAYOUT, [np.full(4, value, np.float32)], weight=weight
         )
-        header = UpdateHeader(round_id, update_id, len(chunks), weight, {}, b"")
         return UpdateArrived(site, header, chunks)
 
     def plan(self, number: int = 1) -> PlainPlan:

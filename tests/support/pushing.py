@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from support.consortium import Consortium
-from veilsum import _native, plain
+from support.plain_updates import plain_update
 from veilsum.control import RoundOpened, UpdateHeader
 from veilsum.model import ModelLayout
 from veilsum.transport.checkpoints import model_to_bytes
@@ -41,18 +41,4 @@ def update(invited: RoundOpened, site: str) -> tuple[UpdateHeader, list[bytes]]:
     """A site's update of a plain round."""
     plan = invited.plain
     assert plan is not None
-    update_id = plain.update_id(plan, invited.round, site)
-    chunks = _native.encode_chunks(
-        LAYOUT.native,
-        [np.ones((3, 4), np.float32)],
-        codec=_native.codec_number("f32"),
-        scale=0.0,
-        limit=0.0,
-        rounding=None,
-        least_error=False,
-        plan_digest=plan.digest,
-        update_id=update_id,
-        chunk_coordinates=plan.chunk_coordinates,
-        threads=1,
-    )
-    return UpdateHeader(invited.round, update_id, len(chunks), 10, {}, b""), chunks
+    return plain_update(plan, (invited.round, site), LAYOUT, [np.ones((3, 4), np.float32)])

@@ -13,7 +13,7 @@ import numpy as np
 
 from support.federation import make_roster, signing_key
 from support.plain_run import LAYOUT, MODEL, SITES
-from veilsum import _native, plain
+from support.plain_updates import plain_update
 from veilsum.control import RoundId, RoundOpened, RunSpec, ToSite, UpdateHeader, Welcome
 from veilsum.coordinator.core import Coordinator
 from veilsum.coordinator.events import Event, RunSubmitted
@@ -100,21 +100,7 @@ class Life:
             for _, message in self.sent
             if isinstance(message, RoundOpened) and message.round == round_id and message.plain
         )
-        update_id = plain.update_id(plan, round_id, site)
-        chunks: list[bytes] = _native.encode_chunks(
-            LAYOUT.native,
-            [np.full(4, value, np.float32)],
-            codec=_native.codec_number("f32"),
-            scale=0.0,
-            limit=0.0,
-            rounding=None,
-            least_error=False,
-            plan_digest=plan.digest,
-            update_id=update_id,
-            chunk_coordinates=plan.chunk_coordinates,
-            threads=1,
-        )
-        return UpdateHeader(round_id, update_id, len(chunks), 10, {}, b""), chunks
+        return plain_update(plan, (round_id, site), LAYOUT, [np.full(4, value, np.float32)])
 
 
 class _Links(Links):

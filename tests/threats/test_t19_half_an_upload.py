@@ -96,11 +96,14 @@ def test_chunks_of_another_upload_do_not_complete_it():
 
 CRASHES = """
 import os, signal, sys
+from functools import partial
 from pathlib import Path
 from veilsum.control import RunSpec, RunStatus
 from veilsum.transport.storage import Storage
+from veilsum.transport.tables import put_run
 storage = Storage(Path(sys.argv[1]))
-storage.save_run(RunStatus("r", RunSpec(task_id="t", rounds=1), "running", "", 1, "inputs", (), ()))
+status = RunStatus("r", RunSpec(task_id="t", rounds=1), "running", "", 1, "inputs", (), ())
+storage.change([partial(put_run, status=status)])
 (storage.spool / "00000001.update").write_bytes(b"half of it")
 os.kill(os.getpid(), signal.SIGKILL)
 """

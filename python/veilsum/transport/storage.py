@@ -115,10 +115,6 @@ class Storage:
 
     # --- writing ------------------------------------------------------------------
 
-    def save_run(self, status: RunStatus) -> None:
-        """Keeps a run's state; its rounds are kept by save_round."""
-        self.change([partial(put_run, status=status)])
-
     def change(self, changes: Sequence[Change], *, durable: bool = True) -> list[object]:
         """Makes all changes or none, and returns what each returned.
 
@@ -259,12 +255,6 @@ class Storage:
             what="a result's link",
             points=self.points,
         )
-
-    def append_event(self, event: RunEvent) -> int:
-        """Keeps an event; its number is higher than all before it."""
-        (number,) = self.change([partial(put_event, event=event)])
-        assert isinstance(number, int)
-        return number
 
     # --- reading ------------------------------------------------------------------
 
