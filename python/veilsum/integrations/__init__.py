@@ -1,0 +1,1 @@
+"""The engine inside other federations. Each module imports its host, and nobody else does."""
