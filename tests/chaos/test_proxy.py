@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
 
-from support.proxy import HOST, Proxy
+from support.proxy import HOST, Proxy, stop_accepting
 from support.serving import run_async
 
 
@@ -28,7 +30,7 @@ async def echoing() -> AsyncIterator[Proxy]:
     server = await asyncio.start_server(echo, HOST, 0)
     async with Proxy(server.sockets[0].getsockname()[1]) as proxy:
         yield proxy
-    server.close()
+    await stop_accepting(server)
 
 
 def test_what_goes_in_comes_out_on_both_sides() -> None:
@@ -61,6 +63,24 @@ def test_a_cut_comes_after_exactly_so_many_bytes_and_ends_open_connections_only(
             writer.close()
 
     run_async(main)
+
+
+@pytest.mark.parametrize("steps", range(12))
+def test_connections_that_are_just_being_made_are_closed_with_the_proxy(steps: int) -> None:
+    """What is left open is a warning when it is collected, and so a failure of some later test."""
+
+    async def main() -> None:
+        dialled = [socket.socket() for _ in range(5)]
+        async with echoing() as proxy:
+            for one in dialled:
+                one.connect((HOST, proxy.port))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+        for one in dialled:
+            one.close()
+
+    run_async(main)
+    gc.collect()
 
 
 def test_cuts_can_be_repeated() -> None:

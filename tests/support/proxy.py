@@ -25,8 +25,19 @@ from dataclasses import dataclass, field
 HOST = "127.0.0.1"
 _PIECE_BYTES = 1 << 16
 _SLICES_PER_SECOND = 50  # a throttled line gives its second's bytes in so many pieces
+_TURNS_TO_ACCEPT = 4  # of the loop, from a socket to its handler
 _QUEUED = 16  # pieces that are under way in one direction of one connection
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close() sends RST and drops what is unsent
+
+
+async def stop_accepting(server: asyncio.Server) -> None:
+    """Closes it, once each connection that it has taken is with its handler: asyncio forgets to
+    close those in between."""
+    for listening in server.sockets:
+        asyncio.get_running_loop().remove_reader(listening.fileno())
+    for _ in range(_TURNS_TO_ACCEPT):
+        await asyncio.sleep(0)
+    server.close()
 
 
 @dataclass
@@ -158,6 +169,7 @@ class Proxy:
         self.down = Line()
         self.port = 0
         self._connections: set[_Connection] = set()
+        self._clients: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._happened: Counter[str] = Counter()
         self._news = asyncio.Condition()
@@ -170,9 +182,11 @@ class Proxy:
 
     async def __aexit__(self, *exc_info: object) -> None:
         assert self._server is not None
-        self._server.close()
+        await stop_accepting(self._server)
         for connection in list(self._connections):
             connection.cut()
+        for client in list(self._clients):
+            client.transport.abort()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -225,15 +239,26 @@ class Proxy:
 
     # --- connections ----------------------------------------------------------------
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self.refusing:
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Not a coroutine: one that is cancelled before it began could not close the connection."""
+        self._clients.add(writer)
+        task = asyncio.create_task(self._serve(reader, writer))
+        self._tasks.add(task)
+
+        def over(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            self._clients.discard(writer)
             writer.transport.abort()
+
+        task.add_done_callback(over)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.refusing:
             self._tell("refused")
             return
         try:
             from_server, to_server = await asyncio.open_connection(HOST, self.target)
         except OSError:
-            writer.transport.abort()
             self._tell("refused")
             return
         connection = _Connection(writer, to_server)
@@ -249,7 +274,6 @@ class Proxy:
         finally:
             self._tasks.difference_update(carrying)
             self._connections.discard(connection)
-            writer.transport.abort()
             to_server.transport.abort()
 
     def _tell(self, what: str) -> None:
