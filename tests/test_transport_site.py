@@ -94,7 +94,9 @@ def training():
     trainer = StubbornTrainer()
     events: queue.SimpleQueue[SiteEvent] = queue.SimpleQueue()
     thread = TrainingThread(trainer, events.put, Log("test"))
-    return trainer, events, thread
+    yield trainer, events, thread
+    thread.close()
+    trainer.gate.set()
 
 
 def train(number: int) -> Train:
@@ -125,6 +127,23 @@ def test_what_a_trainer_raises_stays_in_the_sites_log(
     thread.start(train(1))
     assert results(events) == TrainingFailed(RoundId("run", 1), "ValueError")
     assert "patient 4711" in caplog.text
+
+
+def test_closing_stops_what_runs_and_ends_the_thread() -> None:
+    trainer = StubbornTrainer()
+    events: queue.SimpleQueue[SiteEvent] = queue.SimpleQueue()
+    before = set(threading.enumerate())
+    training = TrainingThread(trainer, events.put, Log("test"))
+    (thread,) = set(threading.enumerate()) - before
+    training.start(train(1))
+
+    training.close()
+    trainer.gate.set()
+    thread.join(SECONDS)
+
+    assert not thread.is_alive()
+    while not events.empty():
+        assert isinstance(events.get(), TrainingProgressed)
 
 
 def test_a_trainer_that_returns_something_else_has_failed(training) -> None:

@@ -117,7 +117,9 @@ class SiteRunner:
         self._turn = threading.Lock()
 
     def close(self) -> None:
-        """Wipes what the core holds, after it has dealt with its current event."""
+        """Ends training, and wipes what the core holds, after it has dealt with its current
+        event."""
+        self._training.close()
         with self._turn:
             self._core.close()
 

@@ -72,17 +72,13 @@ class TrainingThread:
         self._trainer = trainer
         self._post = post
         self._log = log
-        self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()  # None ends the thread
         self._wanted: _Job | None = None
         threading.Thread(target=self._work, name="training", daemon=True).start()
 
     def start(self, train: Train) -> None:
         """Trains when what ran before has come to its end; that is asked to stop."""
-        if self._wanted is not None:
-            self._wanted.stop.set()
-        # One that was not begun holds a model, and what runs may take long to come to its end.
-        with suppress(queue.Empty):
-            self._jobs.get_nowait()
+        self._stop_all()
         self._wanted = _Job(train)
         self._jobs.put(self._wanted)
 
@@ -91,9 +87,20 @@ class TrainingThread:
         if self._wanted is not None and self._wanted.train.round == round_id:
             self._wanted.stop.set()
 
+    def close(self) -> None:
+        """Ends the thread when what runs has come to its end; that is asked to stop."""
+        self._stop_all()
+        self._jobs.put(None)
+
+    def _stop_all(self) -> None:
+        if self._wanted is not None:
+            self._wanted.stop.set()
+        # One that was not begun holds a model, and what runs may take long to come to its end.
+        with suppress(queue.Empty):
+            self._jobs.get_nowait()
+
     def _work(self) -> None:
-        while True:
-            job = self._jobs.get()
+        while (job := self._jobs.get()) is not None:
             if not job.stop.is_set():
                 self._run(job)
 
