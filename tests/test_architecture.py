@@ -61,7 +61,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "selftest": {"errors", "_native"},
     "transport": _SUMS | {"_version", "devices", "coordinator", "site", "proto", "pki", "selftest"},
     "demo": _SUMS | {"_version", "coordinator", "site", "pki", "transport"},
-    "integrations": {"errors", "model", "arrays", "codecs", "aggregate", "optimizers", "rules"},
+    "integrations": {
+        "errors",
+        "model",
+        "arrays",
+        "codecs",
+        "aggregate",
+        "optimizers",
+        "rules",
+        "difference",
+    },
     "cli": _SUMS | {"_version", "devices", "site", "pki", "transport", "demo", "selftest"},
     # The two front doors.
     "__init__": {

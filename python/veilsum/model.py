@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -61,6 +61,18 @@ class ModelLayout:
             values, dtype = as_native(array, name)
             tensors.append((name, dtype, values.shape))
         return cls(_native.Layout(tensors))
+
+    @classmethod
+    def from_tensors(cls, tensors: Iterable[tuple[str, str, tuple[int, ...]]]) -> ModelLayout:
+        """A layout of tensors whose values are elsewhere.
+
+        Args:
+            tensors: name, dtype (a key of NUMPY_DTYPES) and shape of each.
+
+        Raises:
+            ConfigError: an unknown dtype, a name twice, or a limit of the format is passed.
+        """
+        return cls(_native.Layout(list(tensors)))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> ModelLayout:
