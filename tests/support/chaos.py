@@ -33,7 +33,7 @@ from veilsum.transport.checkpoints import model_from_bytes, model_to_bytes
 from veilsum.transport.operator import OperatorClient
 
 AT_ONCE = 4
-SECONDS = 60.0  # that a play takes at most; nobody waits so long for anything but a deadlock
+SECONDS = 240.0  # that a play takes at most; nobody waits so long for anything but a deadlock
 SITES = ("basel", "kyoto", "lyon", "quito")
 MODEL = {
     "w": np.linspace(-1, 1, 3000, dtype=np.float32),
