@@ -127,19 +127,24 @@ class ErrorFeedback:
         return self._codec
 
     def encode(
-        self, arrays: Mapping[str, Any], *, seed: int | bytes | None = None, **options: Any
+        self,
+        arrays: Mapping[str, Any],
+        *,
+        layout: ModelLayout | None = None,
+        seed: int | bytes | None = None,
+        **options: Any,
     ) -> EncodedUpdate:
         """Encodes an update and what was lost of those before it.
 
         Args:
-            arrays: as encode() takes them; alike in every round.
+            arrays, layout: as encode() takes them; alike in every round.
             seed, options: `seed`, `update_id` and `subsample_seed`, as encode() takes them.
 
         Raises:
             ConfigError: as encode(), or the model is another than before. What was lost is then
                 what it was.
         """
-        layout = ModelLayout.from_arrays(arrays)
+        layout = layout or ModelLayout.from_arrays(arrays)
         residual = self._residual_for(layout)
         limit = float(self._options.get("clip", math.inf))
         corrected = residual.added_to(fit_arrays(layout, arrays), limit)

@@ -1,1 +1,33 @@
-"""veilsum inside Flower: strategies for the server, a mod for the clients (docs/embedding.md)."""
+"""veilsum inside Flower: strategies for the server, a mod for the clients (docs/embedding.md).
+
+The names below are imported when they are first used: a client needs no strategy.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from veilsum.integrations.flower.legacy import LegacyFedAvg
+    from veilsum.integrations.flower.mod import encode_mod
+    from veilsum.integrations.flower.rounds import RoundReport
+    from veilsum.integrations.flower.strategy import FedAvg
+
+# Public name -> the module that has it.
+_WHERE = {
+    "FedAvg": "strategy",
+    "LegacyFedAvg": "legacy",
+    "RoundReport": "rounds",
+    "encode_mod": "mod",
+}
+
+__all__ = ["FedAvg", "LegacyFedAvg", "RoundReport", "encode_mod"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
+    globals()[name] = value  # the next access does not come here
+    return value

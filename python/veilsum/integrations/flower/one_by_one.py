@@ -1,0 +1,147 @@
+"""A grid that hands replies over one at a time, so that a server holds one and not all."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+
+from veilsum.errors import ConfigError
+
+_LOG = logging.getLogger("flwr")  # Flower's own
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.05, 3.0
+# What decoding raises in Flower for a reply whose objects are not as they must be.
+_UNREADABLE = (ValueError, TypeError, LookupError, AttributeError)
+
+
+class OneByOneGrid(Grid):
+    """Another grid, except that send_and_receive() returns before the replies are there."""
+
+    def __init__(self, grid: Grid) -> None:
+        self._grid = grid
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_grid":  # while it is copied or unpickled, there is none
+            raise AttributeError(name)
+        return getattr(self._grid, name)
+
+    def set_run(self, run: Any) -> None:
+        """As of the grid."""
+        self._grid.set_run(run)
+
+    @property
+    def run(self) -> Any:
+        """As of the grid."""
+        return self._grid.run
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """As of the grid."""
+        return self._grid.create_message(content, message_type, dst_node_id, group_id, ttl)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """As of the grid."""
+        return self._grid.get_node_ids()
+
+    def get_nodes(self) -> Iterable[Any]:
+        """As of the grid."""
+        return self._grid.get_nodes()
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """As of the grid."""
+        return self._grid.push_messages(messages)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """As of the grid."""
+        return self._grid.pull_messages(message_ids)
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Sends the messages; the replies are pulled while the result is iterated over."""
+        sent = list(messages)
+        if not sent:
+            return []
+        return Replies(self._grid, self._grid.push_messages(sent), len(sent), timeout)
+
+
+class Replies:
+    """The replies to messages, each pulled when the one before it has been dealt with.
+
+    Can be iterated over once.
+
+    Attributes:
+        asked: messages that were to be sent.
+    """
+
+    def __init__(
+        self, grid: Grid, message_ids: Iterable[str | None], asked: int, timeout_s: float | None
+    ) -> None:
+        self.asked = asked
+        self._grid = grid
+        # A grid has None for a message that it could not send, and has logged it.
+        self._waiting_for = [name for name in message_ids if name is not None]
+        self._timeout_s = timeout_s
+        self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        self._taken = False
+
+    def __iter__(self) -> Iterator[Message]:
+        if self._taken:
+            raise ConfigError(
+                "replies that are pulled one by one can be iterated over once",
+                hint="make a list of them first, which holds them all in memory",
+            )
+        self._taken = True
+        return self._pulled()
+
+    def _pulled(self) -> Iterator[Message]:
+        wait_s = _FIRST_WAIT_S
+        while self._waiting_for:
+            last = self._deadline is not None and time.monotonic() >= self._deadline
+            before = len(self._waiting_for)
+            # Also after the deadline all are asked for once more: what was there in time counts,
+            # although earlier replies took their time.
+            for message_id in tuple(self._waiting_for):
+                found = self._pull(message_id)
+                while found:
+                    yield found.pop()  # and keeps no reference to it
+            if last:
+                break
+            if not self._waiting_for:
+                return
+            wait_s = _FIRST_WAIT_S if len(self._waiting_for) < before else wait_s * 1.5
+            self._wait(min(wait_s, _LONGEST_WAIT_S))
+        if self._waiting_for:
+            _LOG.warning(
+                "%d of %d nodes sent no reply within %s s; the round goes on without them",
+                len(self._waiting_for),
+                self.asked,
+                self._timeout_s,
+            )
+
+    def _pull(self, message_id: str) -> list[Message]:
+        try:
+            found = list(self._grid.pull_messages([message_id]))
+        except _UNREADABLE:
+            # One site's bytes, which Flower could not read: they cost that site its round.
+            _LOG.exception("the reply to message %s cannot be read and is left out", message_id)
+            self._waiting_for.remove(message_id)
+            return []
+        if found:
+            self._waiting_for.remove(message_id)
+        return found
+
+    def _wait(self, wait_s: float) -> None:
+        if self._deadline is not None:
+            wait_s = min(wait_s, max(0.0, self._deadline - time.monotonic()))
+        time.sleep(wait_s)

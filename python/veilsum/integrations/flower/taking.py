@@ -1,0 +1,94 @@
+"""The replies of one round, one at a time: which counted, which failed, which were refused."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+
+from flwr.app import Message, MetricRecord, RecordDict
+from flwr.serverapp.exception import AggregationError
+
+from veilsum.errors import DecodeError, PeerError, VeilsumError
+from veilsum.integrations.flower.one_by_one import Replies
+from veilsum.integrations.flower.replies import alike, site_of
+
+_LOG = logging.getLogger("flwr")  # Flower's own
+
+
+class Taken:
+    """What became of each reply. Logs as Flower does, and why a reply was refused.
+
+    Attributes:
+        contents: site -> what is left of its reply.
+        refused: site -> why its reply does not count.
+    """
+
+    def __init__(self, phase: str) -> None:
+        """Args:
+        phase: "aggregate_train", for example; for the log.
+        """
+        self._phase = phase
+        self._failed: list[tuple[str, str | None]] = []
+        self.contents: dict[str, RecordDict] = {}
+        self.refused: dict[str, str] = {}
+
+    def take(self, replies: Iterable[Message], read: Callable[[Message, str], RecordDict]) -> None:
+        """Takes all replies, and holds none of them while it waits for the next.
+
+        Args:
+            read: checks a reply of a site, makes use of it and returns what is to be kept.
+        """
+        for message in replies:
+            self._take_one(message, read)
+            del message
+        self._log()
+
+    def require_some(self, replies: Iterable[Message]) -> None:
+        """Refuses a round in which every node that was asked sent something of no use: that is
+        no bad site, but two settings that do not fit each other.
+
+        Raises:
+            AggregationError: with the reason of each site.
+        """
+        asked = replies.asked if isinstance(replies, Replies) else len(self.refused)
+        if self.refused and not self._failed and len(self.refused) == asked:
+            reasons = "; ".join(self.refused.values())
+            raise AggregationError(f"{self._phase}: no reply of {asked} can be used: {reasons}")
+
+    def aggregated(
+        self, function: Callable[[list[RecordDict], str], MetricRecord], weighted_by_key: str
+    ) -> MetricRecord:
+        """The metrics of the replies that count, in the order of the sites' names."""
+        records, left_out = alike(self.contents)
+        for site, reason in left_out.items():
+            _LOG.warning("\t> Metrics of node %s are left out: %s", site, reason)
+        return function(records, weighted_by_key)
+
+    def _take_one(self, message: Message, read: Callable[[Message, str], RecordDict]) -> None:
+        site = site_of(message)
+        if message.has_error():
+            self._failed.append((site, message.error.reason))
+            return
+        try:
+            if site in self.contents:
+                raise PeerError(site, "sent a second reply in one round")
+            self.contents[site] = read(message, site)
+        except (PeerError, DecodeError) as error:
+            self.refused[site] = with_hint(error)
+
+    def _log(self) -> None:
+        _LOG.info(
+            "%s: Received %s results and %s failures",
+            self._phase,
+            len(self.contents) + len(self.refused),
+            len(self._failed),
+        )
+        for site, reason in self._failed:
+            _LOG.info("\t> Received error in reply from node %s: %s", site, reason)
+        for site, reason in self.refused.items():
+            _LOG.warning("\t> Reply of node %s is left out: %s", site, reason)
+
+
+def with_hint(error: VeilsumError) -> str:
+    """What is wrong, and what to do about it."""
+    return f"{error} ({error.hint})" if error.hint else str(error)
