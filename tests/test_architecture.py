@@ -105,7 +105,7 @@ DRAWS_NO_SECRETS = {"site/torch_trainer.py"}
 # Where else the operating system is asked for random bytes, and why not by Secret.from_os: none
 # of it is secret. What makes keys of members is the key generation of OpenSSL.
 RANDOM_BY_NAME = {
-    "integrations/flower/mod.py": {"secrets.token_bytes"},  # how an update is rounded
+    "integrations/encoding.py": {"secrets.token_bytes"},  # how an update is rounded
     "transport/backoff.py": {"secrets.SystemRandom"},  # when to reconnect
     "transport/endpoint.py": {"secrets.token_bytes"},  # which process of a site is calling
     "transport/coordinator_app.py": {"secrets.token_bytes"},  # nonces of plans, audited tiles

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from veilsum.integrations.flower.legacy import LegacyFedAvg
     from veilsum.integrations.flower.mod import encode_mod
-    from veilsum.integrations.flower.rounds import RoundReport
     from veilsum.integrations.flower.strategy import FedAvg
+    from veilsum.integrations.rounds import RoundReport
 
 # Public name -> the module that has it.
 _WHERE = {
-    "FedAvg": "strategy",
-    "LegacyFedAvg": "legacy",
-    "RoundReport": "rounds",
-    "encode_mod": "mod",
+    "FedAvg": "veilsum.integrations.flower.strategy",
+    "LegacyFedAvg": "veilsum.integrations.flower.legacy",
+    "RoundReport": "veilsum.integrations.rounds",
+    "encode_mod": "veilsum.integrations.flower.mod",
 }
 
 __all__ = ["FedAvg", "LegacyFedAvg", "RoundReport", "encode_mod"]
@@ -28,6 +28,6 @@ __all__ = ["FedAvg", "LegacyFedAvg", "RoundReport", "encode_mod"]
 def __getattr__(name: str) -> object:
     if name not in _WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
+    value = getattr(importlib.import_module(_WHERE[name]), name)
     globals()[name] = value  # the next access does not come here
     return value

@@ -17,10 +17,11 @@ from flwr.serverapp.exception import AggregationError
 from veilsum.aggregate import Streaming
 from veilsum.errors import ConfigError, DecodeError, PeerError
 from veilsum.integrations.flower.arrays import NPY_STYPE, to_record
-from veilsum.integrations.flower.folding import Folding, RuleChoice
-from veilsum.integrations.flower.replies import read_update, sent_model, whole_weight
-from veilsum.integrations.flower.rounds import Model, RoundReport, Rounds, RoundSum
+from veilsum.integrations.flower.replies import read_update, sent_model
 from veilsum.integrations.flower.taking import with_hint
+from veilsum.integrations.folding import Folding, RuleChoice
+from veilsum.integrations.rounds import Model, RoundReport, Rounds, RoundSum
+from veilsum.integrations.weights import whole_weight
 from veilsum.optimizers import OptimizerSettings
 
 _LOG = logging.getLogger("flwr")  # Flower's own

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from flwr.app import Context, Message, MessageType, RecordDict
 from numpy.typing import NDArray
 
-from veilsum.codecs import EncodedUpdate, ErrorFeedback, encode
+from veilsum.codecs import EncodedUpdate
 from veilsum.difference import model_difference
 from veilsum.errors import ConfigError
+from veilsum.integrations.encoding import UpdateEncoder
 from veilsum.integrations.flower.arrays import read_arrays, read_model, to_record
 from veilsum.integrations.flower.native import native_record
-from veilsum.integrations.flower.rounds import Model
+from veilsum.integrations.rounds import Model
 from veilsum.model import ModelLayout
 
 ClientAppCallable = Callable[[Message, Context], Message]
@@ -24,8 +22,6 @@ Arrays = Mapping[str, NDArray[Any]]
 Mod = Callable[[Message, Context, ClientAppCallable], Message]
 
 _FEEDBACK_KEY = "veilsum.error-feedback"
-_STOCHASTIC = ("int8", "int4", "ring")
-_PROBE = np.zeros(64, np.float32)
 
 
 def encode_mod(
@@ -54,7 +50,7 @@ def encode_mod(
     Raises:
         ConfigError: an unknown codec or option.
     """
-    encoder = _Encoder(codec, stochastic, error_feedback, options)
+    encoder = UpdateEncoder(codec, stochastic, error_feedback, options)
 
     def mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
         if not _is_training(message):
@@ -66,43 +62,21 @@ def encode_mod(
             return reply
         key, trained = _only_model(reply, "the training reply")
         summand = trained.arrays if received is None else _difference(trained, received)
-        update = encoder.encode(trained.layout, summand, context.state)
+        update = _encoded(encoder, trained.layout, summand, context.state)
         reply.content[key] = native_record(update, difference=difference)
         return reply
 
     return mod
 
 
-@dataclass(frozen=True, slots=True)
-class _Encoder:
-    codec: str
-    stochastic: bool
-    error_feedback: bool
-    options: Mapping[str, Any]
-
-    def __post_init__(self) -> None:
-        if self.stochastic and not self.codec.startswith(_STOCHASTIC):
-            raise ConfigError(
-                f"codec {self.codec} does not round at random",
-                hint=f"leave out stochastic=True, or take one of {', '.join(_STOCHASTIC)}",
-            )
-        if not isinstance(self.options.get("clip"), Mapping):  # else it is for a certain model
-            encode({"w": _PROBE}, self.codec, **self.options)
-        if self.error_feedback:
-            ErrorFeedback(self.codec, **self.options)
-
-    def encode(self, layout: ModelLayout, arrays: Arrays, state: RecordDict) -> EncodedUpdate:
-        seed = secrets.token_bytes(32) if self.stochastic else None
-        if not self.error_feedback:
-            return encode(arrays, self.codec, layout=layout, seed=seed, **self.options)
-        feedback = ErrorFeedback(self.codec, **self.options)
-        before = state.array_records.get(_FEEDBACK_KEY)
-        if before is not None:
-            feedback.load_state_dict(read_arrays(before), layout)
-        update = feedback.encode(arrays, layout=layout, seed=seed)
-        lost = feedback.state_dict()
+def _encoded(
+    encoder: UpdateEncoder, layout: ModelLayout, arrays: Arrays, state: RecordDict
+) -> EncodedUpdate:
+    before = state.array_records.get(_FEEDBACK_KEY)
+    update, lost = encoder.encode(layout, arrays, None if before is None else read_arrays(before))
+    if lost is not None:
         state[_FEEDBACK_KEY] = to_record(ModelLayout.from_arrays(lost), lost)
-        return update
+    return update
 
 
 def _is_training(message: Message) -> bool:

@@ -9,10 +9,10 @@ from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 
 from veilsum.errors import ConfigError, DecodeError, PeerError
 from veilsum.integrations.flower.arrays import read_model
-from veilsum.integrations.flower.native import NativePayload, native_payload
-from veilsum.integrations.flower.rounds import Model
-
-_MOST_WEIGHT = 2**31 - 1
+from veilsum.integrations.flower.native import native_payload
+from veilsum.integrations.payload import NativePayload
+from veilsum.integrations.rounds import Model
+from veilsum.integrations.weights import whole_weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,29 +95,6 @@ def read_evaluate_reply(message: Message, site: str, weighted_by_key: str) -> Re
             site, f"has weight {weight!r} ({weighted_by_key!r}), which is not positive and finite"
         )
     return content
-
-
-def whole_weight(site: str, weight: object, key: str) -> int:
-    """A weight of the sum: a whole number, also as a float that is one.
-
-    Raises:
-        PeerError: it is another.
-    """
-    if isinstance(weight, float) and weight.is_integer():
-        weight = int(weight)
-    if isinstance(weight, bool) or not isinstance(weight, int):
-        raise PeerError(
-            site,
-            f"has weight {weight!r} ({key!r}), which is not a whole number",
-            hint="weights are counts: send whole numbers, for example the fraction times 1000000",
-        )
-    if not 1 <= weight <= _MOST_WEIGHT:
-        raise PeerError(
-            site,
-            f"has weight {weight} ({key!r}), expected 1 to {_MOST_WEIGHT}",
-            hint="count in larger units; a site without examples has no part in the mean",
-        )
-    return weight
 
 
 def alike(contents: dict[str, RecordDict]) -> tuple[list[RecordDict], dict[str, str]]:

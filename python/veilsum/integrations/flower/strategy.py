@@ -17,15 +17,15 @@ from flwr.serverapp.exception import AggregationError
 from veilsum.aggregate import Streaming
 from veilsum.errors import ConfigError
 from veilsum.integrations.flower.arrays import to_record
-from veilsum.integrations.flower.folding import Folding, RuleChoice
 from veilsum.integrations.flower.one_by_one import OneByOneGrid
 from veilsum.integrations.flower.replies import (
     read_evaluate_reply,
     read_train_reply,
     sent_model,
 )
-from veilsum.integrations.flower.rounds import Model, RoundReport, Rounds, RoundSum
 from veilsum.integrations.flower.taking import Taken, with_hint
+from veilsum.integrations.folding import Folding, RuleChoice
+from veilsum.integrations.rounds import Model, RoundReport, Rounds, RoundSum
 from veilsum.optimizers import OptimizerSettings
 
 _LOG = logging.getLogger("flwr")  # Flower's own

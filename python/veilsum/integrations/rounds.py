@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from veilsum.aggregate import Aggregator
 from veilsum.difference import model_difference
 from veilsum.errors import ConfigError, PeerError
-from veilsum.integrations.flower.folding import Folding
-from veilsum.integrations.flower.native import NativePayload
+from veilsum.integrations.folding import Folding
+from veilsum.integrations.payload import NativePayload
 from veilsum.model import ModelLayout, result_digest
 from veilsum.optimizers import ServerOptimizer
 
@@ -21,6 +21,14 @@ from veilsum.optimizers import ServerOptimizer
 @dataclass(frozen=True, slots=True)
 class Model:
     """A model's arrays and what they look like; bfloat16 as uint16 bit patterns."""
+
+    layout: ModelLayout
+    arrays: dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A site's model minus the one that it received, as its host says; arrays as Model's."""
 
     layout: ModelLayout
     arrays: dict[str, NDArray[Any]]
@@ -89,7 +97,7 @@ class RoundSum:
         if folding.takes_differences and model is None:
             raise ConfigError(
                 "differences are summed, but the model that they are differences to is not known",
-                hint="call the strategy's own method that configures the round, with a model",
+                hint="let the host tell of the model when the round begins",
             )
         self._folding = folding
         self._weighted = folding.is_weighted
@@ -98,11 +106,11 @@ class RoundSum:
         self._stepping = stepping
         self._sum = None if model is None else folding.aggregator(model.layout, spool)
 
-    def add(self, site: str, weight: int, update: Model | NativePayload) -> None:
+    def add(self, site: str, weight: int, update: Model | Difference | NativePayload) -> None:
         """Adds one site's update. A call that raises has changed nothing.
 
         Args:
-            update: the site's model, or what its mod encoded.
+            update: the site's model, its difference to the round's, or what was encoded there.
 
         Raises:
             PeerError, DecodeError: the update is not as it must be.
@@ -110,11 +118,13 @@ class RoundSum:
         """
         weight = weight if self._weighted else 1
         if isinstance(update, NativePayload):
-            self._require_pairing(site, update)
+            self._require_pairing(site, is_difference=update.difference, encoded=True)
             encoded = update.parsed(self._sum.layout if self._sum else None)
             total = self._sum or self._folding.aggregator(encoded.layout, self._spool)
             total.add(encoded, weight=weight, site=site)
         else:
+            if isinstance(update, Difference):
+                self._require_pairing(site, is_difference=True)
             total = self._sum or self._folding.aggregator(update.layout, self._spool)
             total.add(self._summand(site, update), weight=weight, site=site)
         self._sum = total
@@ -139,23 +149,24 @@ class RoundSum:
         """Lets go of the updates."""
         self._sum = None
 
-    def _require_pairing(self, site: str, update: NativePayload) -> None:
-        if update.difference and not self._folding.takes_differences:
+    def _require_pairing(self, site: str, *, is_difference: bool, encoded: bool = False) -> None:
+        if is_difference and not self._folding.takes_differences:
             raise PeerError(
                 site,
-                "sent a difference, and this strategy sums models",
-                hint="give the strategy difference=True, or encode_mod difference=False",
+                "sent a difference, and models are summed here",
+                hint="set difference=True where updates are summed, or let sites send models",
             )
-        if self._folding.takes_differences and not update.difference:
+        if encoded and self._folding.takes_differences and not is_difference:
             raise PeerError(
                 site,
-                "sent an encoded model, and this strategy sums differences",
-                hint="give encode_mod difference=True",
+                "sent an encoded model, and differences are summed here",
+                hint="let sites encode differences",
             )
 
-    def _summand(self, site: str, update: Model) -> dict[str, NDArray[Any]]:
-        if self._model is None or not self._folding.takes_differences:
+    def _summand(self, site: str, update: Model | Difference) -> dict[str, NDArray[Any]]:
+        if isinstance(update, Difference) or not self._folding.takes_differences:
             return update.arrays
+        assert self._model is not None  # there are no differences without
         try:
             return model_difference(self._model.layout, update.arrays, self._model.arrays)
         except ConfigError as error:
