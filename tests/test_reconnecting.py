@@ -48,7 +48,8 @@ MODEL = {"w": (np.arange(60_000) % 7).astype(np.float32)}
 LAYOUT = ModelLayout.from_arrays(MODEL)
 # Far longer than a test may take: whatever waits for one of them shows.
 DEADLINES = Deadlines(*[500.0] * 7, cooldown_s=0.1)
-MASKED = RunSpec("task", min_sites=4, weight_cap=10, clip=1.0, deadlines=DEADLINES)
+# 2**14 steps to one, so that 1 is a step. The clip itself is none: it lies a little below one.
+MASKED = RunSpec("task", min_sites=4, weight_cap=10, clip=(2**15 - 1) / 2**14, deadlines=DEADLINES)
 PLAIN = replace(MASKED, masked=False)
 
 KINDS = ("key-advert", "share-deal", "survivor-vote", "unmask-shares", "result-ack")

@@ -36,7 +36,7 @@ from support.codec_options import every_codec, required_options, variants
 from veilsum import EncodedUpdate, ModelLayout, _native, encode
 from veilsum.codecs.families import FAMILIES
 
-# Families whose decoders are nearly the same code share a target and its 60 seconds.
+# Families whose decoders are nearly the same code share a target and its time.
 SHARED = {
     "casts": ("f32", "f16", "bf16"),
     "tables": ("int4", "nf4", "fp4"),
@@ -142,7 +142,7 @@ def targets() -> Iterator[Target]:
     yield Target("shamir", "fuzz_shamir", (), tuple(shamir_seeds()), share=0.5)
     for kind in protocol.TARGETS:
         seeds = tuple(kind().seeds())
-        share = 1 / len(protocol.TARGETS)
+        share = 2 / len(protocol.TARGETS)
         yield Target(kind.name, "fuzz_protocol.py", (kind.name,), seeds, share)
     known = {name for family in FAMILIES for name in family.names}
     shared = {name for group in SHARED.values() for name in group}

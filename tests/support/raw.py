@@ -27,7 +27,7 @@ METHODS: dict[str, MethodDescriptor] = {
 }
 """Every method of every service, by its path."""
 
-# Declared and perhaps not there: nobody gets in.
+# Perhaps declared, and perhaps not there: nobody gets in.
 NOT_SERVED = frozenset({"/grpc.health.v1.Health/List"})
 
 # What grpc.aio says instead of what the server said, if the server ended the call before the
