@@ -291,6 +291,16 @@ def test_a_reply_that_flower_cannot_read_costs_its_site_the_round(grid, caplog):
     assert "unexpected set of children" in caplog.text
 
 
+def test_where_no_reply_can_be_read_it_is_an_error(grid):
+    def garbled(message: Message) -> Message:
+        raise ValueError("unexpected set of children")
+
+    grid.nodes = dict.fromkeys(WEIGHTS, garbled)
+
+    with pytest.raises(AggregationError, match="no reply of 5 can be used: 5 cannot be read"):
+        run(grid)
+
+
 def test_where_every_site_is_refused_it_is_an_error_with_every_reason(grid):
     grid.nodes = dict.fromkeys(WEIGHTS, bad(lambda a, w: (a, 0.25)))
 

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import sys
-from pathlib import Path
+import time
 
 import numpy as np
 import pytest
-
-from veilsum import Aggregator, ModelLayout
 
 pytest.importorskip("flwr", reason="flwr is not installed (extra `flower`)")
 
@@ -18,55 +15,13 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
 from support.flower_engine import run_federation
+from support.flower_example import APP, ROUNDS, SITES, digests, node_config, reference, task
 from support.flower_grid import record_of
+from support.flower_processes import Program, federation
 from veilsum.integrations.flower import FedAvg, encode_mod
 from veilsum.integrations.flower.arrays import read_arrays
 
-sys.path.append(str(Path(__file__).parents[2] / "examples" / "flower_app"))
 client_app = importlib.import_module("fedexample.client_app")
-task = importlib.import_module("fedexample.task")
-
-SITES, ROUNDS = range(5), 3
-LOST = {2: 3}  # round -> site
-
-
-def present(number: int) -> list[int]:
-    return [site for site in SITES if LOST.get(number) != site]
-
-
-def reference() -> dict[str, np.ndarray]:
-    """The federation in plain NumPy, averaged in double precision."""
-    model = task.initial_model()
-    for number in range(1, ROUNDS + 1):
-        sites = present(number)
-        updates = [task.train(model, site) for site in sites]
-        weights = [len(task.data_of(site)[0]) for site in sites]
-        model = {
-            name: np.asarray(
-                np.average([u[name].astype(float) for u in updates], 0, weights)
-            ).astype(old.dtype)
-            for name, old in model.items()
-        }
-    return model
-
-
-def digests() -> list[str]:
-    """Of an Aggregator in this process, round by round."""
-    model, found = task.initial_model(), []
-    for number in range(1, ROUNDS + 1):
-        aggregator = Aggregator(ModelLayout.from_arrays(model))
-        for site in present(number):
-            weight = len(task.data_of(site)[0])
-            aggregator.add(task.train(model, site), weight=weight, site=str(site))
-        result = aggregator.finish()
-        found.append(result.digest)
-        model = result.arrays
-    return found
-
-
-def node_config(site: int) -> dict[str, int]:
-    rounds = [number for number, lost in LOST.items() if lost == site]
-    return {"fails-in-round": rounds[0]} if rounds else {}
 
 
 def federate(strategy: FedAvg, app: ClientApp):
@@ -104,3 +59,21 @@ def test_encoded_differences_train_the_same_model_to_what_the_codec_keeps():
     expected = reference()
     np.testing.assert_allclose(found["weight"], expected["weight"], atol=0.02)
     assert found["steps"] == expected["steps"] == 30
+
+
+@pytest.mark.slow
+def test_a_superlink_and_five_supernodes_come_to_the_same_digests(tmp_path):
+    deadline = time.monotonic() + 500
+    configs = [{"partition-id": site, **node_config(site)} for site in SITES]
+
+    with federation(tmp_path, configs, deadline) as environment:
+        run = Program("flwr", ("run", str(APP), "local", "--stream"), environment)
+        try:
+            run.wait_for("Strategy execution finished", deadline)
+        finally:
+            run.stop()
+
+    said = "".join(run.lines)
+    assert [line.split()[-1] for line in run.lines if "Digest of the model" in line] == digests()
+    assert said.count("aggregate_train: Received 5 results and 0 failures") == 2
+    assert said.count("aggregate_train: Received 4 results and 1 failures") == 1

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
@@ -51,7 +52,7 @@ def error_reply(message: Message, reason: str) -> Message:
 
 def record_of(arrays: Mapping[str, Any]) -> ArrayRecord:
     """A record as ClientApps make it from NumPy arrays."""
-    return ArrayRecord({name: Array(values) for name, values in arrays.items()})
+    return ArrayRecord({name: Array(np.asarray(values)) for name, values in arrays.items()})
 
 
 class LocalGrid(Grid):

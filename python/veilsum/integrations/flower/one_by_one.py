@@ -82,12 +82,14 @@ class Replies:
 
     Attributes:
         asked: messages that were to be sent.
+        unreadable: replies that Flower could not read.
     """
 
     def __init__(
         self, grid: Grid, message_ids: Iterable[str | None], asked: int, timeout_s: float | None
     ) -> None:
         self.asked = asked
+        self.unreadable = 0
         self._grid = grid
         # A grid has None for a message that it could not send, and has logged it.
         self._waiting_for = [name for name in message_ids if name is not None]
@@ -136,6 +138,7 @@ class Replies:
             # One site's bytes, which Flower could not read: they cost that site its round.
             _LOG.exception("the reply to message %s cannot be read and is left out", message_id)
             self._waiting_for.remove(message_id)
+            self.unreadable += 1
             return []
         if found:
             self._waiting_for.remove(message_id)

@@ -50,10 +50,16 @@ class Taken:
         Raises:
             AggregationError: with the reason of each site.
         """
-        asked = replies.asked if isinstance(replies, Replies) else len(self.refused)
-        if self.refused and not self._failed and len(self.refused) == asked:
-            reasons = "; ".join(self.refused.values())
-            raise AggregationError(f"{self._phase}: no reply of {asked} can be used: {reasons}")
+        useless, asked = len(self.refused), len(self.refused)
+        if isinstance(replies, Replies):
+            useless, asked = useless + replies.unreadable, replies.asked
+        if useless and useless == asked and not self._failed:
+            reasons = list(self.refused.values())
+            if useless > len(reasons):
+                reasons.append(f"{useless - len(reasons)} cannot be read (the log has more)")
+            raise AggregationError(
+                f"{self._phase}: no reply of {asked} can be used: {'; '.join(reasons)}"
+            )
 
     def aggregated(
         self, function: Callable[[list[RecordDict], str], MetricRecord], weighted_by_key: str
