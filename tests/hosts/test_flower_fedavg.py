@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import logging
 import subprocess
@@ -127,8 +128,18 @@ def test_metrics_are_flowers(grid):
     )
 
 
-def test_one_reply_is_held_at_a_time(grid):
-    run(grid, rounds=2)
+@pytest.fixture
+def _without_garbage_collection():
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("_without_garbage_collection")
+@pytest.mark.parametrize("settings", [{}, {"difference": True}, {"rule": "median"},
+                                      {"streaming": Streaming(8.0, 1000)}], ids=str)  # fmt: skip
+def test_one_reply_is_held_at_a_time(grid, settings):
+    run(grid, FedAvg(**settings), rounds=2)
 
     assert grid.most_at_once == 1
     assert all(len(pull) == 1 for pull in grid.pulls)

@@ -11,14 +11,17 @@ import pytest
 pytest.importorskip("flwr", reason="flwr is not installed (extra `flower`)")
 
 from flwr.app import Context
+from flwr.client import NumPyClient
 from flwr.clientapp import ClientApp
-from flwr.serverapp import Grid
+from flwr.common import ndarrays_to_parameters
+from flwr.server import ServerAppComponents, ServerConfig
+from flwr.serverapp import Grid, ServerApp
 
 from support.flower_engine import run_federation
 from support.flower_example import APP, ROUNDS, SITES, digests, node_config, reference, task
 from support.flower_grid import record_of
 from support.flower_processes import Program, federation
-from veilsum.integrations.flower import FedAvg, encode_mod
+from veilsum.integrations.flower import FedAvg, LegacyFedAvg, encode_mod
 from veilsum.integrations.flower.arrays import read_arrays
 
 client_app = importlib.import_module("fedexample.client_app")
@@ -77,3 +80,48 @@ def test_a_superlink_and_five_supernodes_come_to_the_same_digests(tmp_path):
     assert [line.split()[-1] for line in run.lines if "Digest of the model" in line] == digests()
     assert said.count("aggregate_train: Received 5 results and 0 failures") == 2
     assert said.count("aggregate_train: Received 4 results and 1 failures") == 1
+
+
+class LegacyClient(NumPyClient):
+    """The example's training in Flower's legacy client API; tensors have numbers for names."""
+
+    def __init__(self, site: int) -> None:
+        self.site = site
+
+    def fit(self, parameters, config):
+        model = dict(zip(task.initial_model(), parameters, strict=True))
+        trained = task.train(model, self.site)
+        return list(trained.values()), len(task.data_of(self.site)[0]), {}
+
+
+@pytest.mark.parametrize("difference", [False, True], ids=["models", "differences"])
+def test_a_legacy_app_with_encoded_updates(difference):
+    seen = {}
+    strategy = LegacyFedAvg(
+        evaluate_fn=lambda number, arrays, config: seen.update({number: arrays}),
+        min_fit_clients=5,
+        min_available_clients=5,
+        fraction_evaluate=0.0,
+        difference=difference,
+        initial_parameters=ndarrays_to_parameters(list(task.initial_model().values())),
+    )
+    server = ServerApp(
+        server_fn=lambda context: ServerAppComponents(
+            strategy=strategy, config=ServerConfig(num_rounds=1)
+        )
+    )
+    client = ClientApp(
+        client_fn=lambda context: LegacyClient(context.node_config["partition-id"]).to_client(),
+        mods=[encode_mod("f32", difference=difference)],
+    )
+
+    run_federation(server, client, nodes=len(SITES))
+
+    model = task.initial_model()
+    updates = [list(task.train(model, site).values()) for site in SITES]
+    weights = [len(task.data_of(site)[0]) for site in SITES]
+    assert len(strategy.rounds[1].sites) == 5
+    assert strategy.rounds[1].total_weight == sum(weights)
+    for number, found in enumerate(seen[1]):
+        expected = np.average([update[number].astype(float) for update in updates], 0, weights)
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7)

@@ -128,7 +128,7 @@ def test_differences_of_the_same_bytes_keep_the_model_far_closer():
 
 @pytest.mark.parametrize(("mod", "strategy"), [(False, True), (True, False)])
 def test_a_mod_and_a_strategy_that_do_not_fit_fail_with_the_remedy(mod, strategy):
-    remedy = "difference=True" if mod else "give encode_mod difference=True"
+    remedy = "set difference=True" if mod else "let sites encode differences"
 
     with pytest.raises(AggregationError, match=f"no reply of 3 can be used.*{remedy}"):
         run(encode_mod("int8", difference=mod), evaluation_free(difference=strategy))

@@ -59,7 +59,7 @@ class LocalGrid(Grid):
     """Nodes answer when their reply is pulled.
 
     Attributes:
-        most_at_once: the largest number of replies that were alive at a time.
+        most_at_once: the largest number of replies whose arrays were in memory at a time.
         pulls: message ids of each pull.
     """
 
@@ -68,7 +68,7 @@ class LocalGrid(Grid):
         self.most_at_once = 0
         self.pulls: list[tuple[str, ...]] = []
         self._sent: dict[str, Message] = {}
-        self._alive: weakref.WeakSet[Message] = weakref.WeakSet()
+        self._arrays: list[weakref.ref[Array]] = []
 
     def set_run(self, run: Any) -> None:
         raise NotImplementedError
@@ -99,9 +99,16 @@ class LocalGrid(Grid):
             reply = self.nodes[self._sent[name].metadata.dst_node_id](self._sent[name])
             if reply is not None:
                 replies.append(over_the_wire(reply))
-                self._alive.add(replies[-1])
-        self.most_at_once = max(self.most_at_once, len(self._alive))
+                self._watch(replies[-1])
         return replies
+
+    def _watch(self, reply: Message) -> None:
+        """One array of each reply stands for all."""
+        if reply.has_content():
+            records = [r for r in reply.content.values() if isinstance(r, ArrayRecord)]
+            self._arrays += [weakref.ref(next(iter(r.values()))) for r in records if r]
+        alive = sum(array() is not None for array in self._arrays)
+        self.most_at_once = max(self.most_at_once, alive)
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None

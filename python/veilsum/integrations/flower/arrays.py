@@ -9,15 +9,17 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-from flwr.app import Array, ArrayRecord
+from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
 from veilsum.arrays import as_native
 from veilsum.errors import ConfigError, DecodeError
 from veilsum.model import NUMPY_DTYPES, ModelLayout, fit_array
+
+R = TypeVar("R", ArrayRecord, MetricRecord)
 
 NPY_STYPE = "numpy.ndarray"
 """Array.stype of the bytes of a .npy file."""
@@ -32,6 +34,15 @@ _HEADER = re.compile(
 )
 _BFLOAT16 = "bfloat16"
 _BFLOAT16_DESCRIPTION = "<V2"
+
+
+def records_of(content: RecordDict, kind: type[R]) -> list[tuple[str, R]]:
+    """Names and records of one kind in a message's content.
+
+    RecordDict.array_records and its like make objects that refer to themselves and to all records,
+    which then stay in memory until the garbage collector comes by.
+    """
+    return [(key, record) for key, record in content.items() if isinstance(record, kind)]
 
 
 def read_arrays(record: ArrayRecord) -> dict[str, NDArray[Any]]:

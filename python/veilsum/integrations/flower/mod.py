@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from flwr.app import Context, Message, MessageType, RecordDict
+from flwr.app import ArrayRecord, Context, Message, MessageType, RecordDict
 from numpy.typing import NDArray
 
 from veilsum.codecs import EncodedUpdate
 from veilsum.difference import model_difference
 from veilsum.errors import ConfigError
 from veilsum.integrations.encoding import UpdateEncoder
-from veilsum.integrations.flower.arrays import read_arrays, read_model, to_record
+from veilsum.integrations.flower.arrays import read_arrays, read_model, records_of, to_record
 from veilsum.integrations.flower.native import native_record
 from veilsum.integrations.rounds import Model
 from veilsum.model import ModelLayout
@@ -72,7 +72,7 @@ def encode_mod(
 def _encoded(
     encoder: UpdateEncoder, layout: ModelLayout, arrays: Arrays, state: RecordDict
 ) -> EncodedUpdate:
-    before = state.array_records.get(_FEEDBACK_KEY)
+    before = dict(records_of(state, ArrayRecord)).get(_FEEDBACK_KEY)
     update, lost = encoder.encode(layout, arrays, None if before is None else read_arrays(before))
     if lost is not None:
         state[_FEEDBACK_KEY] = to_record(ModelLayout.from_arrays(lost), lost)
@@ -86,7 +86,7 @@ def _is_training(message: Message) -> bool:
 
 def _only_model(message: Message, what: str) -> tuple[str, Model]:
     """The one model in a message, and the name of its record."""
-    records = list(message.content.array_records.items())
+    records = records_of(message.content, ArrayRecord)
     if len(records) != 1:
         raise ConfigError(
             f"{what} has {len(records)} ArrayRecords, expected the model alone",

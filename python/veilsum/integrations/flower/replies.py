@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 
 from veilsum.errors import ConfigError, DecodeError, PeerError
-from veilsum.integrations.flower.arrays import read_model
+from veilsum.integrations.flower.arrays import read_model, records_of
 from veilsum.integrations.flower.native import native_payload
 from veilsum.integrations.payload import NativePayload
 from veilsum.integrations.rounds import Model
@@ -43,7 +43,7 @@ def read_train_reply(message: Message, site: str, weighted_by_key: str) -> Train
     """
     content = _content(message, site)
     weight = whole_weight(site, _weight(content, site, weighted_by_key), weighted_by_key)
-    records = list(content.array_records.values())
+    records = [record for _, record in records_of(content, ArrayRecord)]
     if len(records) != 1:
         raise PeerError(site, f"sent {len(records)} ArrayRecords, expected 1")
     rest = RecordDict()
@@ -127,7 +127,7 @@ def _kind(content: RecordDict) -> _Kind:
     """Record, name and length of each metric; the length of a single value is -1."""
     return tuple(
         (record, name, len(value) if isinstance(value, list) else -1)
-        for record, metrics in content.metric_records.items()
+        for record, metrics in records_of(content, MetricRecord)
         for name, value in sorted(metrics.items())
     )
 
@@ -145,7 +145,7 @@ def _content(message: Message, site: str) -> RecordDict:
 
 
 def _weight(content: RecordDict, site: str, key: str) -> int | float:
-    records: list[MetricRecord] = list(content.metric_records.values())
+    records = [record for _, record in records_of(content, MetricRecord)]
     if len(records) != 1:
         raise PeerError(site, f"sent {len(records)} MetricRecords, expected 1")
     if key not in records[0]:
