@@ -7,12 +7,12 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
-import models
 import numpy as np
 import pytest
 from harness import Report
 
 from veilsum import Aggregator, ModelLayout, encode
+from veilsum.bench import shapes as models
 
 SITES = 12
 RESNET = models.resnet50()

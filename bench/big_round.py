@@ -24,8 +24,8 @@ from functools import partial
 from pathlib import Path
 
 from light_sites import CLIP, MASKED_WEIGHT, RATE, WEIGHT_CAP, LightSite, Updates, session_of
-from served import MIB, Consortium, WatchedCoordinator, join, run_to_its_end
 
+from veilsum.bench.served import MIB, Consortium, WatchedCoordinator, join, run_to_its_end
 from veilsum.control import Deadlines, RunSpec
 from veilsum.transport.checkpoints import save_model
 from veilsum.transport.ledger_file import open_ledger

@@ -10,9 +10,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import machine
 import pytest
-from harness import Report, Timer
+from harness import Report
+
+from veilsum.bench import machine
+from veilsum.bench.timing import Timer
 
 _LINES = pytest.StashKey[list[str]]()
 

@@ -7,42 +7,12 @@ a round and the median of the rounds is reported.
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any
 
-from machine import PROBE_BYTES
-
-Call = Callable[[], object]
-Timer = Callable[[], float]
-WARMUP_ROUNDS = 2
-
-
-def seconds(call: Call, timer: Timer) -> float:
-    """Time of one call."""
-    start = timer()
-    call()
-    return timer() - start
-
-
-@dataclass
-class Rounds:
-    """Seconds of every call beside ours, in the order of the rounds."""
-
-    calls: Mapping[str, Call]
-    timer: Timer = time.perf_counter
-    taken: dict[str, list[float]] = field(default_factory=dict)
-
-    def run(self) -> None:
-        for name, call in self.calls.items():
-            self.taken.setdefault(name, []).append(seconds(call, self.timer))
-
-
-def paired(theirs: list[float], ours: list[float]) -> float:
-    """How many times faster ours is: the median over rounds."""
-    return statistics.median(t / o for t, o in zip(theirs, ours, strict=True))
+from veilsum.bench.machine import PROBE_BYTES
+from veilsum.bench.timing import WARMUP_ROUNDS, Call, Rounds, Timer, paired
 
 
 class Report:

@@ -23,13 +23,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import machine
 import numpy as np
 
 from veilsum import _native, control, secagg
 from veilsum._native import Secret
 from veilsum.aggregate.secure_sum import SecureSum
 from veilsum.aggregate.tile_audit import TileAudit
+from veilsum.bench import machine
 from veilsum.model import ModelLayout
 from veilsum.secagg.keys import SECRET_BYTES
 

@@ -21,8 +21,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from light_sites import RATE, LightSite, Updates
-from served import MIB, Consortium, WatchedCoordinator, allow_files, join, run_to_its_end
 
+from veilsum.bench.served import (
+    MIB,
+    Consortium,
+    WatchedCoordinator,
+    allow_files,
+    join,
+    run_to_its_end,
+)
 from veilsum.control import Deadlines, RunSpec
 from veilsum.transport.checkpoints import save_model
 

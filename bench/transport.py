@@ -32,9 +32,9 @@ from typing import Any
 import grpc
 import grpc.aio
 import numpy as np
-from served import Consortium, WatchedCoordinator, allow_files, processor_seconds
 
 from veilsum._native import Secret
+from veilsum.bench.served import Consortium, WatchedCoordinator, allow_files, processor_seconds
 from veilsum.control import (
     Deadlines,
     Decline,

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from veilsum._version import __version__
-from veilsum.cli import backup, demo, doctor, inspect, ledger, pki, runs, serve, verify
+from veilsum.cli import backup, bench, demo, doctor, inspect, ledger, pki, runs, serve, verify
 from veilsum.cli.exits import FAILED, INTERRUPTED, USAGE, SettingsError
 from veilsum.cli.output import print_error, print_line
 from veilsum.errors import VeilsumError
@@ -40,6 +40,7 @@ app.add_typer(ledger.app, name="ledger")
 app.command("inspect")(inspect.inspect)
 app.command("verify")(verify.verify)
 app.command("doctor")(doctor.doctor)
+app.command("bench")(bench.bench)
 
 
 def _show_version(wanted: bool) -> None:

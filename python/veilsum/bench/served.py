@@ -26,7 +26,8 @@ from veilsum.pki.issue import IssuedFiles, issue
 from veilsum.pki.roster_file import build_roster
 from veilsum.pki.roster_signing import SignedRoster
 from veilsum.roster import Roster
-from veilsum.transport.client import Connection, Endpoint
+from veilsum.transport.client import Connection
+from veilsum.transport.endpoint import Endpoint
 from veilsum.transport.operator import OperatorClient
 from veilsum.transport.settings import CoordinatorSettings, LogSettings, OperatorSettings
 from veilsum.transport.tls import load_signing_key, load_tls_identity
@@ -112,7 +113,7 @@ class WatchedCoordinator:
     def __enter__(self) -> Self:
         package = str(Path(veilsum.__file__).parents[1])
         with open(self._log, "w") as log:
-            self._process = subprocess.Popen(
+            self._process = subprocess.Popen(  # noqa: S603  this very program
                 [sys.executable, __file__, str(self._settings)],
                 env={**os.environ, "PYTHONPATH": package},
                 stdout=subprocess.PIPE,
@@ -205,7 +206,8 @@ def main() -> None:
         sys.stdout.write(f"{port}\n")
         sys.stdout.flush()
 
-    run_coordinator(pickle.loads(Path(sys.argv[1]).read_bytes()), ready=tell)
+    settings = pickle.loads(Path(sys.argv[1]).read_bytes())  # noqa: S301  as written above
+    run_coordinator(settings, ready=tell)
 
 
 if __name__ == "__main__":

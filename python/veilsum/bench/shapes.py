@@ -41,7 +41,37 @@ def small_cnn() -> Shapes:
     }  # fmt: skip
 
 
+def bert_base() -> Shapes:
+    """199 tensors, 109 million values: BERT-base (Devlin et al. 2019, section 3; uncased)."""
+    width, inner = 768, 3072
+    shapes: Shapes = {"words": (30522, width), "positions": (512, width), "types": (2, width)}
+    shapes |= {"norm.w": (width,), "norm.b": (width,)}
+    for layer in range(12):
+        for part in ("query", "key", "value", "output"):
+            shapes[f"{layer}.{part}.w"] = (width, width)
+            shapes[f"{layer}.{part}.b"] = (width,)
+        shapes |= {
+            f"{layer}.in.w": (inner, width), f"{layer}.in.b": (inner,),
+            f"{layer}.out.w": (width, inner), f"{layer}.out.b": (width,),
+        }  # fmt: skip
+        for norm in ("norm1", "norm2"):
+            shapes |= {f"{layer}.{norm}.w": (width,), f"{layer}.{norm}.b": (width,)}
+    shapes |= {"pooler.w": (width, width), "pooler.b": (width,)}
+    return shapes
+
+
+def scaled(shapes: Shapes, scale: float) -> Shapes:
+    """The same tensors, the longest side of each cut to about `scale` of it."""
+    found: Shapes = {}
+    for name, shape in shapes.items():
+        longest = shape.index(max(shape))
+        side = max(1, round(shape[longest] * scale))
+        found[name] = (*shape[:longest], side, *shape[longest + 1 :])
+    return found
+
+
 def size(shapes: Shapes) -> int:
+    """Values of all tensors."""
     return sum(int(np.prod(shape)) for shape in shapes.values())
 
 

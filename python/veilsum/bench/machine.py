@@ -65,3 +65,29 @@ def cpu_model() -> str:
     name = facts.get("model name", "unknown CPU")
     numbers = [facts[key] for key in ("cpu family", "model", "stepping") if key in facts]
     return f"{name} ({'/'.join(numbers)})" if numbers else name
+
+
+# --- memory ------------------------------------------------------------------------------
+
+
+def available_bytes() -> int:
+    """What can be taken without swapping: the kernel's estimate, or what a container may still."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    found = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
+    limit, used = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))
+    if limit.exists() and used.exists() and (text := limit.read_text().strip()) != "max":
+        found = min(found, int(text) - int(used.read_text()))
+    return max(found, 0)
+
+
+def memory(field: str, process: int | str = "self") -> int:
+    """A field of /proc/PID/status in bytes: VmRSS is what is resident, VmHWM the most that was."""
+    for line in Path(f"/proc/{process}/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) << 10
+    raise OSError(f"/proc/{process}/status has no {field}")
+
+
+def forget_peak() -> None:
+    """Starts VmHWM of this process anew, at what is resident now (proc(5), clear_refs)."""
+    Path("/proc/self/clear_refs").write_text("5")
