@@ -433,3 +433,43 @@ def test_importing_veilsum_imports_no_host():
     code = "import sys, veilsum.integrations; assert 'flwr' not in sys.modules"
     environment = {"PYTHONPATH": str(Path(__file__).parents[2] / "python")}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+
+
+def test_a_torch_model_with_its_buffers_comes_back_as_it_went(grid):
+    torch = pytest.importorskip("torch", reason="torch is not installed (extra `torch`)")
+    model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3))
+
+    def node(message: Message) -> Message:
+        state = message.content["arrays"].to_torch_state_dict()
+        moved = {name: values + message.metadata.dst_node_id for name, values in state.items()}
+        return train_reply(message, ArrayRecord(moved), WEIGHTS[message.metadata.dst_node_id])
+
+    grid.nodes = dict.fromkeys(WEIGHTS, node)
+    before = model.state_dict()
+    result = FedAvg(fraction_evaluate=0.0).start(grid, ArrayRecord(before), num_rounds=1)
+
+    after = result.arrays.to_torch_state_dict()
+    moved = np.average(list(WEIGHTS), weights=list(WEIGHTS.values()))
+    assert [(n, v.dtype, v.shape) for n, v in after.items()] == [
+        (n, v.dtype, v.shape) for n, v in before.items()
+    ]
+    assert after["1.num_batches_tracked"] == round(moved)
+    np.testing.assert_allclose(after["0.weight"], before["0.weight"].numpy() + moved, rtol=1e-6)
+
+
+def test_a_round_with_too_few_replies_for_its_rule_is_an_error(grid):
+    grid.nodes[1] = grid.nodes[2] = lambda message: error_reply(message, "down")
+
+    with pytest.raises(AggregationError, match="needs at least 5 updates, there are 3"):
+        run(grid, FedAvg(rule=rules.Krum(byzantine=1)))
+
+
+def test_an_app_that_starts_without_a_model_takes_the_first_replys_layout(grid):
+    result = FedAvg(fraction_evaluate=0.0).start(grid, ArrayRecord(), num_rounds=2)
+
+    assert_is_reference(result.arrays, WEIGHTS)
+
+
+def test_differences_need_a_model_to_start_from(grid):
+    with pytest.raises(AggregationError, match="is not known"):
+        FedAvg(difference=True).start(grid, ArrayRecord(), num_rounds=1)

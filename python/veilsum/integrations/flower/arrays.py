@@ -29,8 +29,8 @@ _LENGTH_BYTES = {1: 2, 2: 4}  # format version -> width of the header's length
 _ALIGNMENT = 64
 # What numpy.save writes, to the letter. Any other spelling would have to be evaluated as Python.
 _HEADER = re.compile(
-    rb"\{'descr': '([<>|=])([a-zA-Z])(\d{1,2})', "
-    rb"'fortran_order': (True|False), 'shape': \(([0-9, ]{0,1000})\), \} *\n"
+    rb"\{'descr': '([<>|=])([biufV])(\d{1,2})', "
+    rb"'fortran_order': (True|False), 'shape': \(((?:\d{1,18}(?:,|(?:, \d{1,18})+))?)\), \} *\n"
 )
 _BFLOAT16 = "bfloat16"
 _BFLOAT16_DESCRIPTION = "<V2"
@@ -149,21 +149,23 @@ def _npy_view(name: str, data: bytes) -> NDArray[Any]:
             f"the .npy header of tensor {name!r} is not one that numpy.save writes for numbers"
         )
     order, kind, size, fortran, dimensions = (part.decode() for part in found.groups())
-    shape = tuple(int(part) for part in dimensions.split(",") if part.strip())
+    shape = tuple(int(part) for part in dimensions.split(",") if part)
     try:
         dtype = np.dtype(f"{order}{kind}{size}")
     except TypeError as error:
         raise DecodeError(f"tensor {name!r} has an unknown dtype {kind}{size}") from error
     expected = math.prod(shape) * dtype.itemsize
-    if dtype.hasobject or len(data) - end != expected:
+    if len(data) - end != expected:
         raise DecodeError(
             f"the payload of tensor {name!r} has {len(data) - end} bytes of values, its header "
             f"asks for {expected}"
         )
-    view: NDArray[Any] = np.ndarray(
-        shape, dtype, buffer=data, offset=end, order="F" if fortran == "True" else "C"
-    )
-    return view
+    try:
+        return np.ndarray(
+            shape, dtype, buffer=data, offset=end, order="F" if fortran == "True" else "C"
+        )
+    except ValueError as error:  # without values, dimensions can be of any number and size
+        raise DecodeError(f"tensor {name!r} has dimensions that no array has") from error
 
 
 def _bfloat16_patterns(name: str, dtype: str, values: NDArray[Any]) -> NDArray[np.uint16]:
