@@ -55,7 +55,7 @@ def from_shareable(shareable: Shareable) -> Contribution:
     Raises:
         PeerError: it has no name, or holds no model.
     """
-    site = _named(shareable.get_peer_prop(ReservedKey.IDENTITY_NAME))
+    site = _named(shareable.get_peer_prop(ReservedKey.IDENTITY_NAME, None))
     made_for = shareable.get_cookie(AppConstants.CONTRIBUTION_ROUND)
     if made_for is None:
         raise PeerError(site, "sent a result that does not say for which round it is")
