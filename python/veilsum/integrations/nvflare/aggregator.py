@@ -55,19 +55,19 @@ class VeilsumAggregator(ModelAggregator):  # type: ignore[misc]  # NVFLARE has n
         backend: str = "cpu",
         threads: int | None = None,
     ) -> None:
-        """Plain values only, as a job's configuration has them; nothing is opened or written.
+        """Plain values, as a job's configuration has them; nothing is opened or written.
 
         Args:
             rule: name of a rule (docs/rules.md). One that counts every update the same does.
             rule_settings: its settings by name.
-            optimizer: what is done with the mean difference to the round's model, by name
-                (veilsum.optimizers): the result is then the new model. None takes the mean.
+            optimizer: name of one of veilsum.optimizers that steps the round's model by the mean
+                difference to it; the result is the new model. None takes the mean as it is.
             optimizer_settings: its parameters by name.
             aggregation_weights: site -> a positive factor of its weight; 1 for others.
             weigh_by_local_iter: whether a site's NUM_STEPS_CURRENT_ROUND is its weight.
             expected_data_kind: "WEIGHTS" or "WEIGHT_DIFF"; None lets the first result say.
-            layout: what results must look like. "model": as the model that the server sent out.
-                "first": as the first result, for sites that send a part of the model.
+            layout: results look like the "model" that the server sent out, or like the "first"
+                result, for sites that send a part of the model.
             keep: where results wait for the end of the round, "disk" or "memory".
             max_abs, max_total_weight: declared bounds (veilsum.Streaming); results are then summed
                 on arrival and kept nowhere.
@@ -78,32 +78,15 @@ class VeilsumAggregator(ModelAggregator):  # type: ignore[misc]  # NVFLARE has n
         """
         super().__init__()
         # NVFLARE writes a job's configuration from attributes named like the parameters.
-        self.rule = rule
-        self.rule_settings = rule_settings
-        self.optimizer = optimizer
-        self.optimizer_settings = optimizer_settings
+        self.rule, self.rule_settings = rule, rule_settings
+        self.optimizer, self.optimizer_settings = optimizer, optimizer_settings
         self.aggregation_weights = aggregation_weights
         self.weigh_by_local_iter = weigh_by_local_iter
         self.expected_data_kind = expected_data_kind
-        self.layout = layout
-        self.keep = keep
-        self.max_abs = max_abs
-        self.max_total_weight = max_total_weight
-        self.backend = backend
-        self.threads = threads
-        self._settings = JobSettings(
-            rule,
-            rule_settings or {},
-            optimizer,
-            optimizer_settings or {},
-            expected_data_kind,
-            layout,
-            keep,
-            max_abs,
-            max_total_weight,
-            backend,
-            threads,
-        )
+        self.layout, self.keep = layout, keep
+        self.max_abs, self.max_total_weight = max_abs, max_total_weight
+        self.backend, self.threads = backend, threads
+        self._settings = JobSettings.of(self)
         self._weighing = Weighing(aggregation_weights or {}, weigh_by_local_iter)
         self.rounds: dict[int, RoundReport] = {}
         self._lock = threading.Lock()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from nvflare.apis.dxo import DataKind
@@ -26,9 +26,9 @@ class JobSettings:
     """
 
     rule: str
-    rule_settings: Mapping[str, Any]
+    rule_settings: Mapping[str, Any] | None
     optimizer: str | None
-    optimizer_settings: Mapping[str, float]
+    optimizer_settings: Mapping[str, float] | None
     expected_data_kind: str | None
     layout: str
     keep: str
@@ -49,6 +49,11 @@ class JobSettings:
                 "an optimizer steps the whole model, so layout='first' has no meaning with it"
             )
         self.folding("cpu")
+
+    @classmethod
+    def of(cls, component: object) -> JobSettings:
+        """Of a component with an attribute for each."""
+        return cls(**{field.name: getattr(component, field.name) for field in fields(cls)})
 
     @property
     def is_difference(self) -> bool | None:
@@ -76,7 +81,7 @@ class JobSettings:
     def _optimizer(self) -> OptimizerSettings | None:
         if self.optimizer is None:
             return None
-        return optimizer_settings(self.optimizer, **self.optimizer_settings)
+        return optimizer_settings(self.optimizer, **(self.optimizer_settings or {}))
 
     def _streaming(self) -> Streaming | None:
         if self.max_abs is None and self.max_total_weight is None:
