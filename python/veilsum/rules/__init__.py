@@ -6,7 +6,7 @@ to what pre-steps make of the updates.
 
 from veilsum.rules.averages import Mean, NormClipping, NormFilter
 from veilsum.rules.base import Outcome, PreStep, Rows, Rule
-from veilsum.rules.choice import Chain, choose_rule
+from veilsum.rules.choice import Chain, choose_rule, named_rule
 from veilsum.rules.combinations import CenteredClipping, GeometricMedian
 from veilsum.rules.coordinates import CoordinateMedian, Meamed, TrimmedMean
 from veilsum.rules.presteps import Bucketing, NearestNeighborMixing
@@ -32,4 +32,5 @@ __all__ = [
     "Rule",
     "TrimmedMean",
     "choose_rule",
+    "named_rule",
 ]

@@ -16,6 +16,7 @@ class Mean(Rule):
     """The exact mean by weight. One update can move it anywhere."""
 
     weighted: ClassVar[bool] = True
+    per_coordinate: ClassVar[bool] = True
 
     def apply(self, rows: Rows) -> Outcome:
         """With pre-steps, of rows that count the same."""

@@ -173,9 +173,12 @@ class Rule:
 
     Attributes:
         weighted: whether weights that differ mean something to the rule.
+        per_coordinate: whether each coordinate of the result depends on that coordinate of the
+            updates alone, so that tensors may also come one at a time.
     """
 
     weighted: ClassVar[bool] = False
+    per_coordinate: ClassVar[bool] = False
 
     def check(self, rows: int) -> None:
         """Refuses too few rows.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from veilsum import _native
 from veilsum.errors import ConfigError
@@ -91,10 +92,41 @@ def choose_rule(given: str | Rule | Sequence[PreStep | Rule]) -> Chain:
     return Chain(tuple(step for step in steps if isinstance(step, PreStep)), last)
 
 
-def _named(name: str) -> Rule:
+def named_rule(name: str, settings: Mapping[str, Any]) -> Rule:
+    """A rule by its name, with settings as a configuration file gives them.
+
+    Args:
+        name: "mean", "trimmed_mean" and so on.
+        settings: name -> value, those of the rule's class; the rest have their defaults.
+
+    Raises:
+        ConfigError: there is no such rule, or it does not take these settings.
+    """
+    kind = _kind(name)
+    fields = dataclasses.fields(kind)  # type: ignore[arg-type]
+    known = [field.name for field in fields]
+    unknown = [setting for setting in settings if setting not in known]
+    missing = [
+        field.name
+        for field in fields
+        if field.default is dataclasses.MISSING and field.name not in settings
+    ]
+    if unknown or missing:
+        what = f"does not take {unknown[0]!r}" if unknown else f"needs {missing[0]!r}"
+        takes = f"it takes {', '.join(known)}" if known else "it takes none"
+        raise ConfigError(f"rule {name!r} {what}", hint=f"{takes} (docs/rules.md)")
+    return kind(**settings)
+
+
+def _kind(name: str) -> type[Rule]:
     kind = _BY_NAME.get(name)
     if kind is None:
         raise ConfigError(f"unknown rule {name!r}", hint=f"known: {', '.join(_BY_NAME)}")
+    return kind
+
+
+def _named(name: str) -> Rule:
+    kind = _kind(name)
     needed = [
         field.name
         for field in dataclasses.fields(kind)  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import ClassVar
 
 from veilsum.errors import ConfigError
 from veilsum.rules.base import Outcome, Rows, Rule, check_count, require
@@ -13,6 +14,8 @@ from veilsum.rules.base import Outcome, Rows, Rule, check_count, require
 class CoordinateMedian(Rule):
     """The middle value of each coordinate, or the mean of the middle two (Yin et al. 2018,
     arXiv 1803.01498). Holds while fewer than half of the updates are byzantine."""
+
+    per_coordinate: ClassVar[bool] = True
 
     def apply(self, rows: Rows) -> Outcome:
         """Exact: selects values, and rounds the mean of two of them once."""
@@ -30,6 +33,7 @@ class TrimmedMean(Rule):
     """
 
     trim: int | float
+    per_coordinate: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if isinstance(self.trim, float):
@@ -65,6 +69,7 @@ class Meamed(Rule):
     """
 
     byzantine: int
+    per_coordinate: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_count("byzantine", self.byzantine, 0)
