@@ -46,7 +46,11 @@ def test_a_rule_is_per_coordinate_if_tensors_alone_come_out_as_they_do_together(
 ) -> None:
     random = np.random.default_rng(3)
     updates = [
-        {"near": random.normal(size=50), "far": 60 * random.normal(size=(2, 30))} for _ in range(11)
+        {
+            "near": random.normal(size=50).astype(np.float32),
+            "far": random.normal(scale=60, size=(2, 30)).astype(np.float32),
+        }
+        for _ in range(11)
     ]
 
     together = aggregated(updates, rule)

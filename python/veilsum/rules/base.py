@@ -174,7 +174,7 @@ class Rule:
     Attributes:
         weighted: whether weights that differ mean something to the rule.
         per_coordinate: whether each coordinate of the result depends on that coordinate of the
-            updates alone, so that tensors may also come one at a time.
+            updates alone, so that tensors may also come one at a time (docs/embedding.md).
     """
 
     weighted: ClassVar[bool] = False
