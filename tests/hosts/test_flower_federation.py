@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import time
+import tomllib
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
@@ -25,6 +28,11 @@ from veilsum.integrations.flower import FedAvg, LegacyFedAvg, encode_mod
 from veilsum.integrations.flower.arrays import read_arrays
 
 client_app = importlib.import_module("fedexample.client_app")
+server_app = importlib.import_module("fedexample.server_app")
+
+
+def digests_said(lines: Iterable[str]) -> list[str]:
+    return [line.split()[-1] for line in lines if "Digest of the model" in line]
 
 
 def federate(strategy: FedAvg, app: ClientApp):
@@ -46,6 +54,16 @@ def test_five_sites_and_three_rounds_with_one_site_lost():
         assert found[name].dtype == expected.dtype
         np.testing.assert_allclose(found[name], expected, rtol=1e-5, atol=1e-6)
     assert result.train_metrics_clientapp[3]["accuracy"] > 0.8
+
+
+def test_the_example_comes_to_the_same_digests_as_it_stands(caplog):
+    config = tomllib.loads((APP / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
+
+    with caplog.at_level(logging.INFO, "flwr"):
+        run_federation(server_app.app, client_app.app, nodes=len(SITES),
+                       node_config=node_config, run_config=config)  # fmt: skip
+
+    assert digests_said(caplog.messages) == digests()
 
 
 def test_encoded_differences_train_the_same_model_to_what_the_codec_keeps():
@@ -77,7 +95,7 @@ def test_a_superlink_and_five_supernodes_come_to_the_same_digests(tmp_path):
             run.stop()
 
     said = "".join(run.lines)
-    assert [line.split()[-1] for line in run.lines if "Digest of the model" in line] == digests()
+    assert digests_said(run.lines) == digests()
     assert said.count("aggregate_train: Received 5 results and 0 failures") == 2
     assert said.count("aggregate_train: Received 4 results and 1 failures") == 1
 

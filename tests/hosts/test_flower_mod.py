@@ -17,13 +17,14 @@ from flwr.serverapp.exception import AggregationError
 from support.flower_grid import (
     LocalGrid,
     error_reply,
-    flower_task,
     over_the_wire,
     record_of,
     train_reply,
 )
 from veilsum.integrations.flower import FedAvg, encode_mod
 from veilsum.integrations.flower.arrays import read_arrays, to_record
+
+pytestmark = pytest.mark.usefixtures("flower_task")
 
 WEIGHTS = {1: 10, 2: 250, 3: 33}
 MODEL = {
@@ -63,12 +64,6 @@ class Client:
         if reply.has_content():
             self.sent.extend(reply.content.array_records.values())
         return reply
-
-
-@pytest.fixture(autouse=True)
-def _in_a_task():
-    with flower_task():
-        yield
 
 
 def run(mod, strategy, rounds=1):

@@ -17,16 +17,12 @@ from flwr.common import parameters_to_ndarrays
 from flwr.server.strategy import FedAvg as HostLegacy
 from flwr.serverapp import strategy as host
 
-from support.flower_grid import LocalGrid, flower_task, record_of, train_reply
+from support.flower_grid import LocalGrid, record_of, train_reply
 from support.flower_legacy import fit_result
 from veilsum.integrations.flower import FedAvg, LegacyFedAvg
 from veilsum.integrations.flower.arrays import read_arrays
 
-
-@pytest.fixture(autouse=True)
-def _in_a_task():
-    with flower_task():
-        yield
+pytestmark = pytest.mark.usefixtures("flower_task")
 
 
 def averaged(strategy, updates, weights) -> np.ndarray:

@@ -95,8 +95,11 @@ class FedAvg(host.FedAvg):
         super().summary()
         _LOG.info("\t└──> veilsum: %s", self.folding)
 
-    def start(self, grid: Grid, initial_arrays: ArrayRecord, *args: Any, **kwargs: Any) -> Any:
-        """Runs the rounds, as Flower's start() does, and pulls replies one by one.
+    def start(
+        self, grid: Grid, initial_arrays: ArrayRecord, *args: Any, **kwargs: Any
+    ) -> host.Result:
+        """Runs the rounds, as Flower's start() does, with the same arguments, and pulls replies
+        one by one.
 
         Raises:
             ConfigError: the model cannot be summed.
