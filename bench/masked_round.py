@@ -16,21 +16,18 @@ import re
 import resource
 import statistics
 import time
-from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from veilsum import _native, control, secagg
+from veilsum import _native, secagg
 from veilsum._native import Secret
 from veilsum.aggregate.secure_sum import SecureSum
 from veilsum.aggregate.tile_audit import TileAudit
 from veilsum.bench import machine
-from veilsum.model import ModelLayout
+from veilsum.bench.masked_sessions import Round
 from veilsum.secagg.keys import SECRET_BYTES
 
 WEIGHT = 100
@@ -57,127 +54,6 @@ class Updates(Mapping[str, secagg.Contribution]):
 
     def __len__(self) -> int:
         return len(self._names)
-
-
-class Clock:
-    """Seconds of processor time by what they were spent on."""
-
-    def __init__(self) -> None:
-        self.spent: dict[str, float] = defaultdict(float)
-
-    @contextmanager
-    def on(self, what: str) -> Iterator[None]:
-        began = time.process_time()
-        try:
-            yield
-        finally:
-            self.spent[what] += time.process_time() - began
-
-    def watch(self, owner: type, name: str, what: str) -> None:
-        """Counts the time in a method as well."""
-        method: Callable[..., Any] = getattr(owner, name)
-
-        def timed(*args: Any, **options: Any) -> Any:
-            with self.on(what):
-                return method(*args, **options)
-
-        setattr(owner, name, timed)
-
-
-class Round:
-    """The sessions of one round, and a post office that counts bytes and keeps no message."""
-
-    def __init__(self, sites: int, dropouts: int, coordinates: int, generator: str) -> None:
-        names = tuple(f"site-{number:03}" for number in range(sites))
-        consortium = secagg.make_consortium(names)
-        layout = ModelLayout.from_arrays({"w": np.zeros(coordinates, np.float32)})
-        self.plan = secagg.Plan.for_round(
-            roster=consortium.roster,
-            cohort=names,
-            spec=control.RunSpec("bench", mask_generator=generator, weight_cap=WEIGHT),
-            run_id="bench",
-            round_number=1,
-            attempt=0,
-            layout=layout,
-            model_hash=bytes(32),
-            previous_result=bytes(32),
-            nonce=bytes(32),
-        )
-        self.updates = Updates(names, coordinates)
-        self.dropouts = {names[number * sites // dropouts] for number in range(dropouts)}
-        self.coordinator = secagg.CoordinatorSession(
-            self.plan,
-            signing_key=consortium.coordinator_key,
-            audit_seed=bytes(Secret.from_os(SECRET_BYTES)),
-        )
-        self.sites = {
-            site: secagg.SiteSession(
-                site=site,
-                signing_key=consortium.site_keys[site],
-                roster=consortium.roster,
-                policy=secagg.LocalPolicy(),
-                entropy=Secret.from_os,
-                ledger=secagg.Ledger.in_memory(Secret.from_os),
-            )
-            for site in names
-        }
-        self.clock = Clock()  # of the coordinator
-        self.of_site = {site: Clock() for site in names}
-        self.bytes: dict[str, dict[str, int]] = {site: defaultdict(int) for site in names}
-        self.locked = 0
-
-    def run(self) -> secagg.SecureResult:
-        with self.clock.on("opening"):
-            waiting = deque(self.coordinator.open())
-        while True:
-            effect = waiting.popleft()
-            match effect:
-                case secagg.SendTo(site, message):
-                    self.locked = max(self.locked, locked_bytes())
-                    self.bytes[site]["control down"] += len(message)
-                    phase = self.sites[site].phase
-                    with self.of_site[site].on(phase):
-                        answers = self.sites[site].handle(message)
-                    for answer in answers:
-                        waiting.extend(self._answer(site, answer))
-                case secagg.Excluded(site, reason) if site not in self.dropouts:
-                    raise SystemExit(f"{site} {reason}")
-                case secagg.Aborted(reason):
-                    raise SystemExit(reason)
-                case secagg.Completed(result):
-                    return result
-
-    def _answer(self, site: str, effect: secagg.SiteEffect) -> list[secagg.CoordinatorEffect]:
-        match effect:
-            case secagg.Send(message):
-                self.bytes[site]["control up"] += len(message)
-                with self.clock.on(self.coordinator.phase):
-                    return self.coordinator.handle(site, message)
-            case secagg.NeedUpdate():
-                if site in self.dropouts:
-                    return self.coordinator.lost(site, "is gone")
-                return self._upload(site)
-            case secagg.Withdraw(_, reason):
-                raise SystemExit(f"{site} withdrew: {reason}")
-        return []
-
-    def _upload(self, site: str) -> list[secagg.CoordinatorEffect]:
-        given = self.updates[site]
-        with self.of_site[site].on("masking"):
-            (upload,) = self.sites[site].contribute(
-                given.update, weight=given.weight, metrics={}, rounding=given.rounding
-            )
-        assert isinstance(upload, secagg.UploadInput)
-        self.bytes[site]["update up"] += len(upload.header) + sum(map(len, upload.chunks))
-        with self.clock.on("inputs"):
-            return self.coordinator.accept_input(
-                site, upload.header, upload.update_id, upload.chunks
-            )
-
-
-def locked_bytes() -> int:
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(status.partition("VmLck:")[2].split()[0])
 
 
 def expand_rate(plan: secagg.Plan) -> float:
@@ -276,7 +152,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder for a Markdown table")
     options = parser.parse_args()
     machine.keep_pages()
-    made = Round(options.sites, options.dropouts, options.coordinates, options.generator)
+    names = tuple(f"site-{number:03}" for number in range(options.sites))
+    made = Round(
+        Updates(names, options.coordinates),
+        options.coordinates,
+        generator=options.generator,
+        weight_cap=WEIGHT,
+        dropouts=options.dropouts,
+    )
     for name in BULK:
         made.clock.watch(SecureSum, name, name)
     for name in AUDIT:

@@ -61,6 +61,10 @@ class Reference:
         """Of a result that should be exact but for its last rounding."""
         return Checked(self.error(result), 1.0 + _SLACK)
 
+    def rounded_once_before(self, result: Mapping[str, Any]) -> Checked:
+        """Of a result whose reference was taken of values that were rounded to float32."""
+        return Checked(self.error(result), 2.0 + _SLACK)
+
     def rounded_on_the_way(self, result: Mapping[str, Any]) -> Checked:
         """Of a result that was summed in its own dtype."""
         return Checked(self.error(result), self.count + 3.0)

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from veilsum.bench import machine, mean
+from veilsum.bench import codec, machine, masked, mean, rule
 from veilsum.bench.contenders import Case, Contender
 from veilsum.bench.installed import HOSTS
 from veilsum.bench.options import BenchOptions
@@ -25,8 +25,15 @@ from veilsum.errors import VeilsumError
 
 # What may be taken of the memory that the kernel says is there: others go on working.
 MEMORY_SHARE = 0.85
+# No contender makes more copies of all updates than this.
+_MOST_COPIES = 2.5
 
-CASES: dict[str, Callable[[BenchOptions], list[Case]]] = {"mean": mean.cases}
+CASES: dict[str, Callable[[BenchOptions], list[Case]]] = {
+    "mean": mean.cases,
+    "codec": codec.cases,
+    "rule": rule.cases,
+    "masked": masked.cases,
+}
 
 
 def section_rows(section: str, options: BenchOptions, threads: int) -> Iterator[Row]:
@@ -45,6 +52,9 @@ def case_rows(case: Case, options: BenchOptions, threads: int) -> Iterator[Row]:
     Raises:
         WrongResult, ContenderFailed: one of ours is off, or could not do it.
     """
+    missing = _missing(case.ours, options)
+    if missing is None:
+        return
     peers = []
     for peer in case.peers:
         reason = _why_not(peer, options, threads)
@@ -52,7 +62,7 @@ def case_rows(case: Case, options: BenchOptions, threads: int) -> Iterator[Row]:
             peers.append(peer)
         elif reason:
             yield left_out(case, peer, threads, reason, ours=False)
-    lacking = _lacking(case, case.ours)
+    lacking = missing or _lacking(case, case.ours)
     if lacking:
         for one in case.ours:
             yield left_out(case, one, threads, lacking, ours=True)
@@ -95,10 +105,21 @@ def _why_not(peer: Contender, options: BenchOptions, threads: int) -> str | None
     return None
 
 
+def _missing(ours: tuple[Contender, ...], options: BenchOptions) -> str | None:
+    """What an adapter lacks: its host (""), or None if nobody wants to know."""
+    for one in ours:
+        if one.host in HOSTS:
+            if one.host not in options.peers:
+                return None
+            if HOSTS[one.host].version is None:
+                return f"not installed: {HOSTS[one.host].install}"
+    return ""
+
+
 def _lacking(case: Case, contenders: tuple[Contender, ...], *, payload_there: bool = False) -> str:
     """What memory is missing, for people; "" if there is enough."""
     update = case.update_bytes
-    needed = sum(min(one.memory * update, 1.2 * case.payload_bytes) for one in contenders)
+    needed = sum(min(one.memory * update, _MOST_COPIES * case.payload_bytes) for one in contenders)
     if any(one.form != "arrays" for one in contenders):
         needed += case.payload_bytes
     if not payload_there:

@@ -11,6 +11,7 @@ from veilsum.bench.reference import Reference
 
 if TYPE_CHECKING:
     from veilsum.bench.mean import MeanPayload
+    from veilsum.bench.rule import RulePayload
 
 WEIGHT_KEY = "num-examples"
 _RUN = 1
@@ -52,23 +53,65 @@ def replies_of(payload: MeanPayload) -> list[Any]:
     return replies
 
 
-def _aggregate_train(payload: MeanPayload, threads: int) -> Work:
-    from flwr.serverapp.strategy import FedAvg
-
-    return strategy_work(FedAvg(), payload, payload.reference.rounded_on_the_way)
-
-
 def strategy_work(
-    strategy: Any, payload: MeanPayload, check: Callable[[Mapping[str, Any]], Checked]
+    make: Callable[[], Any], payload: MeanPayload, check: Callable[[Mapping[str, Any]], Checked]
 ) -> Work:
-    """A strategy's aggregate_train over all replies; decoding its record is not timed."""
-    replies = replies_of(payload)
+    """A strategy's aggregate_train over all replies; decoding its record is not timed.
 
-    def call() -> Any:
+    Strategies may take replies apart, so each call gets new ones, of the same bytes.
+    """
+    strategy = make()
+
+    def call(replies: list[Any]) -> Any:
         arrays, _ = strategy.aggregate_train(1, replies)
         return arrays
 
-    return Work(call, lambda record: check(_arrays(record)))
+    return Work(call, lambda record: check(_arrays(record)), fresh=lambda: (replies_of(payload),))
+
+
+def _aggregate_train(payload: MeanPayload, threads: int) -> Work:
+    from flwr.serverapp.strategy import FedAvg
+
+    return strategy_work(FedAvg, payload, payload.reference.rounded_on_the_way)
+
+
+def _adapter(payload: MeanPayload, threads: int) -> Work:
+    from veilsum.integrations.flower import FedAvg
+
+    return strategy_work(lambda: FedAvg(threads=threads), payload, payload.reference.once_rounded)
+
+
+def _fed_median(payload: RulePayload, threads: int) -> Work:
+    from flwr.serverapp.strategy import FedMedian
+
+    return strategy_work(FedMedian, payload, payload.check_median)
+
+
+def _krum(payload: RulePayload, threads: int) -> Work:
+    from flwr.serverapp.strategy import Krum
+
+    return strategy_work(
+        lambda: Krum(num_malicious_nodes=payload.byzantine), payload, payload.check_krum
+    )
+
+
+def _legacy_median(payload: RulePayload, threads: int) -> Work:
+    from flwr.server.strategy.aggregate import aggregate_median
+
+    results = [(list(update.values()), 1) for update in payload.updates]
+    return Work(
+        lambda: aggregate_median(results), lambda arrays: payload.check_median({"w": arrays[0]})
+    )
+
+
+def _legacy_krum(payload: RulePayload, threads: int) -> Work:
+    from flwr.server.strategy.aggregate import aggregate_krum
+
+    results = [(list(update.values()), 1) for update in payload.updates]
+    return Work(
+        lambda: aggregate_krum(results, payload.byzantine, 0),
+        lambda arrays: payload.check_krum({"w": arrays[0]}),
+    )
 
 
 def _arrays(record: Any) -> dict[str, Any]:
@@ -111,4 +154,31 @@ MEANS = (
     # A weighted copy of every update at once.
     Contender("Flower aggregate (legacy)", _legacy, host="flwr", memory=float("inf")),
 )
-ADAPTERS: list[tuple[str, Contender, tuple[Contender, ...]]] = []
+MEDIANS = (
+    Contender(
+        "Flower FedMedian.aggregate_train",
+        _fed_median,
+        host="flwr",
+        form="npy",
+        memory=float("inf"),
+    ),
+    Contender("Flower aggregate_median (legacy)", _legacy_median, host="flwr", memory=float("inf")),
+)
+KRUMS = (
+    Contender("Flower Krum.aggregate_train", _krum, host="flwr", form="npy", memory=float("inf")),
+    Contender("Flower aggregate_krum (legacy)", _legacy_krum, host="flwr", memory=float("inf")),
+)
+ADAPTERS: list[tuple[str, Contender, tuple[Contender, ...]]] = [
+    (
+        "Flower",
+        Contender(
+            "veilsum.integrations.flower.FedAvg",
+            _adapter,
+            host="flwr",
+            form="npy",
+            memory=float("inf"),
+            threads=True,
+        ),
+        MEANS[:1],
+    )
+]
