@@ -60,7 +60,11 @@ def mean_rows() -> list[Row]:
 def test_ours_is_right_and_has_every_figure(mean_rows: list[Row]) -> None:
     ours = [row for row in mean_rows if row.ours and "inside" not in row.case]
 
-    assert [row.case for row in ours] == ["3 x ResNet-50", "3 x BERT-base", "3 x small CNN"]
+    assert [row.case.partition(" (")[0] for row in ours] == [
+        "3 x ResNet-50",
+        "3 x BERT-base",
+        "3 x small CNN",
+    ]
     for row in ours:
         assert row.correct is True
         assert row.error is not None
@@ -76,7 +80,7 @@ def test_a_peer_is_compared_in_the_same_rounds(mean_rows: list[Row]) -> None:
     [numpy] = [
         row
         for row in mean_rows
-        if row.contender == "NumPy in place" and row.case == "3 x ResNet-50"
+        if row.contender == "NumPy in place" and row.case.startswith("3 x ResNet-50")
     ]
 
     assert numpy.host == "numpy"
@@ -191,7 +195,7 @@ def test_the_command_prints_one_json_document(
     assert {frozenset(row) for row in found["rows"]} == {
         frozenset(Row.__dataclass_fields__) | {"correct"}
     }
-    assert "### Weighted mean of float32 updates: 3 x ResNet-50; one thread" in tables.read_text()
+    assert "### Weighted mean of float32 updates: 3 x ResNet-50 (" in tables.read_text()
 
 
 def test_a_chart_is_a_png_of_reasonable_size(mean_rows: list[Row], tmp_path: Path) -> None:

@@ -44,8 +44,8 @@ class MaskedPayload:
     @classmethod
     def of(cls, size: int, sites: int) -> MaskedPayload:
         """Uniform values."""
-        random = np.random.default_rng(3)
-        return cls([random.random(size, dtype=np.float32) * 2 - 1 for _ in range(sites)])
+        values = np.random.default_rng(3)
+        return cls([values.random(size, dtype=np.float32) * 2 - 1 for _ in range(sites)])
 
     def ready(self, form: str) -> None:
         """There is one form."""

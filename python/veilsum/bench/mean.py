@@ -81,13 +81,18 @@ def cases(options: BenchOptions) -> list[Case]:
     for title, model, sites in MODELS:
         scaled = shapes.scaled(model(), options.scale)
         count = options.sites or sites
-        found.append(_case(f"{count} x {title}", scaled, count, _ours(), _peers(options)))
+        name = _name(count, title, scaled)
+        found.append(_case(name, scaled, count, _ours(), _peers(options)))
     title, model, sites = MODELS[0]
     scaled, count = shapes.scaled(model(), options.scale), options.sites or sites
     for host, ours, peers in _adapters():
-        name = f"{count} x {title}, inside {host}"
+        name = f"{_name(count, title, scaled)}, inside {host}"
         found.append(_case(name, scaled, count, (ours,), peers))
     return found
+
+
+def _name(sites: int, title: str, model: shapes.Shapes) -> str:
+    return f"{sites} x {title} ({len(model)} tensors, {shapes.size(model) / 1e6:.3g} M values)"
 
 
 def _case(

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from veilsum.bench.contenders import OURS
 from veilsum.bench.rows import Row
 from veilsum.bench.table import TITLES
 from veilsum.errors import ConfigError
@@ -42,7 +43,7 @@ def draw(rows: Sequence[Row], about: Mapping[str, Any], path: Path) -> None:
     axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
     for axis, (title, found) in zip(axes, panels, strict=True):
         _bars(axis, title, found)
-    axes[-1].set_xlabel("seconds for the whole round, one thread (shorter is better)")
+    axes[-1].set_xlabel("seconds of one thread for all updates (shorter is better)", size=9)
     peers = ", ".join(sorted({f"{row.host} {row.version}" for row in rows if row.version}))
     figure.suptitle(TITLES[panels[0][1][0].section], x=0.02, ha="left", weight="bold")
     figure.text(0.02, 0.008, f"{about['cpu']}, {about['date'][:10]}; {peers}", size=7, color=_MUTED)
@@ -64,16 +65,20 @@ def _panels(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
     ]
 
 
+def _is_ours(row: Row) -> bool:
+    return row.ours or row.contender.startswith(OURS)
+
+
 def _bars(axis: Any, title: str, rows: Sequence[Row]) -> None:
     places = range(len(rows), 0, -1)
     seconds = [row.seconds or 0.0 for row in rows]
-    colours = [_OURS if row.ours else _PEERS for row in rows]
+    colours = [_OURS if _is_ours(row) else _PEERS for row in rows]
     bars = axis.barh(places, seconds, color=colours, height=0.7)
     axis.bar_label(bars, [f"{value:.3g} s" for value in seconds], padding=3, size=7)
     names = [row.contender + ("" if row.correct else " (WRONG)") for row in rows]
     axis.set_yticks(places, names, size=8)
     for label, row in zip(axis.get_yticklabels(), rows, strict=True):
-        label.set_weight("bold" if row.ours else "normal")
+        label.set_weight("bold" if _is_ours(row) else "normal")
     axis.set_title(title, size=9, loc="left")
     axis.set_xlim(0, 1.12 * max(seconds))
     axis.tick_params(axis="x", labelsize=8)

@@ -28,8 +28,8 @@ class RulePayload(MeanPayload):
     @classmethod
     def drawn(cls, size: int, sites: int) -> RulePayload:
         """Normal values."""
-        random = np.random.default_rng(2)
-        rows = [random.standard_normal(size, dtype=np.float32) for _ in range(sites)]
+        values = np.random.default_rng(2)
+        rows = [values.standard_normal(size, dtype=np.float32) for _ in range(sites)]
         return cls([{"w": row} for row in rows], [1] * sites)
 
     def ready(self, form: str) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
+from typing import Literal
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -18,9 +20,11 @@ TITLES = {
     "transport": "Transport over gRPC on loopback, mutual TLS",
 }
 HEADINGS = (
-    "who", "time", "±", "GB/s", "Gcoord/s", "of copy", "peak RSS", "of it for the call", "error",
-    "ours is faster by",
+    "who", "time", "±", "GB/s", "Gcoord/s", "of copy", "peak RSS", "call's own", "error",
+    "ours is faster",
 )  # fmt: skip
+_WIDE = 132
+_NARROW = (0, 1, 3, 5, 7, 8, 9)  # columns that fit in 80 characters
 
 
 def groups(rows: Iterable[Row]) -> Iterator[tuple[str, list[Row]]]:
@@ -37,12 +41,14 @@ def groups(rows: Iterable[Row]) -> Iterator[tuple[str, list[Row]]]:
     for (section, threads, case, part), found in cases.items():
         what = f"{case}, {part}" if part else case
         yield (
-            f"{TITLES[section]}: {what}; {_threads(threads)}",
+            f"{TITLES[section]}: {what}; {_threads(section, threads)}",
             sorted(found, key=lambda row: not row.ours),
         )
 
 
-def _threads(threads: int) -> str:
+def _threads(section: str, threads: int) -> str:
+    if section == "transport":
+        return "all processes together"
     return "one thread" if threads == 1 else f"{threads} threads"
 
 
@@ -66,10 +72,10 @@ def cells(row: Row) -> list[str]:
 
 
 def error_text(row: Row) -> str:
-    """How far off, loud if it is more than is right."""
+    """How far off, in the unit of the table, and loud if it is more than is right."""
     if row.error is None:
         return ""
-    text = f"{row.error:.2g} {row.unit}"
+    text = f"{row.error:.2g}"
     return text if row.correct else f"WRONG: {text}, right is {row.allowed:.3g}"
 
 
@@ -102,17 +108,29 @@ def _bytes(size: int | None) -> str:
 # --- where to ----------------------------------------------------------------------------
 
 
+def headings(rows: Iterable[Row]) -> list[str]:
+    """With the unit of errors."""
+    units = {row.unit for row in rows if row.unit}
+    return [f"error, {', '.join(units)}" if h == "error" and units else h for h in HEADINGS]
+
+
 def show(console: Console, title: str, rows: Sequence[Row]) -> None:
     """One table on a terminal; what was left out is said below it."""
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for number, heading in enumerate(HEADINGS):
-        table.add_column(heading, justify="left" if number in (0, 8) else "right")
+    shown = range(len(HEADINGS)) if console.width >= _WIDE else _NARROW
+    named = headings(rows)
+    console.print(f"\n{title}", style="bold", markup=False, highlight=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for number in shown:
+        justify: Literal["left", "right"] = "right" if number else "left"
+        table.add_column(named[number], justify=justify, overflow="fold")
     for row in rows:
         if row.reason is None:
-            table.add_row(*cells(row), style="green" if row.ours else None)
-    console.print(table)
+            found = cells(row)
+            table.add_row(*(found[number] for number in shown), style="bold" if row.ours else None)
+    if table.rows:
+        console.print(table)
     for name, reason in ((cells(row)[0], row.reason) for row in rows if row.reason is not None):
-        console.print(f"  {name}: {reason}", markup=False, highlight=False)
+        console.print(f"{name}: {reason}", markup=False, highlight=False)
 
 
 def markdown(rows: Iterable[Row]) -> str:
@@ -120,7 +138,7 @@ def markdown(rows: Iterable[Row]) -> str:
     lines: list[str] = []
     for title, found in groups(rows):
         lines += [f"### {title}", ""]
-        lines += [f"| {' | '.join(HEADINGS)} |", f"|{' --- |' * len(HEADINGS)}"]
+        lines += [f"| {' | '.join(headings(found))} |", f"|{' --- |' * len(HEADINGS)}"]
         lines += [f"| {' | '.join(cells(row))} |" for row in found if row.reason is None]
         lines.append("")
         for reason, missing in groupby(

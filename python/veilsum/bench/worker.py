@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from veilsum.bench import codec, machine, masked, mean, rule
+from veilsum.bench import codec, machine, masked, mean, rule, transport
 from veilsum.bench.contenders import Case, Contender
 from veilsum.bench.installed import HOSTS
 from veilsum.bench.options import BenchOptions
@@ -42,6 +42,9 @@ def section_rows(section: str, options: BenchOptions, threads: int) -> Iterator[
     Raises:
         WrongResult: one of ours is off.
     """
+    if section == "transport":  # is made of servers, which are processes already
+        yield from transport.rows(options, threads)
+        return
     for case in CASES[section](options):
         yield from case_rows(case, options, threads)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,8 @@ from veilsum.errors import ConfigError
 if TYPE_CHECKING:
     from veilsum.bench.options import BenchOptions
     from veilsum.bench.rows import Row
+
+_FILE_WIDTH = 160
 
 
 def bench(
@@ -86,7 +89,8 @@ def _measure(
     from veilsum.bench import run, table
 
     about = run.facts(options)
-    console = None if as_json else Console(soft_wrap=True)
+    # A file or a pipe has no width that would have to be kept to.
+    console = None if as_json else Console(width=None if sys.stdout.isatty() else _FILE_WIDTH)
     progress = progress_console()
     rows: list[Row] = []
     for job in run.jobs(options):
