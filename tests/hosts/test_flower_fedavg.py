@@ -248,3 +248,21 @@ def test_an_app_that_starts_without_a_model_takes_the_first_replys_layout(grid):
 def test_differences_need_a_model_to_start_from(grid):
     with pytest.raises(AggregationError, match="is not known"):
         FedAvg(difference=True).start(grid, ArrayRecord(), num_rounds=1)
+
+
+def test_flowers_wrapper_for_differential_privacy_takes_it(grid):
+    def node(message: Message) -> Message:
+        number = message.metadata.dst_node_id
+        return train_reply(message, {"weight": trained(number)["weight"]}, WEIGHTS[number])
+
+    grid.nodes = dict.fromkeys(WEIGHTS, node)
+    strategy = FedAvg(fraction_evaluate=0.0)
+    private = host.DifferentialPrivacyServerSideFixedClipping(
+        strategy, noise_multiplier=1e-12, clipping_norm=1e3, num_sampled_clients=5
+    )
+
+    result = private.start(grid, record_of({"weight": INITIAL["weight"]}), num_rounds=1)
+
+    assert strategy.rounds[1].sites == ("1", "2", "3", "4", "5")
+    found, expected = read_arrays(result.arrays)["weight"], reference(WEIGHTS)["weight"]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
