@@ -55,6 +55,11 @@ def is_native(array: Any, dtype: np.dtype[Any]) -> TypeGuard[NDArray[Any]]:
 
 
 def _imported(array: Any, name: str) -> tuple[NDArray[Any], str]:
+    if isinstance(array, np.ma.MaskedArray):
+        raise ConfigError(
+            f"tensor {name!r} is a masked array, and the sum has no mask",
+            hint="fill it first: what stands for the masked values is your decision",
+        )
     if isinstance(array, np.ndarray | np.generic):
         return _numpy(np.asarray(array), name)
     if _native.is_device_array(array):
@@ -98,8 +103,12 @@ def on_host(arrays: Sequence[NDArray[Any] | _native.DeviceArray]) -> list[NDArra
 
 def _without_history(array: Any) -> Any:
     """A tensor that takes part in automatic differentiation refuses to be exported; the values
-    are the same without its history."""
-    return array.detach() if getattr(array, "requires_grad", False) else array
+    are the same without its history. One that torch has only marked as negated (the imaginary
+    part of a conjugate) would be exported without its sign."""
+    if getattr(array, "requires_grad", False):
+        array = array.detach()
+    is_negated = getattr(array, "is_neg", None)
+    return array.resolve_neg() if is_negated is not None and is_negated() else array
 
 
 def round_to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
@@ -132,4 +141,5 @@ def _dlpack(array: Any, name: str) -> tuple[NDArray[Any], str]:
     except (BufferError, RuntimeError, TypeError) as error:
         raise ConfigError(f"tensor {name!r} cannot be read through DLPack: {error}") from error
     except ConfigError as error:
-        raise ConfigError(f"tensor {name!r}: {error}", hint=error.hint) from error
+        dtype = getattr(array, "dtype", "unknown")
+        raise ConfigError(f"tensor {name!r} of dtype {dtype}: {error}", hint=error.hint) from error

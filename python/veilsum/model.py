@@ -54,8 +54,14 @@ class ModelLayout:
             arrays: name -> anything with __dlpack__ or __array_interface__.
 
         Raises:
-            ConfigError: a dtype that cannot be averaged, or a limit of the format is passed.
+            ConfigError: no mapping, a dtype that cannot be averaged, or a limit of the format is
+                passed.
         """
+        if not isinstance(arrays, Mapping):
+            raise ConfigError(
+                f"a layout is made of arrays by name, not of a {type(arrays).__name__}",
+                hint="give a dict, or the state_dict() of a module",
+            )
         tensors = []
         for name, array in arrays.items():
             values, dtype = as_native(array, name)
@@ -175,7 +181,8 @@ def require_names(layout: ModelLayout, arrays: Mapping[str, Any]) -> None:
     if set(arrays) != names:
         missing, unknown = names - set(arrays), set(arrays) - names
         raise ConfigError(
-            f"the arrays are not the layout's: {_some(missing)} missing, {_some(unknown)} unknown"
+            f"the arrays are not the layout's: {_some(missing)} missing, {_some(unknown)} unknown",
+            hint="make the layout from the tensors that sites send, and from no others",
         )
 
 

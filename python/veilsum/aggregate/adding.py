@@ -23,6 +23,16 @@ class Share:
     weight: int
     gain: float = 1.0
 
+    def __post_init__(self) -> None:
+        """The native core would refuse these too, in a message that quotes the update."""
+        if not isinstance(self.site, str):
+            raise ConfigError(
+                f"a site's name must be a str, got {type(self.site).__name__}",
+                hint="name sites by what tells them apart in your federation: str(...)",
+            )
+        if not hasattr(self.gain, "__float__"):
+            raise ConfigError(f"gain must be a number, got {type(self.gain).__name__}")
+
 
 class NativeAggregator(Protocol):
     """What this module needs of a native aggregator."""
@@ -132,5 +142,9 @@ def whole_weight(site: str, weight: object) -> int:
     if isinstance(weight, float) and weight.is_integer():
         weight = int(weight)
     if not isinstance(weight, int) or isinstance(weight, bool):
-        raise PeerError(site, f"has weight {weight!r}, which is not a whole number")
+        raise PeerError(
+            site,
+            f"has weight {weight!r}, which is not a whole number",
+            hint="give numbers of samples, or scale the weights of all sites until they are whole",
+        )
     return weight

@@ -169,6 +169,11 @@ class Aggregator:
             ConfigError: an unknown rule or backend, or settings that exclude each other.
             DeviceError: the build has no such backend, or the machine no such device.
         """
+        if not isinstance(layout, ModelLayout):
+            raise ConfigError(
+                f"an aggregator is for a ModelLayout, not for a {type(layout).__name__}",
+                hint="give ModelLayout.from_arrays(...) of the model's arrays",
+            )
         self._rule = choose_rule(rule)
         _check_choices(self._rule, streaming, spool)
         self._layout = layout
