@@ -33,6 +33,7 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("coordinator")(serve.coordinator)
 app.command("site")(serve.site)
+app.command("flower-site")(serve.flower_site)
 app.command("backup")(backup.backup)
 app.add_typer(pki.app, name="pki")
 app.add_typer(runs.app, name="run")

@@ -77,3 +77,34 @@ def site(
     else:
         print_line(f"site {settings.site}, coordinator {settings.coordinator}")
     run_site(settings)
+
+
+def flower_site(
+    config: _ConfigOption,
+    socket: Annotated[
+        Path, typer.Option("--socket", help="Where ClientApps of this user reach it.")
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Keep the secrets of one site's masked rounds in Flower, until Ctrl-C or SIGTERM.
+
+    Runs beside a SuperNode, whose ClientApps have secagg_mod and find it by
+    --node-config 'veilsum-keeper="PATH"'. Coordinator, trainer and TLS files of the settings are
+    not used: Flower carries the messages, and the ClientApp trains.
+
+    \b
+    Example:
+      veilsum flower-site --config site.toml --socket /run/user/1000/veilsum/keeper.sock
+    """
+    from veilsum.cli.config import load_site
+    from veilsum.integrations.flower.secure_socket import run_keeper
+
+    settings = load_site(config)
+
+    def ready() -> None:
+        if as_json:
+            print_json({"event": "serving", "site": settings.site, "socket": str(socket)})
+        else:
+            print_line(f"site {settings.site}, keeper at {socket}")
+
+    run_keeper(settings, socket, ready)

@@ -14,11 +14,7 @@ from numpy.typing import NDArray
 from typing_extensions import Buffer
 
 from veilsum.control import (
-    Decline,
-    Goodbye,
     Hello,
-    Progress,
-    ProtocolMessage,
     RoundId,
     ToCoordinator,
     ToSite,
@@ -27,10 +23,9 @@ from veilsum.control import (
 )
 from veilsum.errors import DecodeError, LedgerError, VeilsumError
 from veilsum.model import ModelLayout
-from veilsum.secagg.messages import kind_of_message
 from veilsum.transport import wire_data
 from veilsum.transport.endpoint import Endpoint
-from veilsum.transport.outgoing import update_kind
+from veilsum.transport.outgoing import message_kind, update_kind
 from veilsum.transport.received_model import IncomingModel
 from veilsum.transport.server import FEDERATION
 from veilsum.transport.threads import in_thread
@@ -133,7 +128,7 @@ class Connection:
         data = encode_to_coordinator(message)
         async with self._sending:
             # Listed also where the write fails: how much of it left is not known.
-            self._endpoint.leaves(_kind(message), data)
+            self._endpoint.leaves(message_kind(message), data)
             with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
                 await self._join.write(data)
 
@@ -312,20 +307,6 @@ class Connection:
             raise leaving.failure
         next_chunk, committed = wire_data.decode_receipt(answer)
         return committed and next_chunk == header.chunk_count
-
-
-def _kind(message: ToCoordinator) -> str:
-    match message:
-        case ProtocolMessage(_, payload):
-            return kind_of_message(payload)
-        case Hello():
-            return "hello"
-        case Decline():
-            return "decline"
-        case Progress():
-            return "progress"
-        case Goodbye():
-            return "goodbye"
 
 
 class _Leaving:

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-from veilsum.control import UpdateHeader
+from veilsum.control import (
+    Decline,
+    Goodbye,
+    Hello,
+    Progress,
+    ProtocolMessage,
+    ToCoordinator,
+    UpdateHeader,
+)
 from veilsum.secagg.egress_summary import EgressSummary, no_egress
+from veilsum.secagg.messages import kind_of_message
 from veilsum.transport.egress_file import PIECES, EgressFile
 from veilsum.transport.logs import Log
 
@@ -11,6 +20,21 @@ from veilsum.transport.logs import Log
 def update_kind(header: UpdateHeader) -> str:
     """The kind of message that an update leaves as."""
     return "masked-update" if header.masked_header else "plain-update"
+
+
+def message_kind(message: ToCoordinator) -> str:
+    """The kind of message that this leaves as."""
+    match message:
+        case ProtocolMessage(_, payload):
+            return kind_of_message(payload)
+        case Hello():
+            return "hello"
+        case Decline():
+            return "decline"
+        case Progress():
+            return "progress"
+        case Goodbye():
+            return "goodbye"
 
 
 class Outgoing:

@@ -73,23 +73,11 @@ async def serve_site(
     harden_process()
     require_working(require_backend(settings.backend))
     with ExitStack() as files:
-        ledger = None
-        if settings.ledger is not None:
-            ledger = files.enter_context(closing(open_ledger(settings.ledger))).ledger()
-        roster = load_roster(
-            settings.roster, previous=settings.previous_roster, pin=settings.roster_hash
-        )
-        if ledger is not None:
-            ledger.agree_to(roster)
-        egress = None
-        if settings.egress is not None:
-            egress = open_egress(settings.egress, roster.consortium, settings.site)
-            files.enter_context(closing(egress))
-        await _serve(settings, trainer, _Kept(roster, ledger, egress), stop, connect)
+        await _serve(settings, trainer, open_kept(settings, files), stop, connect)
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
+class Kept:
     """What a site has on its own disk."""
 
     roster: Roster
@@ -97,13 +85,35 @@ class _Kept:
     egress: EgressFile | None
 
 
-async def _serve(
-    settings: SiteSettings, trainer: Trainer, kept: _Kept, stop: asyncio.Event, connect: Connect
-) -> None:
-    log = Log("site", site=settings.site)
-    outgoing = Outgoing(kept.egress, log)
-    endpoint = replace(make_endpoint(settings, kept.roster), on_sent=outgoing.leaves)
-    core = SiteCore(
+def open_kept(settings: SiteSettings, files: ExitStack) -> Kept:
+    """Opens what a site has on its own disk, until `files` is closed.
+
+    Raises:
+        ConfigError, LedgerError: as run_site.
+    """
+    ledger = None
+    if settings.ledger is not None:
+        ledger = files.enter_context(closing(open_ledger(settings.ledger))).ledger()
+    roster = load_roster(
+        settings.roster, previous=settings.previous_roster, pin=settings.roster_hash
+    )
+    if ledger is not None:
+        ledger.agree_to(roster)
+    egress = None
+    if settings.egress is not None:
+        egress = open_egress(settings.egress, roster.consortium, settings.site)
+        files.enter_context(closing(egress))
+    return Kept(roster, ledger, egress)
+
+
+def make_core(settings: SiteSettings, kept: Kept, outgoing: Outgoing) -> SiteCore:
+    """The site's side of rounds, whatever carries its messages.
+
+    Raises:
+        ConfigError: the key is not the one the roster lists for this site.
+        DeviceError: there is no device such as `backend` names.
+    """
+    return SiteCore(
         settings.site,
         load_signing_key(settings.signing_key),
         kept.roster,
@@ -116,6 +126,15 @@ async def _serve(
         backend=require_backend(settings.backend),
         egress=outgoing.summary,
     )
+
+
+async def _serve(
+    settings: SiteSettings, trainer: Trainer, kept: Kept, stop: asyncio.Event, connect: Connect
+) -> None:
+    log = Log("site", site=settings.site)
+    outgoing = Outgoing(kept.egress, log)
+    endpoint = replace(make_endpoint(settings, kept.roster), on_sent=outgoing.leaves)
+    core = make_core(settings, kept, outgoing)
     log.info("starting", coordinator=settings.coordinator, trainer=settings.trainer, **versions())
     runner = SiteRunner(core, trainer, settings, outgoing, log)
     serving = asyncio.create_task(runner.serve(endpoint, connect))

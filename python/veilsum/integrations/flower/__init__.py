@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from veilsum.integrations.flower.legacy import LegacyFedAvg
     from veilsum.integrations.flower.mod import encode_mod
+    from veilsum.integrations.flower.secure_fedavg import SecureFedAvg
+    from veilsum.integrations.flower.secure_mod import secagg_mod
     from veilsum.integrations.flower.strategy import FedAvg
     from veilsum.integrations.rounds import RoundReport
 
@@ -19,10 +21,19 @@ _WHERE = {
     "FedAvg": "veilsum.integrations.flower.strategy",
     "LegacyFedAvg": "veilsum.integrations.flower.legacy",
     "RoundReport": "veilsum.integrations.rounds",
+    "SecureFedAvg": "veilsum.integrations.flower.secure_fedavg",
     "encode_mod": "veilsum.integrations.flower.mod",
+    "secagg_mod": "veilsum.integrations.flower.secure_mod",
 }
 
-__all__ = ["FedAvg", "LegacyFedAvg", "RoundReport", "encode_mod"]
+__all__ = [
+    "FedAvg",
+    "LegacyFedAvg",
+    "RoundReport",
+    "SecureFedAvg",
+    "encode_mod",
+    "secagg_mod",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -1,0 +1,66 @@
+"""The nodes of a Flower federation, as SecureFedAvg knows them."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from veilsum.integrations.flower.secure_wire import Part
+from veilsum.records import RoundId
+
+
+@dataclass(eq=False)
+class Node:
+    """One node. What site it speaks for, a signature has shown.
+
+    Attributes:
+        site: "" before its hello, and once it is lost.
+        nonce: of the hello that it was sent, until that is answered.
+        session, number: of the frames that go back and forth.
+        message_id: of the one message that it has not answered; None: it waits for the next.
+        late: whether its round has gone on, so that its answer counts for nothing.
+        resting: whether it answered with an error, and is asked again when a phase has passed.
+        wants_model: the round whose model it has asked for.
+        outbox: what is to be said to it.
+    """
+
+    node_id: int
+    site: str = ""
+    nonce: bytes = b""
+    session: bytes = b""
+    number: int = 0
+    message_id: str | None = None
+    late: bool = False
+    resting: bool = False
+    wants_model: RoundId | None = None
+    outbox: list[Part] = field(default_factory=list)
+
+    def lose(self) -> str:
+        """Forgets who it is; the site that it spoke for."""
+        site = self.site
+        self.site, self.nonce, self.session, self.number = "", b"", b"", 0
+        self.wants_model, self.outbox = None, []
+        return site
+
+
+class Clock(Protocol):
+    """What deadlines are measured with."""
+
+    def now(self) -> float:
+        """Seconds since any fixed moment."""
+
+    def wait(self, seconds: float) -> None:
+        """Returns when they have passed."""
+
+
+class SystemClock:
+    """The one of this machine."""
+
+    def now(self) -> float:
+        """As of Clock."""
+        return time.monotonic()
+
+    def wait(self, seconds: float) -> None:
+        """As of Clock."""
+        time.sleep(seconds)

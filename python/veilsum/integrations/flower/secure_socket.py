@@ -1,0 +1,302 @@
+"""How the process of a ClientApp reaches its site's keeper: a Unix socket of the same user."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from typing_extensions import Buffer
+
+from veilsum.errors import ConfigError, DecodeError, VeilsumError
+from veilsum.integrations.flower.secure_keeper import (
+    Keeper,
+    Trained,
+    Training,
+    open_keeper,
+)
+from veilsum.integrations.flower.secure_parts import About
+from veilsum.integrations.flower.secure_wire import Part, Sealed
+from veilsum.pki.files import make_private_folder
+from veilsum.secagg.wire import Reader, Writer
+from veilsum.tasks import TaskSettings
+from veilsum.transport.logs import Log, start_logging
+from veilsum.transport.process import harden_process, versions
+from veilsum.transport.settings import SiteSettings
+
+_SILENT_SECONDS = 60.0  # of a caller that stopped in the middle of its request
+_MOST_PATH_BYTES = 100
+_MOST_BLOBS = 2**20
+_MOST_BLOB_BYTES = 2**40
+_MOST_TEXT_BYTES = 2**16
+_MOST_HEAD_BYTES = 2**23
+_MOST_METRICS = 256
+
+
+class _Said(NamedTuple):
+    """One request or answer on the socket."""
+
+    what: str
+    head: bytes
+    blobs: Sequence[Buffer]
+
+
+class RemoteKeeper:
+    """The keeper behind a socket; see secure_keeper.Keeper.
+
+    Raises from its calls:
+        ConfigError: no keeper of this user listens there.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = str(path)
+
+    def deliver(self, sealed: Sealed) -> Sealed | Training:
+        """As of Keeper."""
+        return self._ask(_Said("deliver", sealed.envelope, sealed.blobs))
+
+    def trained(self, result: Trained) -> Sealed:
+        """As of Keeper."""
+        answer = self._ask(_write_trained(result))
+        if isinstance(answer, Training):
+            raise DecodeError("the site's keeper asks for training that it was just given")
+        return answer
+
+    def _ask(self, said: _Said) -> Sealed | Training:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
+            try:
+                line.connect(self._path)
+                _require_own(line)
+                _send(line, said)
+                answer = _receive(line)
+            except OSError as error:
+                raise ConfigError(
+                    f"the site's keeper does not answer at {self._path}: {error.strerror}",
+                    hint="start it: veilsum flower-site --config site.toml --socket PATH",
+                ) from error
+        match answer.what:
+            case "sealed":
+                return Sealed(answer.head, answer.blobs)
+            case "train":
+                return _read_training(answer)
+            case "refused":
+                reader = Reader(answer.head)
+                text = reader.text(_MOST_TEXT_BYTES, "refusal")
+                raise ConfigError(text, hint=reader.text(_MOST_TEXT_BYTES, "hint") or None)
+            case _:
+                raise DecodeError(f"the site's keeper answers {answer.what!r}")
+
+
+class KeeperServer:
+    """Serves a keeper at a socket. serving() makes one."""
+
+    def __init__(self, keeper: Keeper, listener: socket.socket, log: Log) -> None:
+        self._keeper = keeper
+        self._listener = listener
+        self._log = log
+
+    def serve(self) -> None:
+        """Until close(): one caller at a time, as the keeper works."""
+        while True:
+            try:
+                line, _ = self._listener.accept()
+            except OSError:
+                return  # closed
+            with line:
+                line.settimeout(_SILENT_SECONDS)
+                self._serve_one(line)
+
+    def close(self) -> None:
+        """Ends serve(), after the request that it is at."""
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _serve_one(self, line: socket.socket) -> None:
+        try:
+            _require_own(line)
+            said = _receive(line)
+            _send(line, self._answer(said))
+        except (OSError, DecodeError, ConfigError) as error:
+            self._log.warning("a caller was lost", reason=str(error))
+
+    def _answer(self, said: _Said) -> _Said:
+        try:
+            match said.what:
+                case "deliver":
+                    return _write_answer(self._keeper.deliver(Sealed(said.head, said.blobs)))
+                case "trained":
+                    return _write_answer(self._keeper.trained(_read_trained(said)))
+                case _:
+                    raise DecodeError(f"the site's keeper knows no request {said.what!r}")
+        except VeilsumError as error:
+            self._log.warning("refused", reason=str(error))
+            hint = error.hint or ""
+            return _Said("refused", Writer().text(str(error)).text(hint).bytes(), ())
+
+
+@contextmanager
+def serving(keeper: Keeper, path: Path, log: Log) -> Iterator[KeeperServer]:
+    """Listens at a socket that only this user can reach, in a folder of mode 0700.
+
+    Raises:
+        ConfigError: there can be none at that path.
+    """
+    if len(os.fsencode(path)) > _MOST_PATH_BYTES:
+        raise ConfigError(
+            f"the socket's path {path} has more than {_MOST_PATH_BYTES} bytes",
+            hint="choose a shorter one",
+        )
+    make_private_folder(path.parent)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        path.unlink(missing_ok=True)  # of a keeper before this one, whose ledger is free by now
+        listener.bind(str(path))
+        path.chmod(0o600)
+        listener.listen(16)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(f"cannot listen at {path}: {error.strerror}") from error
+    server = KeeperServer(keeper, listener, log)
+    try:
+        yield server
+    finally:
+        server.close()
+        path.unlink(missing_ok=True)
+
+
+def run_keeper(settings: SiteSettings, path: Path, ready: Callable[[], None]) -> None:
+    """Keeps a site until SIGINT or SIGTERM.
+
+    Args:
+        ready: called once ClientApps can connect.
+
+    Raises:
+        ConfigError, LedgerError, DeviceError: as open_keeper; or there can be no such socket.
+    """
+    harden_process()
+    start_logging(settings.log)
+    log = Log("keeper", site=settings.site)
+    with open_keeper(settings) as keeper, serving(keeper, path, log) as server:
+        for order in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(order, lambda *_: server.close())
+        log.info("starting", socket=str(path), **versions())
+        ready()
+        server.serve()
+    log.info("stopped")
+
+
+@contextmanager
+def serving_in_thread(keeper: Keeper, path: Path, log: Log) -> Iterator[None]:
+    """serving(), until the block ends."""
+    with serving(keeper, path, log) as server:
+        thread = threading.Thread(target=server.serve, name="keeper")
+        thread.start()
+        try:
+            yield
+        finally:
+            server.close()
+            thread.join()
+
+
+def _require_own(line: socket.socket) -> None:
+    """Raises:
+    ConfigError: another user is at the other end.
+    """
+    size = struct.calcsize("3i")
+    _, user, _ = struct.unpack("3i", line.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
+    if user != os.getuid():
+        raise ConfigError(f"user {user} is at the other end of the keeper's socket")
+
+
+def _send(line: socket.socket, said: _Said) -> None:
+    head = Writer().text(said.what).blob(said.head).integer(len(said.blobs), 4)
+    for blob in said.blobs:
+        head.integer(memoryview(blob).nbytes, 8)
+    data = head.bytes()
+    line.sendall(struct.pack("<Q", len(data)) + data)
+    for blob in said.blobs:
+        line.sendall(blob)
+
+
+def _receive(line: socket.socket) -> _Said:
+    size = int(struct.unpack("<Q", _exactly(line, 8))[0])
+    if size > _MOST_BLOBS * 8 + 2**26:
+        raise DecodeError(f"a request at the keeper's socket announces a head of {size} bytes")
+    reader = Reader(_exactly(line, size))
+    what = reader.text(32, "request")
+    head = reader.blob(2**26, "head")
+    count = reader.integer(4, "blobs")
+    if count > _MOST_BLOBS:
+        raise DecodeError(f"a request at the keeper's socket announces {count} blobs")
+    sizes = [reader.integer(8, "size") for _ in range(count)]
+    if any(one > _MOST_BLOB_BYTES for one in sizes):
+        raise DecodeError("a request at the keeper's socket announces a blob that is too large")
+    return _Said(what, head, [_exactly(line, one) for one in sizes])
+
+
+def _exactly(line: socket.socket, size: int) -> bytes:
+    data = bytearray(size)
+    view, found = memoryview(data), 0
+    while found < size:
+        got = line.recv_into(view[found:])
+        if not got:
+            raise DecodeError("the other end of the keeper's socket has closed it")
+        found += got
+    return bytes(data)
+
+
+def _write_answer(answer: Sealed | Training) -> _Said:
+    if isinstance(answer, Sealed):
+        return _Said("sealed", answer.envelope, answer.blobs)
+    task = answer.task
+    head = Writer().blob(About(answer.round).to_bytes())
+    head.integer(task.epochs, 4).integer(task.batch_size, 4).real(task.learning_rate)
+    head.real(task.proximal).integer(task.seed, 8).blob(answer.model.head)
+    return _Said("train", head.bytes(), answer.model.blobs)
+
+
+def _read_training(said: _Said) -> Training:
+    reader = Reader(said.head)
+    about = About.from_bytes(reader.blob(_MOST_TEXT_BYTES, "round"))
+    task = TaskSettings(
+        reader.integer(4, "epochs"),
+        reader.integer(4, "batch size"),
+        reader.real("learning rate"),
+        reader.real("proximal"),
+        reader.integer(8, "seed"),
+    )
+    model = Part("model", reader.blob(_MOST_HEAD_BYTES, "model"), said.blobs)
+    return Training(about.round, task, model)
+
+
+def _write_trained(result: Trained) -> _Said:
+    model = result.model
+    head = Writer().blob(About(result.round, model is not None).to_bytes())
+    if model is None:
+        return _Said("trained", head.bytes(), ())
+    head.blob(model.head).integer(result.weight, 8)
+    metrics = sorted(result.metrics.items())
+    head.sequence(metrics, lambda writer, item: writer.text(item[0]).real(item[1]))
+    return _Said("trained", head.bytes(), model.blobs)
+
+
+def _read_trained(said: _Said) -> Trained:
+    reader = Reader(said.head)
+    about = About.from_bytes(reader.blob(_MOST_TEXT_BYTES, "round"))
+    if not about.flag:
+        return Trained(about.round)
+    model = Part("model", reader.blob(_MOST_HEAD_BYTES, "model"), said.blobs)
+    weight = reader.integer(8, "weight")
+    metrics = reader.sequence(
+        _MOST_METRICS,
+        "metrics",
+        lambda one: (one.text(_MOST_TEXT_BYTES, "metric"), one.real("value")),
+    )
+    return Trained(about.round, model, weight, dict(metrics))
