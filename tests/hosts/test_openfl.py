@@ -23,6 +23,8 @@ from openfl.utilities import LocalTensor, TensorKey
 
 from support.exact_mean import exact_mean
 from support.openfl_federation import Model, Trainer, plan_for, run_federation
+from support.same_updates import WEIGHTS, assert_is_the_mean
+from support.same_updates import trained as trained_alike
 from veilsum import ConfigError, PeerError
 from veilsum.integrations.openfl import VeilsumAverage
 from veilsum.model import ModelLayout, result_digest
@@ -206,6 +208,20 @@ def test_nobody_with_samples_is_refused() -> None:
 
     with pytest.raises(ConfigError, match="no collaborator has samples behind tensor 'w'"):
         VeilsumAverage()(tensors, iter(()), "w", 0, ())
+
+
+def test_the_updates_of_test_same_digest_come_to_the_same_digest_here() -> None:
+    updates = {str(site): trained_alike(site) for site in WEIGHTS}
+    samples = {str(site): weight for site, weight in WEIGHTS.items()}
+
+    assert_is_the_mean(
+        {
+            name: averaged_in_store(
+                {site: update[name] for site, update in updates.items()}, VeilsumAverage(), samples
+            )
+            for name in updates["1"]
+        }
+    )
 
 
 def learned(site: str, model: Model, number: int) -> Model:
