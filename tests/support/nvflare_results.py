@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from nvflare.apis.dxo import DXO, DataKind, MetaKey
+from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import ReservedKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import ReservedHeaderKey, Shareable
@@ -17,6 +18,8 @@ from nvflare.app_common.app_event_type import AppEventType
 from veilsum.integrations.nvflare import VeilsumAggregator
 
 Arrays = Mapping[str, Any]
+
+_begun: list[VeilsumAggregator] = []
 
 
 def result(
@@ -45,12 +48,19 @@ def context(number: int = 0) -> FLContext:
 
 def begin(aggregator: VeilsumAggregator, model: Arrays, number: int = 0) -> FLContext:
     """Tells the aggregator that a round begins, as a workflow does when its task goes out."""
+    _begun.append(aggregator)
     fl_ctx = context(number)
     task = DXO(DataKind.WEIGHTS, dict(model)).to_shareable()
     task.set_header(AppConstants.CURRENT_ROUND, number)
     fl_ctx.set_prop(AppConstants.TRAIN_SHAREABLE, task, private=True, sticky=False)
     aggregator.handle_event(AppEventType.BEFORE_TRAIN_TASK, fl_ctx)
     return fl_ctx
+
+
+def end_runs() -> None:
+    """Ends the run of every aggregator that was told of a round, as a workflow does."""
+    while _begun:
+        _begun.pop().handle_event(EventType.END_RUN, context())
 
 
 def model_of(
@@ -75,3 +85,20 @@ def mean(updates: Mapping[str, Arrays], weights: Mapping[str, float]) -> dict[st
         )
         for name in updates[sites[0]]
     }
+
+
+def assert_rounded_once(
+    found: Arrays, exact: Mapping[str, np.ndarray], *, atol: float = 1e-15
+) -> None:
+    """Each value is the exact one, rounded once to its tensor's dtype.
+
+    The reference is a sum of float64 products and has an error itself, where they cancel.
+    """
+    assert list(found) == list(exact)
+    for name, values in exact.items():
+        array = np.asarray(found[name])
+        if array.dtype.kind in "iu":
+            assert np.array_equal(array, np.rint(values))
+        else:
+            half_a_step = 2.0 ** -(np.finfo(array.dtype).nmant + 1)
+            np.testing.assert_allclose(array, values, rtol=half_a_step, atol=atol)

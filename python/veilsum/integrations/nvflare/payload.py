@@ -3,8 +3,9 @@
 Who has worked on them is in the DXO's meta as PROCESSED_ALGORITHM:
 
 - nothing: tensors, NumPy or torch, in memory or on disk.
-- "veilsum.<codec>": EncodedUpdate.to_bytes() as the one uint8 array "update". Decoded while it is
-  summed, and kept as small as it came until then.
+- "veilsum.<codec>": EncodedUpdate.to_bytes() as the one array "update", of NumPy's dtype of raw
+  bytes, V1: it travels like any other array, and whoever computes with it gets a TypeError and not
+  a number. Decoded while it is summed, and kept as small as it came until then.
 - "float16", "blockwise8", "float4", "normfloat4": NVFLARE's ModelQuantizer. Decoded tensor by
   tensor: its 8-bit map, its 4-bit float and its blocks are those of no codec here, so that an exact
   copy has to hold what they stand for.
@@ -28,25 +29,26 @@ from veilsum.model import ModelLayout
 
 _PREFIX = "veilsum."
 _KEY = "update"
+_RAW = np.dtype("V1")
 
 
-def native_params(update: EncodedUpdate) -> tuple[dict[str, NDArray[np.uint8]], str]:
+def native_params(update: EncodedUpdate) -> tuple[dict[str, NDArray[np.void]], str]:
     """The params in which an encoded update travels, and its PROCESSED_ALGORITHM."""
-    return {_KEY: np.frombuffer(update.to_bytes(), np.uint8)}, _PREFIX + update.codec
+    return {_KEY: np.frombuffer(update.to_bytes(), _RAW)}, _PREFIX + update.codec
 
 
 def native_bytes(params: Mapping[str, Any], meta: Mapping[str, Any]) -> tuple[bytes, str] | None:
     """The bytes of an encoded update and the codec it is said to be of; None for other params.
 
     Raises:
-        DecodeError: they are not one uint8 array.
+        DecodeError: they are not one such array.
     """
     algorithm = meta.get(MetaKey.PROCESSED_ALGORITHM)
     if not isinstance(algorithm, str) or not algorithm.startswith(_PREFIX):
         return None
     data = materialised(params.get(_KEY))
-    if len(params) != 1 or not isinstance(data, np.ndarray) or data.dtype != np.uint8:
-        raise DecodeError(f"params of {algorithm!r} are one uint8 array, {_KEY!r}")
+    if len(params) != 1 or not isinstance(data, np.ndarray) or data.dtype != _RAW:
+        raise DecodeError(f"params of {algorithm!r} are one array of raw bytes, {_KEY!r}")
     return data.tobytes(), algorithm.removeprefix(_PREFIX)
 
 
