@@ -28,7 +28,9 @@ from nvflare.recipe import SimEnv
 from veilsum.integrations.nvflare import EncodeFilter, VeilsumAggregator
 
 SITES, ROUNDS = 3, 2
+# Both start the same everywhere. ModelQuantizer refuses integer tensors, which the first one has.
 MODEL = {"class_path": "torch.nn.BatchNorm1d", "args": {"num_features": 6}}
+FLOATS = {"class_path": "torch.nn.LayerNorm", "args": {"normalized_shape": [5000]}}
 
 
 def fed_avg(wanted: dict[str, Any]) -> Any:
@@ -37,7 +39,7 @@ def fed_avg(wanted: dict[str, Any]) -> Any:
     tensors = wanted.get("offload", False)
     recipe = FedAvgRecipe(
         name="job",
-        model=MODEL,
+        model=FLOATS if "quantize" in wanted else MODEL,
         min_clients=SITES,
         num_rounds=ROUNDS,
         train_script=str(Path(__file__).with_name("nvflare_site.py")),
