@@ -346,6 +346,18 @@ def test_a_rule_by_name_is_applied() -> None:
     assert dxo.meta["veilsum.digest"] == expected.digest
 
 
+def test_the_settings_of_a_rule_are_plain_values() -> None:
+    aggregator = VeilsumAggregator(rule="trimmed_mean", rule_settings={"trim": 1})
+    fl_ctx = begin(aggregator, MODEL)
+
+    for site in SITES:
+        aggregator.accept(result(site, UPDATES[site], steps=STEPS[site]), fl_ctx)
+    dxo = from_shareable(aggregator.aggregate(fl_ctx))
+
+    stacked = np.sort([UPDATES[site]["layer.weight"] for site in SITES], axis=0)
+    assert np.array_equal(dxo.data["layer.weight"], stacked[1])
+
+
 @pytest.mark.parametrize("kind", ["WEIGHTS", "WEIGHT_DIFF"])
 def test_an_optimizer_steps_the_model_by_the_mean_difference(kind: str) -> None:
     aggregator = VeilsumAggregator(
@@ -472,6 +484,8 @@ def test_several_threads_may_hand_over_results() -> None:
     ("arguments", "reason"),
     [
         ({"rule": "mediocre"}, "unknown rule"),
+        ({"rule": "trimmed_mean"}, "needs 'trim'"),
+        ({"rule": "median", "rule_settings": {"trim": 1}}, "does not take 'trim'"),
         ({"optimizer": "sgd"}, "unknown optimizer"),
         ({"optimizer_settings": {"learning_rate": 1.0}}, "no optimizer"),
         ({"optimizer": "fedavg", "layout": "first"}, "no meaning"),

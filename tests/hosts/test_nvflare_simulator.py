@@ -157,7 +157,7 @@ def test_a_scatter_and_gather_job_runs_with_the_entry(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["float16", "blockwise8", "normfloat4"])
+@pytest.mark.parametrize("method", ["blockwise8", "normfloat4"])
 def test_a_job_with_quantized_updates_sums_what_bitsandbytes_reads(
     tmp_path: Path, method: str
 ) -> None:

@@ -12,6 +12,7 @@ from veilsum.aggregate import Streaming
 from veilsum.errors import ConfigError
 from veilsum.integrations.folding import Folding
 from veilsum.optimizers import OptimizerSettings, optimizer_settings
+from veilsum.rules import named_rule
 
 _KINDS = {DataKind.WEIGHTS: False, DataKind.WEIGHT_DIFF: True}
 
@@ -70,7 +71,7 @@ class JobSettings:
         """
         streaming = self._streaming()
         return Folding(
-            rule=self.rule,
+            rule=named_rule(self.rule, self.rule_settings or {}),
             optimizer=self._optimizer(),
             backend=backend or self.backend,
             threads=self.threads,
