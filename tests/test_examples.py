@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import veilsum
 
@@ -126,3 +127,20 @@ def test_the_forty_line_server_has_no_mean_before_the_first_update(address: str)
         urllib.request.urlopen(f"{address}/mean", timeout=30)
 
     refused.value.close()
+
+
+def test_the_page_on_embedding_shows_code_that_runs(tmp_path: Path) -> None:
+    page = (EXAMPLES.parent / "docs" / "embedding.md").read_text()
+    code = page.split("## No framework\n")[1].split("```python\n")[1].split("```")[0]
+    model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+    doubled = {name: values * 2 for name, values in model.state_dict().items()}
+    expected = {name: values * 1.5 for name, values in model.state_dict().items()}
+    replies = [("rome", model.state_dict(), 100), ("turin", doubled, 100)]
+
+    exec(
+        code.replace("/var/tmp/round-7", str(tmp_path)),
+        {"model": model, "replies": replies, "torch": torch},
+    )
+
+    for name, values in model.state_dict().items():
+        torch.testing.assert_close(values, expected[name].to(values.dtype))

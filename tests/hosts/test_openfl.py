@@ -16,6 +16,8 @@ pytest.importorskip(
     "openfl", reason="openfl is not installed (its pins exclude veilsum's: docs/embedding.md)"
 )
 
+import yaml
+from grpc import RpcError
 from openfl.databases import TensorDB
 from openfl.federated import Plan
 from openfl.interface.aggregation_functions import Median, WeightedAverage
@@ -163,6 +165,15 @@ def test_a_plan_chooses_the_rule_and_each_task_has_its_own() -> None:
     assert (averaged_in_store(tensors, mean) != stacked[2]).any()
 
 
+def test_the_plan_of_the_page_on_embedding_builds_the_function() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "embedding.md").read_text()
+    plan = page.split("## OpenFL\n")[1].split("```yaml\n")[1].split("```")[0]
+
+    built = Plan.build(**yaml.safe_load(plan)["tasks"]["train"]["aggregation_type"])
+
+    assert isinstance(built, VeilsumAverage)
+
+
 def test_equal_weights_count_every_collaborator_the_same() -> None:
     tensors = trained(seed=5)
 
@@ -280,6 +291,31 @@ def test_models_that_openfl_sends_as_differences_are_rounded_again_by_it(tmp_pat
     found = model["dense.weight"]
     assert (found != expected["dense.weight"]).any()
     np.testing.assert_allclose(found, expected["dense.weight"], atol=2e-6)
+
+
+def test_openfls_messages_turn_counters_into_float32_before_any_sum(tmp_path: Path) -> None:
+    model: Model = {"num_batches_tracked": np.array(3)}
+    plan = plan_for(tmp_path, {"template": TEMPLATE}, rounds=1, deltas=False, sites=["rome"])
+
+    found = run_federation(
+        plan, model, {"rome": Trainer(1, lambda given, number: model, names=tuple(model))}
+    )
+
+    assert_same_bits(found["num_batches_tracked"], np.array(3.0, np.float32))
+
+
+def test_a_bad_tensor_is_an_error_of_the_last_collaborators_call(tmp_path: Path) -> None:
+    def broken(model: Model, number: int) -> Model:
+        return {**model, "dense.bias": np.full(24, np.nan, np.float32)}
+
+    plan = plan_for(tmp_path, {"template": TEMPLATE}, rounds=1, deltas=False, sites=list(SAMPLES))
+
+    with pytest.raises(RpcError, match="site 'turin' sent 24 values that are not finite"):
+        run_federation(
+            plan, MODEL, {**trainers(), "turin": Trainer(250, broken, names=tuple(MODEL))}
+        )
+
+    assert plan.get_aggregator().round_number == 0
 
 
 def test_importing_the_adapter_needs_little_of_what_veilsum_depends_on() -> None:
