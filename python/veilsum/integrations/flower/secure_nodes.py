@@ -22,6 +22,7 @@ class Node:
         late: whether its round has gone on, so that its answer counts for nothing.
         resting: whether it answered with an error, and is asked again when a phase has passed.
         wants_model: the round whose model it has asked for.
+        wants_turn: the round whose model it has, and for which it waits to train.
         outbox: what is to be said to it.
     """
 
@@ -34,13 +35,14 @@ class Node:
     late: bool = False
     resting: bool = False
     wants_model: RoundId | None = None
+    wants_turn: RoundId | None = None
     outbox: list[Part] = field(default_factory=list)
 
     def lose(self) -> str:
         """Forgets who it is; the site that it spoke for."""
         site = self.site
         self.site, self.nonce, self.session, self.number = "", b"", b"", 0
-        self.wants_model, self.outbox = None, []
+        self.wants_model, self.wants_turn, self.outbox = None, None, []
         return site
 
 

@@ -24,6 +24,9 @@ WANT_MODEL, WANT_SUM, WANT_LINKS = "want-model", "want-sum", "want-links"
 MODEL, SUM, LINKS = "model", "sum", "links"
 """And gets it."""
 
+WANT_TURN, TURN = "want-turn", "turn"
+"""A site that has a round's model already asks when to train, and is told to."""
+
 UPLOAD, UPLOADED = "upload", "uploaded"
 """A masked update, and whether it counts."""
 

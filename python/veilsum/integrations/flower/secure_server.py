@@ -63,8 +63,8 @@ _LOG = logging.getLogger("flwr")
 
 _POLL_SECONDS = 0.1
 _BEFORE_TRAINING = ("keys", "shares")
-"""Phases in which no model is handed out: a site trains while its message waits for an answer, and
-the others would miss what it has to say before."""
+"""Phases in which nobody is to train: a site trains while its message waits for an answer, and the
+others would miss what it has to say before."""
 
 Kept = to_do.SaveRound | to_do.SaveReceipt | to_do.SaveEvidence
 """Effects that whoever started the run wants to see."""
@@ -244,11 +244,16 @@ class FlowerCoordinator:
 
     def _said(self, node: Node) -> tuple[Part, ...]:
         said, node.outbox = node.outbox, []
-        if node.wants_model is not None and self._status.phase not in _BEFORE_TRAINING:
+        if self._status.phase in _BEFORE_TRAINING:
+            return tuple(said)
+        if node.wants_model is not None:
             model = self._served.model(node.wants_model)
             node.wants_model = None
             if model is not None:
                 said.append(model)
+        if node.wants_turn is not None:
+            said.append(Part(parts.TURN, About(node.wants_turn).to_bytes()))
+            node.wants_turn = None
         return tuple(said)
 
     def _pull(self, node: Node) -> bool:
@@ -307,6 +312,8 @@ class FlowerCoordinator:
                 self._on_message(node, wire.decode_to_coordinator(part.head))
             case parts.WANT_MODEL:
                 node.wants_model = About.from_bytes(part.head).round
+            case parts.WANT_TURN:
+                node.wants_turn = About.from_bytes(part.head).round
             case parts.WANT_SUM:
                 about = About.from_bytes(part.head)
                 node.outbox.append(self._served.sum(about.round, state=about.flag))

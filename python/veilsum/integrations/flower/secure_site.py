@@ -51,7 +51,7 @@ class SiteCourier:
         note: takes lines for the site's own log.
 
     Attributes:
-        training: what the app is to train, if it is to.
+        training: what the app is to train now, if it is to.
     """
 
     def __init__(
@@ -66,12 +66,13 @@ class SiteCourier:
         self._keep = keep
         self._note = note
         self.training: Train | None = None
+        self._waiting: Train | None = None  # for its turn
         self._asked_sum: FetchSum | None = None
         self._leaving: list[Part] = []
 
     def reset(self) -> None:
         """What was under way on another session ends; whatever round it was goes on without."""
-        self.training = self._asked_sum = None
+        self.training = self._waiting = self._asked_sum = None
         self.tell(Disconnected())
         self._leaving = []
 
@@ -91,7 +92,10 @@ class SiteCourier:
     def tell(self, event: SiteEvent) -> None:
         """Hands the core an event and carries out what follows."""
         for effect in self._core.handle(event):
-            self._carry_out(effect)
+            if isinstance(effect, Train) and not isinstance(event, ModelFetched):
+                self._wait_for_turn(effect)
+            else:
+                self._carry_out(effect)
 
     def trained(self, event: TrainingDone | TrainingFailed) -> None:
         """The app is through with what it was to train; of anything else the core takes no note."""
@@ -119,6 +123,9 @@ class SiteCourier:
             case parts.LINKS:
                 about = About.from_bytes(part.head)
                 return LinksFetched(about.round, tuple(map(bytes, part.blobs)))
+            case parts.TURN:
+                self._begin_turn(About.from_bytes(part.head).round)
+                return None
             case parts.UPLOADED:
                 about = About.from_bytes(part.head)
                 if about.flag:
@@ -171,6 +178,8 @@ class SiteCourier:
             case StopTraining(round_id):
                 if self.training is not None and self.training.round == round_id:
                     self.training = None
+                if self._waiting is not None and self._waiting.round == round_id:
+                    self._waiting = None
             case Upload(header, chunks):
                 head = wire_data.encode_update_header(header, 0)
                 self._leaving.append(Part(parts.UPLOAD, head, chunks))
@@ -180,6 +189,16 @@ class SiteCourier:
                 self._note(text)
             case _:
                 assert_never(effect)
+
+    def _wait_for_turn(self, effect: Train) -> None:
+        """With a model that it has, a site could train at once; but what it trains holds back all
+        that it has to say, and a round's keys and shares must not wait for that."""
+        self._waiting = effect
+        self._ask(parts.WANT_TURN, effect.round)
+
+    def _begin_turn(self, round_id: RoundId) -> None:
+        if self._waiting is not None and self._waiting.round == round_id:
+            self.training, self._waiting = self._waiting, None
 
     def _ask(self, kind: str, round_id: RoundId, *, flag: bool = False) -> None:
         self._leaving.append(Part(kind, About(round_id, flag).to_bytes()))
