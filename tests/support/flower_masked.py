@@ -21,9 +21,14 @@ from veilsum.difference import model_difference
 from veilsum.integrations.flower import SecureFedAvg, secagg_mod
 from veilsum.integrations.flower.arrays import read_arrays
 from veilsum.integrations.flower.secure_keeper import SiteKeeper, open_keeper
+from veilsum.integrations.flower.secure_parts import MESSAGE
+from veilsum.integrations.flower.secure_wire import from_content, read_frame
 from veilsum.optimizers.applying import apply_mean, start_optimizer
 from veilsum.roster import Roster
+from veilsum.secagg.envelope import Envelope
 from veilsum.site.rounding import rounding_secret
+from veilsum.transport import wire
+from veilsum.transport.outgoing import message_kind
 
 SITES = tuple(f"site-{index}" for index in range(5))
 SPEC = RunSpec(
@@ -142,7 +147,14 @@ class MaskedFederation:
             return error_reply(message, f"{type(error).__name__}: {error}")
 
     def _node(self, site: str) -> Callable[[Message], Message | None]:
+        lost = set()
+
         def answer(message: Message) -> Message | None:
+            """Asked again for an answer that was lost, there is none."""
+            name = message.metadata.message_id
+            if name in lost:
+                return None
+            lost.add(name)
             taken = self.taken.setdefault(site, [])
             given = self.to_site(site, len(taken), message)
             if given is None:
@@ -177,6 +189,18 @@ def masked_federation(consortium: Consortium, **change: Any) -> Iterator[MaskedF
     finally:
         for site in SITES:
             found.stop(site)
+
+
+def says(reply: Message) -> set[str]:
+    """Kinds of what a site's answer has in it: of protocol messages, or of parts."""
+    if reply.has_error():
+        return set()
+    envelope = Envelope.from_bytes(from_content(reply.content).envelope)
+    found = set()
+    for part in read_frame(envelope.payload, from_content(reply.content).blobs).parts:
+        message = wire.decode_to_coordinator(part.head) if part.kind == MESSAGE else None
+        found.add(message_kind(message) if message is not None else part.kind)
+    return found
 
 
 def rounding_seed(site: str) -> str:

@@ -150,6 +150,7 @@ class SecureFedAvg(host.Strategy):
         status = courier.run(RunSubmitted(run_id, spec, layout, arrays))
         if status.state != "completed":
             raise AggregationError(f"the masked run was aborted: {status.reason}")
+        _LOG.info("masked run completed: %s rounds", num_rounds)
         return result
 
     def _keep(self, kept: Kept, result: host.Result, evaluate_fn: EvaluateFunction | None) -> None:

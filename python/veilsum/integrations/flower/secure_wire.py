@@ -80,7 +80,7 @@ def unseal(kind: str, sealed: Sealed, public_key: bytes) -> Frame:
     """
     envelope = Envelope.from_bytes(sealed.envelope)
     envelope.verify(kind, public_key)
-    return _read(envelope.payload, sealed.blobs)
+    return read_frame(envelope.payload, sealed.blobs)
 
 
 def claimed_site(sealed: Sealed) -> str:
@@ -89,7 +89,7 @@ def claimed_site(sealed: Sealed) -> str:
     Raises:
         DecodeError: it is not an answer to a hello.
     """
-    frame = _read(Envelope.from_bytes(sealed.envelope).payload, sealed.blobs)
+    frame = read_frame(Envelope.from_bytes(sealed.envelope).payload, sealed.blobs)
     if frame.number != 0 or [part.kind for part in frame.parts] != ["hello"]:
         raise DecodeError("a node's first answer is not a veilsum hello")
     return Hello.from_bytes(frame.parts[0].head).site
@@ -164,7 +164,12 @@ def _write_part(writer: Writer, part: Part) -> None:
         writer.integer(memoryview(blob).nbytes, 8).raw(hashlib.sha256(blob).digest())
 
 
-def _read(payload: bytes, blobs: Sequence[Buffer]) -> Frame:
+def read_frame(payload: bytes, blobs: Sequence[Buffer]) -> Frame:
+    """What an envelope's payload says, and its blobs. No signature is verified.
+
+    Raises:
+        DecodeError: it is no frame, or a blob is another.
+    """
     reader = Reader(payload)
     session = reader.blob(NONCE_BYTES, "session")
     number = reader.integer(8, "number")
