@@ -20,7 +20,7 @@ class Node:
         session, number: of the frames that go back and forth.
         message_id: of the one message that it has not answered; None: it waits for the next.
         late: whether its round has gone on, so that its answer counts for nothing.
-        resting: whether it answered with an error, and is asked again when a phase has passed.
+        resting: whether it answered with an error, and is asked again in the next phase.
         wants_model: the round whose model it has asked for.
         wants_turn: the round whose model it has, and for which it waits to train.
         outbox: what is to be said to it.

@@ -110,8 +110,13 @@ class FlowerCoordinator:
         """
         self._run_id = submitted.run_id
         self._tell(submitted)
+        was = self._where
         while self._status.state in ("waiting", "running"):
             self._find_nodes()
+            if was != self._where:
+                was = self._where
+                for node in self._nodes.values():
+                    node.resting = False
             moved = self._exchange()
             if not (self._pass_deadlines() or moved):
                 self._clock.wait(_POLL_SECONDS)
@@ -172,7 +177,6 @@ class FlowerCoordinator:
             if self._where != before:
                 passed = True
                 for node in self._nodes.values():
-                    node.resting = False
                     if node.message_id is not None:
                         node.late = True
                         self._lose(node, "did not answer in time")
