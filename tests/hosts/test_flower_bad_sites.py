@@ -41,6 +41,10 @@ def bad(change: Callable[..., Any]) -> Callable[[Message], Message]:
     return node
 
 
+def sent_to(node: int) -> Message:
+    return Message(RecordDict(), dst_node_id=node, message_type="train")
+
+
 def without(arrays, name):
     return {key: values for key, values in arrays.items() if key != name}
 
@@ -142,6 +146,33 @@ def test_where_every_site_is_refused_it_is_an_error_with_every_reason(grid):
 
     with pytest.raises(AggregationError, match=r"no reply of 5 can be used.*send whole numbers"):
         run(grid)
+
+
+@pytest.mark.parametrize("lost", [lambda m: error_reply(m, "down"), lambda m: None])
+def test_where_every_site_but_a_lost_one_is_refused_it_is_an_error_too(grid, lost):
+    grid.nodes = dict.fromkeys(WEIGHTS, bad(lambda a, w: (a, 0.25)))
+    grid.nodes[2] = lost
+
+    with pytest.raises(AggregationError, match=r"no reply of 5 can be used.*send whole numbers"):
+        run(grid, timeout=0.0)
+
+
+def test_where_no_evaluation_can_be_used_it_is_an_error_with_every_reason(grid):
+    def without_weight(message: Message) -> Message:
+        return Message(RecordDict({"metrics": MetricRecord({"loss": 0.5})}), reply_to=message)
+
+    grid.nodes = dict.fromkeys(WEIGHTS, without_weight)
+
+    with pytest.raises(AggregationError, match="aggregate_evaluate: no reply of 5.*lacks 'num-exa"):
+        run(grid, FedAvg(fraction_train=0.0))
+
+
+def test_a_first_reply_that_looks_like_no_other_is_not_the_model(grid):
+    replies = [honest(sent_to(node)) for node in (1, 3, 4, 5)]
+    replies.insert(0, train_reply(sent_to(2), {"weight": np.full(1, 666, np.float32)}, 10))
+
+    with pytest.raises(AggregationError, match="no model to start from.*4 others were refused"):
+        FedAvg().aggregate_train(1, replies)
 
 
 def test_where_no_site_is_left_the_model_stays(grid):

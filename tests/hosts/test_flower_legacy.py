@@ -130,12 +130,19 @@ def test_a_refused_result_is_a_failure_where_failures_are_not_accepted():
     assert strategy.aggregate_fit(1, [], []) == (None, {})
 
 
-def test_where_every_result_is_refused_it_is_an_error():
+@pytest.mark.parametrize("lost", [0, 1])
+def test_where_every_result_is_refused_it_is_an_error_though_a_few_sites_failed(lost):
     nothing = {site: {"weight": 0} for site in WEIGHTS}
 
     with pytest.raises(AggregationError, match="no result can be used"):
-        configured().aggregate_fit(1, results(**nothing), [])
-    assert configured().aggregate_fit(1, results(**nothing), [RuntimeError()]) == (None, {})
+        configured().aggregate_fit(1, results(**nothing), [RuntimeError()] * lost)
+
+
+def test_where_as_many_sites_failed_as_were_refused_the_model_stays():
+    nothing = {site: {"weight": 0} for site in WEIGHTS}
+    failures = [RuntimeError() for _ in WEIGHTS]
+
+    assert configured().aggregate_fit(1, results(**nothing), failures) == (None, {})
 
 
 def test_a_server_optimizer_steps_by_the_mean_difference():

@@ -99,6 +99,9 @@ class VeilsumAverage(AggregationFunction, metaclass=_OnePerTask):  # type: ignor
             ConfigError: the tensors cannot be averaged, or the weights are not in proportions
                 of whole numbers (openfl_weights).
         """
+        names = [local.col_name for local in local_tensors]
+        if len(set(names)) != len(names):
+            raise ConfigError(f"collaborators {names} are not all different ones")
         tensors = {local.col_name: np.asarray(local.tensor) for local in local_tensors}
         weights = self._weights(local_tensors)
         return _aggregate(tensor_name, tensors, weights, self._rule, self._threads)

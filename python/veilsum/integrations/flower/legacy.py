@@ -92,7 +92,7 @@ class LegacyFedAvg(HostFedAvg):
         """The new model and the metrics.
 
         Raises:
-            AggregationError: no result can be summed and there were no failures; or the updates
+            AggregationError: no result can be summed and most sites sent one; or the updates
                 cannot be kept, or the rule or the optimizer cannot use them.
         """
         if not results or (failures and not self.accept_failures):
@@ -100,7 +100,7 @@ class LegacyFedAvg(HostFedAvg):
         try:
             with self._run.opened(self._model) as total:
                 taken, refused = self._added(results, total)
-                if not taken and not failures:
+                if not taken and len(refused) > len(failures):
                     reasons = "; ".join(refused.values())
                     raise AggregationError(f"aggregate_fit: no result can be used: {reasons}")
                 if not taken or (refused and not self.accept_failures):

@@ -103,7 +103,7 @@ class FedAvg(host.FedAvg):
 
         Raises:
             ConfigError: the model cannot be summed.
-            AggregationError: no reply of a round can be summed, although all nodes answered.
+            AggregationError: no reply of a round can be used, although most nodes answered.
         """
         self.rounds = {}
         self._run = Rounds(self.folding)
@@ -125,8 +125,9 @@ class FedAvg(host.FedAvg):
             (None, None) if no reply could be summed.
 
         Raises:
-            AggregationError: every node that was asked sent something that cannot be summed; or
-                the updates cannot be kept, or the rule or the optimizer cannot use them.
+            AggregationError: most nodes that were asked sent what cannot be summed, and nobody
+                what can; most replies do not fit the first, where there was no model to start
+                from; or the updates cannot be kept, or the rule or the optimizer cannot use them.
         """
         if not replies:
             return None, None
@@ -137,6 +138,8 @@ class FedAvg(host.FedAvg):
                 if not taken.contents:
                     taken.require_some(replies)
                     return None, None
+                if self._model is None:
+                    taken.require_a_usual_first()
                 model, report = total.finish()
         except ConfigError as error:
             raise AggregationError(with_hint(error)) from error
@@ -154,11 +157,16 @@ class FedAvg(host.FedAvg):
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
-        """The metrics of the sites that sent some."""
+        """The metrics of the sites that sent some.
+
+        Raises:
+            AggregationError: most nodes that were asked sent something of no use, and none metrics.
+        """
         if not replies:
             return None
         taken = Taken("aggregate_evaluate")
         taken.take(replies, partial(read_evaluate_reply, weighted_by_key=self.weighted_by_key))
         if not taken.contents:
+            taken.require_some(replies)
             return None
         return taken.aggregated(self.evaluate_metrics_aggr_fn, self.weighted_by_key)

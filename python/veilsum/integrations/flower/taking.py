@@ -44,22 +44,38 @@ class Taken:
         self._log()
 
     def require_some(self, replies: Iterable[Message]) -> None:
-        """Refuses a round in which every node that was asked sent something of no use: that is
-        no bad site, but two settings that do not fit each other.
+        """Refuses a round without a result in which most nodes that were asked sent something of
+        no use: that is no bad site, but two settings that do not fit each other.
 
         Raises:
             AggregationError: with the reason of each site.
         """
-        useless, asked = len(self.refused), len(self.refused)
+        useless, asked = len(self.refused), len(self.refused) + len(self._failed)
         if isinstance(replies, Replies):
             useless, asked = useless + replies.unreadable, replies.asked
-        if useless and useless == asked and not self._failed:
+        if not self.contents and 2 * useless > asked:
             reasons = list(self.refused.values())
             if useless > len(reasons):
                 reasons.append(f"{useless - len(reasons)} cannot be read (the log has more)")
             raise AggregationError(
                 f"{self._phase}: no reply of {asked} can be used: {'; '.join(reasons)}"
             )
+
+    def require_a_usual_first(self) -> None:
+        """Of a round in which the first reply decided what all must look like: it must suit most.
+        Else one site that is quick would put all others out, and be the model alone.
+
+        Raises:
+            AggregationError: with the reason of each site.
+        """
+        if len(self.refused) < len(self.contents):
+            return
+        reasons = "; ".join(self.refused.values())
+        raise AggregationError(
+            f"{self._phase}: there was no model to start from, the first reply decided what all "
+            f"must look like, and {len(self.refused)} others were refused: {reasons} (give "
+            "start() the model as initial_arrays)"
+        )
 
     def aggregated(
         self, function: Callable[[list[RecordDict], str], MetricRecord], weighted_by_key: str

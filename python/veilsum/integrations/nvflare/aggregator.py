@@ -95,6 +95,7 @@ class VeilsumAggregator(ModelAggregator):  # type: ignore[misc]  # NVFLARE has n
         self._open: OpenRound | None = None
         self._over: int | None = None
         self._examples: Mapping[str, Any] = {}
+        self._failure: ConfigError | None = None
 
     # --- events -----------------------------------------------------------------------------
 
@@ -136,13 +137,18 @@ class VeilsumAggregator(ModelAggregator):  # type: ignore[misc]  # NVFLARE has n
         except PeerError as error:
             self._refused(error)
             raise
+        except ConfigError as error:
+            # FedAvg logs it and goes on; a round without this result would look well.
+            with self._lock:
+                self._failure = self._failure or error
+            raise
 
     def aggregate_model(self) -> FLModel:
         """The result of the round.
 
         Raises:
-            RoundAborted: no result could be summed.
-            ConfigError: the rule or the optimizer cannot do it.
+            RoundAborted: no result could be summed, or most do not fit what the first decided.
+            ConfigError: a result could not be kept, or the rule or the optimizer cannot do it.
         """
         with self._lock:
             return self._finished(self._current_round())
@@ -187,11 +193,11 @@ class VeilsumAggregator(ModelAggregator):  # type: ignore[misc]  # NVFLARE has n
             )
         if self._over == number:
             raise PeerError(site, f"sent a result when round {number} was over")
+        opened = self._open or self._opened(number)  # also remembers who is refused from here on
         weight = self._weighing.weight(site, contribution.meta)
-        opened = self._open or self._opened(number)
+        left_out = opened.add(contribution, weight)
         if not self._examples:
             self._examples = contribution.params
-        left_out = opened.add(contribution, weight)
         if left_out:
             self.warning(
                 f"site {site!r}: metrics {', '.join(left_out)} are not finite numbers "
@@ -209,7 +215,10 @@ class VeilsumAggregator(ModelAggregator):  # type: ignore[misc]  # NVFLARE has n
         return self._open
 
     def _finished(self, number: int) -> FLModel:
-        opened, self._over = self._open, number
+        opened, self._over, failure = self._open, number, self._failure
+        if failure is not None:
+            self._forget()
+            raise failure
         if opened is None:
             raise RoundAborted(f"round {number} has no contribution to sum: none came")
         try:
@@ -242,7 +251,7 @@ class VeilsumAggregator(ModelAggregator):  # type: ignore[misc]  # NVFLARE has n
     def _forget(self) -> None:
         if self._open is not None:
             self._open.close()
-        self._open, self._sent, self._examples = None, None, {}
+        self._open, self._sent, self._examples, self._failure = None, None, {}, None
 
     def _current_round(self) -> int:
         if self._sent is not None:

@@ -75,6 +75,12 @@ def _named(site: object) -> str:
 def _contribution(site: str, model: FLModel, made_for: Any) -> Contribution:
     if not isinstance(model.params, Mapping) or not model.params:
         raise PeerError(site, "sent a result without a model")
+    if not all(isinstance(name, str) for name in model.params):
+        raise PeerError(site, "sent tensors whose names are no text")
+    if made_for is not None and not isinstance(made_for, int):
+        raise PeerError(site, f"sent a result of round {made_for!r}, which is no number")
+    if model.metrics is not None and not isinstance(model.metrics, Mapping):
+        raise PeerError(site, f"sent metrics that are a {type(model.metrics).__name__}, no mapping")
     return Contribution(
         site=site,
         round=made_for,

@@ -55,9 +55,11 @@ class OpenRound:
         self.is_difference = kinds.is_difference
         self.refused: dict[str, str] = {}
         self._layout = None if model is None else model.layout
+        self._kind_is_given = kinds.is_difference is not None
         self._takes_both = kinds.takes_both
         self._on_disk = on_disk
         self._sites: set[str] = set()
+        self._misfits: set[str] = set()
         self._stack = ExitStack()
         self._sum = self._stack.enter_context(rounds.opened(model))
 
@@ -75,7 +77,11 @@ class OpenRound:
         self._require_welcome(contribution)
         try:
             self._sum.add(site, weight, self._summand(contribution))
-        except DecodeError as error:
+        except (DecodeError, PeerError) as error:
+            if self._layout is None and self._sites:
+                self._misfits.add(site)
+            if isinstance(error, PeerError):
+                raise
             raise PeerError(site, f"sent a bad update: {error}", hint=error.hint) from error
         self._sites.add(site)
         if self.is_difference is None:
@@ -96,6 +102,7 @@ class OpenRound:
         if not self._sites:
             reasons = "; ".join(self.refused.values()) or "none came"
             raise RoundAborted(f"round {self.number} has no contribution to sum: {reasons}")
+        self._require_a_usual_first()
         model, report = self._sum.finish()
         self.close()
         return model, replace(report, refused=dict(self.refused))
@@ -104,12 +111,27 @@ class OpenRound:
         """Lets go of the contributions and of what is kept on disk."""
         self._stack.close()
 
+    def _require_a_usual_first(self) -> None:
+        """What the first contribution decided must suit most: else one site that is quick would
+        put all others out of the round, and be the model alone."""
+        misfits = sorted(self._misfits - self._sites)
+        if len(misfits) < len(self._sites):
+            return
+        reasons = "; ".join(self.refused[site] for site in misfits if site in self.refused)
+        raise RoundAborted(
+            f"round {self.number}: the first contribution decided what all must be like, and "
+            f"{len(misfits)} others were refused, {len(self._sites)} summed: {reasons}",
+            hint="set expected_data_kind, and layout='model' where sites send the whole model",
+        )
+
     def _require_welcome(self, contribution: Contribution) -> None:
         site = contribution.site
         if site in self._sites:
             raise PeerError(site, f"sent a second result for round {self.number}")
         is_other = self.is_difference not in (None, contribution.is_difference)
         if is_other and not self._takes_both:
+            if not self._kind_is_given:
+                self._misfits.add(site)
             raise PeerError(
                 site,
                 f"sent a {_kind(contribution.is_difference)}, this round sums "

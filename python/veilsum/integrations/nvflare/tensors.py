@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
 from veilsum.arrays import as_native, widen_bfloat16
 from veilsum.errors import ConfigError, DecodeError
@@ -24,15 +25,25 @@ def is_lazy(value: Any) -> bool:
 
 
 def materialised(value: Any) -> Any:
-    """The tensor itself."""
-    return value.materialize() if is_lazy(value) else value
+    """The tensor itself.
+
+    Raises:
+        DecodeError: its file is gone, or holds no such tensor.
+    """
+    if not is_lazy(value):
+        return value
+    try:
+        return value.materialize()
+    except (OSError, LookupError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        raise DecodeError(f"a tensor on disk cannot be read: {error!r}") from error
 
 
 def read_global_model(params: Mapping[str, Any]) -> Model | None:
-    """The model that a server sends out; None if there is none or it cannot be summed.
+    """The model that a server sends out; None if there is none, in which case the first
+    contribution says what all must look like.
 
-    Then the first contribution says what all must look like, and what cannot be summed is refused
-    there.
+    Raises:
+        ConfigError: it cannot be summed.
     """
     arrays = {name: materialised(value) for name, value in params.items()}
     if not arrays:
@@ -40,8 +51,11 @@ def read_global_model(params: Mapping[str, Any]) -> Model | None:
     try:
         read = {name: as_native(value, name)[0] for name, value in arrays.items()}
         return Model(ModelLayout.from_arrays(arrays), read)
-    except ConfigError:
-        return None
+    except ConfigError as error:
+        raise ConfigError(
+            f"the model that was sent out cannot be summed: {error}",
+            hint="let sites send what can be summed alone, and set layout='first'",
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)
