@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("flwr", reason="flwr is not installed (extra `flower`)")
@@ -13,10 +17,31 @@ from flwr.app import Message
 from support import flower_masked
 from support.consortium import make_consortium
 from support.flower_grid import flower_task
-from support.flower_masked import SITES, masked_federation, start, trained
-from veilsum.integrations.flower.secure_wire import TO_COORDINATOR, Frame, from_content, unseal
+from support.flower_masked import SITES, SPEC, masked_federation, start, trained, weight_of
+from veilsum.control import Goodbye, RoundOpened
+from veilsum.errors import ConfigError
+from veilsum.integrations.flower.secure_parts import About
+from veilsum.integrations.flower.secure_socket import RemoteKeeper, serving, serving_in_thread
+from veilsum.integrations.flower.secure_wire import (
+    TO_COORDINATOR,
+    TO_SITE,
+    Frame,
+    Part,
+    Sealed,
+    from_content,
+    seal,
+    to_content,
+    unseal,
+)
+from veilsum.records import RoundId
 from veilsum.transport import wire
+from veilsum.transport.egress_file import open_egress
+from veilsum.transport.logs import Log
 from veilsum.transport.outgoing import message_kind
+from veilsum.transport.tls import load_signing_key
+
+Change = Callable[[Frame], Iterable[Part] | None]
+"""New parts of a frame; None leaves it as it is."""
 
 
 @pytest.fixture
@@ -29,6 +54,24 @@ def frame_of(federation, site: str, message: Message) -> Frame:
     """What a site answers."""
     key = federation.consortium.roster.signing_key(site)
     return unseal(TO_COORDINATOR, from_content(message.content), key)
+
+
+def told(federation, message: Message) -> Frame:
+    """What a site is told."""
+    key = federation.consortium.roster.coordinator_key
+    return unseal(TO_SITE, from_content(message.content), key)
+
+
+def rounds_opened(federation, site: str) -> list[RoundId]:
+    """Those that a site was invited to."""
+    heads = [
+        part.head
+        for message in federation.taken.get(site, ())
+        for part in told(federation, message).parts
+        if part.kind == "message"
+    ]
+    messages = [wire.decode_to_site(head) for head in heads]
+    return [message.round for message in messages if isinstance(message, RoundOpened)]
 
 
 def said_by(federation, site: str) -> list[str]:
@@ -56,3 +99,171 @@ def test_a_site_trains_when_its_keys_and_shares_have_left_also_with_a_model_that
     start(federation.strategy(), federation.grid(), rounds=2)
 
     assert sorted(before) == sorted((site, n, n) for site in SITES for n in (1, 2))
+
+
+@contextmanager
+def changed_frames(federation, site: str, change: Change) -> Iterator[None]:
+    """What a site says is changed, and signed with its own key."""
+    key = load_signing_key(federation.consortium.sites[site].signing_key)
+
+    def forge(speaker, number, message):
+        if speaker != site or message.has_error():
+            return message
+        frame = frame_of(federation, site, message)
+        parts = change(frame)
+        if parts is not None:
+            sealed = seal(TO_COORDINATOR, frame._replace(parts=tuple(parts)), key)
+            message.content = to_content(sealed)
+        return message
+
+    federation.to_server = forge
+    yield
+
+
+def survivors(strategy) -> list[tuple[str, ...]]:
+    return [record.sites for record in strategy.rounds]
+
+
+def without(site: str) -> tuple[str, ...]:
+    return tuple(one for one in SITES if one != site)
+
+
+def test_what_a_site_says_after_its_goodbye_counts_for_nothing(federation):
+    goodbye = Part("message", wire.encode_to_coordinator(Goodbye()))
+    strategy = federation.strategy()
+
+    def leaving(frame: Frame):
+        return (goodbye, *frame.parts) if frame.number == 1 else None
+
+    with changed_frames(federation, SITES[1], leaving):
+        start(strategy, federation.grid())
+
+    assert survivors(strategy) == [without(SITES[1])]
+
+
+def test_an_update_that_a_site_sends_twice_is_in_the_sum_once(federation):
+    strategy = federation.strategy()
+
+    def twice(frame: Frame):
+        uploads = [part for part in frame.parts if part.kind == "upload"]
+        return (*frame.parts, *uploads) if uploads else None
+
+    with changed_frames(federation, SITES[1], twice):
+        start(strategy, federation.grid())
+
+    (record,) = strategy.rounds
+    assert record.total_weight == sum(map(weight_of, record.sites))
+    assert set(record.sites) >= set(without(SITES[1]))
+
+
+def test_a_site_that_changes_the_message_of_its_plan_costs_itself_only(federation):
+    values = np.random.default_rng(5)
+    strategy = federation.strategy()
+
+    def damaged(frame: Frame):
+        if frame.number == 0 or not frame.parts:
+            return None
+        part = frame.parts[-1]
+        head = bytearray(part.head)
+        head[int(values.integers(len(head)))] ^= 1 << int(values.integers(8))
+        return (*frame.parts[:-1], part._replace(head=bytes(head)))
+
+    with changed_frames(federation, SITES[1], damaged):
+        start(strategy, federation.grid(), rounds=2)
+
+    assert [set(sites) >= set(without(SITES[1])) for sites in survivors(strategy)] == [True] * 2
+
+
+def test_a_site_that_was_not_invited_is_given_nothing_of_a_round(federation):
+    spec = replace(SPEC, cohort=SITES[:4])
+    strategy = federation.strategy(spec)
+    given = []
+
+    def noting(site, number, message):
+        if site == SITES[4]:
+            given.extend(part.kind for part in told(federation, message).parts if part.blobs)
+        return message
+
+    def asking(frame: Frame):
+        opened = rounds_opened(federation, SITES[0])
+        if frame.number == 0 or not opened:
+            return None if frame.number == 0 else ()
+        head = About(opened[-1]).to_bytes()
+        return [Part(kind, head) for kind in ("want-model", "want-sum", "want-links")]
+
+    federation.to_site = noting
+    with changed_frames(federation, SITES[4], asking):
+        start(strategy, federation.grid())
+
+    assert given == []
+
+
+def test_a_keeper_that_was_started_again_is_back_for_the_next_round(federation):
+    strategy = federation.strategy()
+    restarted = []
+
+    def killed_once(site, number, message):
+        if site == SITES[1] and number == 3 and not restarted:
+            federation.start(site)
+            restarted.append(site)
+        return message
+
+    federation.to_site = killed_once
+
+    start(strategy, federation.grid(), rounds=3)
+
+    assert survivors(strategy) == [without(SITES[1]), SITES, SITES]
+
+
+def test_what_leaves_again_is_listed_again(federation):
+    site = SITES[1]
+    egress = federation.consortium.site_settings(site, 1).egress
+    said = []
+
+    def twice(speaker, number, message):
+        if speaker == site:
+            said.append(federation.call(site, message))
+        return message
+
+    federation.to_site = twice
+
+    start(federation.strategy(), federation.grid())
+
+    federation.stop(site)
+    with closing(open_egress(egress, federation.consortium.roster.consortium, site)) as listed:
+        sent = {one.kind: one.messages for one in listed.summary().sent}
+    assert sent["share-deal"] == sent["masked-update"] == 2
+
+
+def test_a_path_that_is_no_socket_is_left_as_it_is(tmp_path):
+    file = tmp_path / "private" / "model.bin"
+    file.parent.mkdir(mode=0o700)
+    file.write_bytes(b"precious")
+
+    with pytest.raises(ConfigError, match="no socket"), serving(None, file, Log("keeper")):
+        pass
+
+    assert file.read_bytes() == b"precious"
+
+
+def test_the_socket_of_a_keeper_that_listens_is_not_taken_from_it(tmp_path):
+    path = tmp_path / "private" / "keeper.sock"
+
+    with serving(None, path, Log("keeper")):
+        with pytest.raises(ConfigError, match="a keeper listens"), serving(None, path, Log("k")):
+            pass
+
+        assert path.is_socket()
+
+
+def test_a_keeper_goes_on_after_a_fault_of_its_own(tmp_path):
+    path = tmp_path / "private" / "keeper.sock"
+
+    class Failing:
+        def deliver(self, sealed):
+            raise MemoryError
+
+    with serving_in_thread(Failing(), path, Log("keeper")):
+        for _ in range(2):
+            with pytest.raises(ConfigError, match="its log says why"):
+                RemoteKeeper(path).deliver(Sealed(b"", ()))

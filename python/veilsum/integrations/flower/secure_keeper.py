@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from veilsum._native import Secret
 from veilsum._version import __version__
-from veilsum.errors import ConfigError, DecodeError, VeilsumError
+from veilsum.errors import ConfigError, DecodeError
 from veilsum.integrations.flower.secure_parts import UPLOAD, model_part, read_model_part
 from veilsum.integrations.flower.secure_site import SiteCourier
 from veilsum.integrations.flower.secure_wire import (
@@ -182,9 +182,10 @@ class SiteKeeper:
             return _to_train(training)
         if line.answer is None:
             leaving = self._courier.leaving()
-            for part in leaving:
-                self._leaves(*_listed(part))
+            line.listed = [_listed(part) for part in leaving]
             line.answer = seal(TO_COORDINATOR, Frame(line.session, line.number, leaving), self._key)
+        for kind, size, digest in line.listed:
+            self._leaves(kind, size, digest)
         return line.answer
 
     @contextmanager
@@ -192,7 +193,7 @@ class SiteKeeper:
         """A frame that was dealt with in part is never answered: the session is over."""
         try:
             yield
-        except VeilsumError:
+        except Exception:
             self._line = None
             self._courier.reset()
             raise
@@ -200,12 +201,13 @@ class SiteKeeper:
 
 @dataclass(eq=False)
 class _Line:
-    """One session, and where it stands."""
+    """One session, and where it stands; `listed` is what its answer holds."""
 
     session: bytes
     number: int
     digest: bytes
     answer: Sealed | None = None
+    listed: list[tuple[str, int, bytes]] = field(default_factory=list)
 
 
 @contextmanager

@@ -38,6 +38,11 @@ class Node:
     wants_turn: RoundId | None = None
     outbox: list[Part] = field(default_factory=list)
 
+    def serve(self, part: Part) -> None:
+        """Of each kind that it asks for it gets one, the last: a site awaits the last thing that it
+        asked for, and one that asks for more would have the coordinator hold all of it."""
+        self.outbox = [*(one for one in self.outbox if one.kind != part.kind), part]
+
     def lose(self) -> str:
         """Forgets who it is; the site that it spoke for."""
         site = self.site

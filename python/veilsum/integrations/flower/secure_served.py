@@ -20,6 +20,7 @@ class Served:
 
     def __init__(self) -> None:
         self._opened: PublishModel | None = None
+        self._invited: set[str] = set()  # to the round that is open
         self._model: Part | None = None
         self._sums: dict[RoundId, tuple[bytes, ...]] = {}
         self._states: dict[bytes, bytes] = {}  # by hash
@@ -27,8 +28,13 @@ class Served:
 
     def publish(self, effect: PublishModel) -> None:
         """The model of the round that opens, instead of the one before."""
-        self._opened = effect
+        self._opened, self._invited = effect, set()
         self._model = model_part(effect.round, effect.layout, effect.model)
+
+    def invite(self, round_id: RoundId, site: str) -> None:
+        """A site may fetch what there is of the round that is open; nobody else may."""
+        if self._opened is not None and self._opened.round == round_id:
+            self._invited.add(site)
 
     def publish_sum(self, effect: PublishSum) -> None:
         """Takes the sum of a round."""
@@ -46,17 +52,16 @@ class Served:
         """Takes a link between two models."""
         self._links[effect.after] = effect
 
-    def model(self, round_id: RoundId) -> Part | None:
+    def model(self, round_id: RoundId, site: str) -> Part | None:
         """The model of a round, while it is the last that opened."""
-        served = self._opened is not None and self._opened.round == round_id
-        return self._model if served else None
+        return None if self._open_for(round_id, site) is None else self._model
 
-    def sum(self, round_id: RoundId, *, state: bool) -> Part:
+    def sum(self, round_id: RoundId, site: str, *, state: bool) -> Part:
         """A round's sum, behind the optimizer's state where that is asked for; or that there is
         none."""
         words = self._sums.get(round_id)
-        opened = self._opened
-        if words is None or opened is None or opened.round != round_id:
+        opened = self._open_for(round_id, site)
+        if words is None or opened is None:
             return Part(parts.SUM, About(round_id, reason="that sum is gone").to_bytes())
         before = []
         if state:
@@ -67,11 +72,11 @@ class Served:
             before = [kept]
         return Part(parts.SUM, About(round_id, flag=True).to_bytes(), (*before, *words))
 
-    def links(self, round_id: RoundId) -> Part:
+    def links(self, round_id: RoundId, site: str) -> Part:
         """The results that led to a round's model, the last one first."""
         found: list[bytes] = []
-        opened = self._opened
-        if opened is not None and opened.round == round_id:
+        opened = self._open_for(round_id, site)
+        if opened is not None:
             after = (opened.model_hash, opened.state_hash)
             if after not in self._links and not any(after[1]):
                 after = next((key for key in self._links if key[0] == after[0]), after)
@@ -79,6 +84,11 @@ class Served:
                 found.append(self._links[after].link)
                 after = self._links[after].before
         return Part(parts.LINKS, About(round_id).to_bytes(), found)
+
+    def _open_for(self, round_id: RoundId, site: str) -> PublishModel | None:
+        opened = self._opened
+        invited = opened is not None and opened.round == round_id and site in self._invited
+        return opened if invited else None
 
 
 def _drop_oldest(kept: dict[RoundId, tuple[bytes, ...]] | dict[bytes, bytes]) -> None:

@@ -21,6 +21,7 @@ from veilsum.control import (
     Goodbye,
     Progress,
     ProtocolMessage,
+    RoundOpened,
     RunStatus,
     ToCoordinator,
     Welcome,
@@ -140,6 +141,8 @@ class FlowerCoordinator:
     def _carry_out(self, effect: to_do.Effect) -> None:
         match effect:
             case to_do.SendToSite(site, message):
+                if isinstance(message, RoundOpened):
+                    self._served.invite(message.round, site)
                 self._say(site, Part(parts.MESSAGE, wire.encode_to_site(message)))
             case to_do.AnswerUpload(round_id, site, accepted, reason):
                 about = About(round_id, accepted, reason)
@@ -251,7 +254,7 @@ class FlowerCoordinator:
         if self._status.phase in _BEFORE_TRAINING:
             return tuple(said)
         if node.wants_model is not None:
-            model = self._served.model(node.wants_model)
+            model = self._served.model(node.wants_model, node.site)
             node.wants_model = None
             if model is not None:
                 said.append(model)
@@ -291,6 +294,8 @@ class FlowerCoordinator:
         if (frame.session, frame.number) != (node.session, node.number):
             raise DecodeError(f"the answer to frame {node.number} is one to another frame")
         for part in frame.parts:
+            if not node.site:
+                return  # it said goodbye: nothing counts after that
             self._on_part(node, part)
 
     def _on_hello(self, node: Node, site: str, *, unseal_hello: Sealed) -> None:
@@ -320,10 +325,10 @@ class FlowerCoordinator:
                 node.wants_turn = About.from_bytes(part.head).round
             case parts.WANT_SUM:
                 about = About.from_bytes(part.head)
-                node.outbox.append(self._served.sum(about.round, state=about.flag))
+                node.serve(self._served.sum(about.round, node.site, state=about.flag))
             case parts.WANT_LINKS:
                 about = About.from_bytes(part.head)
-                node.outbox.append(self._served.links(about.round))
+                node.serve(self._served.links(about.round, node.site))
             case parts.UPLOAD:
                 self._on_upload(node, part)
             case _:

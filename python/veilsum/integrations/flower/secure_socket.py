@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import stat
 import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -139,6 +140,10 @@ class KeeperServer:
             self._log.warning("refused", reason=str(error))
             hint = error.hint or ""
             return _Said("refused", Writer().text(str(error)).text(hint).bytes(), ())
+        except Exception:  # noqa: BLE001  a fault of our own must not take the keeper from all rounds
+            self._log.exception("a request failed")
+            text = "the site's keeper failed, its log says why"
+            return _Said("refused", Writer().text(text).text("").bytes(), ())
 
 
 @contextmanager
@@ -156,19 +161,39 @@ def serving(keeper: Keeper, path: Path, log: Log) -> Iterator[KeeperServer]:
     make_private_folder(path.parent)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        path.unlink(missing_ok=True)  # of a keeper before this one, whose ledger is free by now
+        _make_room(path)
         listener.bind(str(path))
         path.chmod(0o600)
         listener.listen(16)
     except OSError as error:
         listener.close()
         raise ConfigError(f"cannot listen at {path}: {error.strerror}") from error
+    except ConfigError:
+        listener.close()
+        raise
     server = KeeperServer(keeper, listener, log)
     try:
         yield server
     finally:
         server.close()
         path.unlink(missing_ok=True)
+
+
+def _make_room(path: Path) -> None:
+    """Removes what a keeper that was killed has left there.
+
+    Raises:
+        ConfigError: it is no socket, or a keeper listens at it, of another site most likely.
+    """
+    with suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise ConfigError(f"{path} is there already, and no socket", hint="choose another path")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
+            if line.connect_ex(str(path)) == 0:
+                raise ConfigError(
+                    f"a keeper listens at {path} already", hint="give each site a path of its own"
+                )
+        path.unlink()
 
 
 def run_keeper(settings: SiteSettings, path: Path, ready: Callable[[], None]) -> None:
