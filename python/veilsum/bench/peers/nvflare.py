@@ -105,7 +105,7 @@ def _adapter(payload: MeanPayload, threads: int) -> Work:
     from veilsum.integrations.nvflare import VeilsumAggregator
 
     return _aggregator_work(
-        lambda: VeilsumAggregator(threads=threads, keep="memory"),
+        lambda: VeilsumAggregator(threads=threads),
         payload,
         payload.reference.once_rounded,
     )
