@@ -163,7 +163,9 @@ def test_where_no_evaluation_can_be_used_it_is_an_error_with_every_reason(grid):
 
     grid.nodes = dict.fromkeys(WEIGHTS, without_weight)
 
-    with pytest.raises(AggregationError, match="aggregate_evaluate: no reply of 5.*lacks 'num-exa"):
+    with pytest.raises(
+        AggregationError, match=r"aggregate_evaluate: no reply of 5.*lacks 'num-exa"
+    ):
         run(grid, FedAvg(fraction_train=0.0))
 
 
@@ -171,7 +173,7 @@ def test_a_first_reply_that_looks_like_no_other_is_not_the_model(grid):
     replies = [honest(sent_to(node)) for node in (1, 3, 4, 5)]
     replies.insert(0, train_reply(sent_to(2), {"weight": np.full(1, 666, np.float32)}, 10))
 
-    with pytest.raises(AggregationError, match="no model to start from.*4 others were refused"):
+    with pytest.raises(AggregationError, match=r"no model to start from.*4 others were refused"):
         FedAvg().aggregate_train(1, replies)
 
 

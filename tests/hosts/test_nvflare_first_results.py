@@ -128,6 +128,15 @@ def test_metrics_that_are_no_mapping_are_refused_before_the_update_is_in_the_sum
     assert np.array_equal(aggregator.aggregate_model().params["w"], UPDATE["w"])
 
 
+def test_the_order_of_arrival_does_not_decide_the_order_of_metrics() -> None:
+    aggregator = VeilsumAggregator()
+    begin(aggregator, MODEL)
+    for site in reversed(HONEST):
+        aggregator.accept_model(model_of(site, UPDATE, metrics={site: 1.0}))
+
+    assert tuple(aggregator.aggregate_model().metrics) == HONEST
+
+
 def test_a_round_without_weights_ends_with_what_every_site_failed_to_send() -> None:
     aggregator = VeilsumAggregator()
     fl_ctx = begin(aggregator, MODEL)

@@ -42,10 +42,13 @@ class MetricsMean:
         return left_out
 
     def means(self) -> dict[str, float] | None:
-        """Name -> mean, rounded once; None if there are none."""
+        """Name -> mean, rounded once, by name in order; None if there are none."""
         if not self._complete or not self._sums:
             return None
-        return {name: float(total / weights) for name, (total, weights) in self._sums.items()}
+        return {
+            name: float(total / weights)
+            for name, (total, weights) in sorted(self._sums.items(), key=lambda one: str(one[0]))
+        }
 
 
 def _number(value: Any) -> Fraction | None:
