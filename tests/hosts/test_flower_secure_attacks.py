@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -19,7 +20,7 @@ from support.consortium import make_consortium
 from support.flower_grid import flower_task
 from support.flower_masked import SITES, SPEC, masked_federation, start, trained, weight_of
 from veilsum.control import Goodbye, RoundOpened
-from veilsum.errors import ConfigError
+from veilsum.errors import ConfigError, VeilsumError
 from veilsum.integrations.flower.secure_parts import About
 from veilsum.integrations.flower.secure_socket import RemoteKeeper, serving, serving_in_thread
 from veilsum.integrations.flower.secure_wire import (
@@ -267,3 +268,45 @@ def test_a_keeper_goes_on_after_a_fault_of_its_own(tmp_path):
         for _ in range(2):
             with pytest.raises(ConfigError, match="its log says why"):
                 RemoteKeeper(path).deliver(Sealed(b"", ()))
+
+
+def test_a_site_that_two_nodes_speak_for_takes_part_through_one_of_them(federation):
+    grid = federation.grid()
+    speaking = set()
+
+    def through(node: int):
+        def answer(message: Message) -> Message:
+            speaking.add(node)
+            return federation.call(SITES[1], message)
+
+        return answer
+
+    first = [node for node in grid.nodes if node == 900 + 13]
+    grid.nodes.update({node: through(node) for node in (*first, 5)})
+    strategy = federation.strategy()
+
+    start(strategy, grid, rounds=2)
+
+    assert speaking == {*first, 5}
+    assert survivors(strategy)[-1] == SITES
+
+
+def test_a_request_that_is_larger_than_a_site_takes_is_not_read(tmp_path):
+    path = tmp_path / "private" / "keeper.sock"
+    taken = []
+
+    class Noting:
+        def deliver(self, sealed):
+            taken.append(sum(map(len, sealed.blobs)))
+            return sealed
+
+    with serving(Noting(), path, Log("keeper"), most_bytes=1000) as server:
+        thread = threading.Thread(target=server.serve)
+        thread.start()
+        RemoteKeeper(path).deliver(Sealed(b"", [bytes(600), bytes(400)]))
+        with pytest.raises(VeilsumError):
+            RemoteKeeper(path).deliver(Sealed(b"", [bytes(600), bytes(401)]))
+        server.close()
+        thread.join()
+
+    assert taken == [1000]

@@ -21,6 +21,8 @@ class Node:
         message_id: of the one message that it has not answered; None: it waits for the next.
         late: whether its round has gone on, so that its answer counts for nothing.
         resting: whether it answered with an error, and is asked again in the next phase.
+        yielded: the site that another node has spoken for since; while it does, this one is not
+            asked: both may reach one keeper, and would take its session from each other for ever.
         wants_model: the round whose model it has asked for.
         wants_turn: the round whose model it has, and for which it waits to train.
         outbox: what is to be said to it.
@@ -34,6 +36,7 @@ class Node:
     message_id: str | None = None
     late: bool = False
     resting: bool = False
+    yielded: str = ""
     wants_model: RoundId | None = None
     wants_turn: RoundId | None = None
     outbox: list[Part] = field(default_factory=list)

@@ -209,6 +209,9 @@ class FlowerCoordinator:
                 moved |= self._pull(node)
         return moved
 
+    def _speaks(self, site: str) -> bool:
+        return any(node.site == site for node in self._nodes.values())
+
     def _say(self, site: str, part: Part) -> None:
         """To a site that is there."""
         for node in self._nodes.values():
@@ -224,7 +227,7 @@ class FlowerCoordinator:
     # --- messages ---------------------------------------------------------------------
 
     def _push(self, node: Node) -> bool:
-        if node.resting:
+        if node.resting or (node.yielded and self._speaks(node.yielded)):
             return False
         if not node.site:
             node.nonce = secrets.token_bytes(NONCE_BYTES)
@@ -309,8 +312,9 @@ class FlowerCoordinator:
             raise DecodeError(f"site {site!r} has another roster than the coordinator")
         for other in self._nodes.values():
             if other.site == site:
+                other.yielded = site
                 self._lose(other, "its site speaks through another node")
-        node.site, node.session, node.number = site, hello.session, 0
+        node.site, node.session, node.number, node.yielded = site, hello.session, 0, ""
         welcome = Welcome(self._roster.consortium, self._roster.hash)
         node.outbox = [Part(parts.MESSAGE, wire.encode_to_site(welcome))]
         self._tell(SiteJoined(site, hello.instance))

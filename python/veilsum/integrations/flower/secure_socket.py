@@ -34,7 +34,10 @@ from veilsum.transport.settings import SiteSettings
 _SILENT_SECONDS = 60.0  # of a caller that stopped in the middle of its request
 _MOST_PATH_BYTES = 100
 _MOST_BLOBS = 2**20
-_MOST_BLOB_BYTES = 2**40
+_MOST_BYTES = 2**40
+# Of one frame: a model, a sum of 8 bytes for a parameter of 2, and an optimizer's state of five.
+_MODELS_AT_ONCE = 10
+_MOST_BESIDE = 2**27
 _MOST_TEXT_BYTES = 2**16
 _MOST_HEAD_BYTES = 2**23
 _MOST_METRICS = 256
@@ -97,10 +100,13 @@ class RemoteKeeper:
 class KeeperServer:
     """Serves a keeper at a socket. serving() makes one."""
 
-    def __init__(self, keeper: Keeper, listener: socket.socket, log: Log) -> None:
+    def __init__(
+        self, keeper: Keeper, listener: socket.socket, log: Log, most_bytes: int = _MOST_BYTES
+    ) -> None:
         self._keeper = keeper
         self._listener = listener
         self._log = log
+        self._most_bytes = most_bytes
 
     def serve(self) -> None:
         """Until close(): one caller at a time, as the keeper works."""
@@ -122,7 +128,7 @@ class KeeperServer:
     def _serve_one(self, line: socket.socket) -> None:
         try:
             _require_own(line)
-            said = _receive(line)
+            said = _receive(line, self._most_bytes)
             _send(line, self._answer(said))
         except (OSError, DecodeError, ConfigError) as error:
             self._log.warning("a caller was lost", reason=str(error))
@@ -147,8 +153,13 @@ class KeeperServer:
 
 
 @contextmanager
-def serving(keeper: Keeper, path: Path, log: Log) -> Iterator[KeeperServer]:
+def serving(
+    keeper: Keeper, path: Path, log: Log, most_bytes: int = _MOST_BYTES
+) -> Iterator[KeeperServer]:
     """Listens at a socket that only this user can reach, in a folder of mode 0700.
+
+    Args:
+        most_bytes: of a request. What a request brings of a message, nobody has verified yet.
 
     Raises:
         ConfigError: there can be none at that path.
@@ -171,7 +182,7 @@ def serving(keeper: Keeper, path: Path, log: Log) -> Iterator[KeeperServer]:
     except ConfigError:
         listener.close()
         raise
-    server = KeeperServer(keeper, listener, log)
+    server = KeeperServer(keeper, listener, log, most_bytes)
     try:
         yield server
     finally:
@@ -208,7 +219,8 @@ def run_keeper(settings: SiteSettings, path: Path, ready: Callable[[], None]) ->
     harden_process()
     start_logging(settings.log)
     log = Log("keeper", site=settings.site)
-    with open_keeper(settings) as keeper, serving(keeper, path, log) as server:
+    most = _MOST_BESIDE + _MODELS_AT_ONCE * settings.max_model_bytes
+    with open_keeper(settings) as keeper, serving(keeper, path, log, most) as server:
         for order in (signal.SIGINT, signal.SIGTERM):
             signal.signal(order, lambda *_: server.close())
         log.info("starting", socket=str(path), **versions())
@@ -250,7 +262,7 @@ def _send(line: socket.socket, said: _Said) -> None:
         line.sendall(blob)
 
 
-def _receive(line: socket.socket) -> _Said:
+def _receive(line: socket.socket, most_bytes: int = _MOST_BYTES) -> _Said:
     size = int(struct.unpack("<Q", _exactly(line, 8))[0])
     if size > _MOST_BLOBS * 8 + 2**26:
         raise DecodeError(f"a request at the keeper's socket announces a head of {size} bytes")
@@ -261,8 +273,12 @@ def _receive(line: socket.socket) -> _Said:
     if count > _MOST_BLOBS:
         raise DecodeError(f"a request at the keeper's socket announces {count} blobs")
     sizes = [reader.integer(8, "size") for _ in range(count)]
-    if any(one > _MOST_BLOB_BYTES for one in sizes):
-        raise DecodeError("a request at the keeper's socket announces a blob that is too large")
+    if sum(sizes) > most_bytes:
+        raise DecodeError(
+            f"a request at the keeper's socket announces {sum(sizes)} bytes, at most {most_bytes} "
+            "are taken",
+            hint="if the model is that large, raise max_model_bytes",
+        )
     return _Said(what, head, [_exactly(line, one) for one in sizes])
 
 
