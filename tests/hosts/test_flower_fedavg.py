@@ -197,6 +197,14 @@ def test_a_model_that_cannot_be_summed_is_refused_before_there_is_any_traffic(gr
     assert grid.pulls == []
 
 
+def test_a_model_that_is_only_evaluated_need_not_be_one_that_can_be_summed(grid):
+    strategy = FedAvg(fraction_train=0.0)
+
+    result = strategy.start(grid, record_of({"mask": np.zeros(2, bool)}), num_rounds=1)
+
+    assert list(result.evaluate_metrics_clientapp) == [1]
+
+
 def test_the_strategy_can_start_again(grid):
     strategy, first = run(grid, FedAvg(optimizer="fedadam"))
     _, second = run(grid, strategy)

@@ -113,7 +113,8 @@ class FedAvg(host.FedAvg):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """As Flower's; the model that goes out says what replies must look like."""
-        self._model = sent_model(arrays)
+        # A model that is only evaluated need not be one that can be summed.
+        self._model = sent_model(arrays) if self.fraction_train else None
         return super().configure_train(server_round, arrays, config, grid)
 
     def aggregate_train(
