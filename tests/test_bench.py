@@ -19,6 +19,7 @@ from veilsum.bench.options import BenchOptions
 from veilsum.bench.plot import draw
 from veilsum.bench.reference import Reference
 from veilsum.bench.rows import Row
+from veilsum.bench.timing import spread
 from veilsum.bench.worker import case_rows
 from veilsum.cli.main import exit_code
 from veilsum.errors import ConfigError
@@ -164,6 +165,11 @@ def test_an_error_is_counted_in_roundings_of_what_was_summed() -> None:
     assert reference.error({"w": np.array([np.nan, 1.5], np.float32)}) == float("inf")
     assert reference.error({"w": np.zeros(3, np.float32)}) == float("inf")
     assert reference.error({"v": off}) == float("inf")
+
+
+def test_quartiles_of_three_times_say_nothing() -> None:
+    assert spread([1.0, 2.0, 3.0]) is None
+    assert spread([1.0, 2.0, 3.0, 4.0, 5.0]) == pytest.approx(2 / 3)
 
 
 def test_the_kernel_counts_the_memory_of_a_call() -> None:

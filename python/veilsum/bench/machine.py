@@ -67,6 +67,11 @@ def cpu_model() -> str:
     return f"{name} ({'/'.join(numbers)})" if numbers else name
 
 
+def give_back_pages() -> None:
+    """Has the C library give back what is freed: a payload is not to be in the next one's peak."""
+    ctypes.CDLL(None).malloc_trim(0)
+
+
 # --- memory ------------------------------------------------------------------------------
 
 

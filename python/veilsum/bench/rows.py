@@ -25,7 +25,7 @@ class Row:
         reason: why there is nothing more; None if it was measured.
         seconds: median of the rounds.
         clock: "processor" (one thread) or "wall".
-        spread: distance between the quartiles, as a share of the median.
+        spread: distance between the quartiles, as a share of the median; None of 3 rounds.
         gb_per_s, gcoord_per_s: 10^9 bytes read or written at least, and values consumed, a second.
         of_copy: those bytes per second as a share of what one core copies, in the same rounds.
         peak_bytes, extra_bytes: most memory of its process (VmHWM), and of that what was not there

@@ -72,7 +72,7 @@ class Measured:
     def median(self, part: str) -> float:
         return statistics.median(self.seconds[part])
 
-    def spread(self, part: str) -> float:
+    def spread(self, part: str) -> float | None:
         return spread(self.seconds[part])
 
 

@@ -42,9 +42,9 @@ def paired(theirs: Sequence[float], ours: Sequence[float]) -> float:
     return statistics.median(t / o for t, o in zip(theirs, ours, strict=True))
 
 
-def spread(times: Sequence[float]) -> float:
-    """Distance between the quartiles, as a share of the median; 0 of fewer than 4 times."""
+def spread(times: Sequence[float]) -> float | None:
+    """Distance between the quartiles, as a share of the median; None of fewer than 4 times."""
     if len(times) < 4:
-        return 0.0
+        return None
     low, middle, high = statistics.quantiles(times, n=4, method="inclusive")
     return (high - low) / middle

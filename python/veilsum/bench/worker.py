@@ -50,6 +50,8 @@ def section_rows(section: str, options: BenchOptions, threads: int) -> Iterator[
         return
     for case in CASES[section](options):
         yield from case_rows(case, options, threads)
+        gc.collect()
+        machine.give_back_pages()
 
 
 def case_rows(case: Case, options: BenchOptions, threads: int) -> Iterator[Row]:
