@@ -20,7 +20,7 @@ from support.consortium import make_consortium
 from support.flower_grid import flower_task
 from support.flower_masked import SITES, SPEC, masked_federation, start, trained, weight_of
 from veilsum.control import Goodbye, RoundOpened
-from veilsum.errors import ConfigError, VeilsumError
+from veilsum.errors import ConfigError, LedgerError, VeilsumError
 from veilsum.integrations.flower.secure_parts import About
 from veilsum.integrations.flower.secure_socket import RemoteKeeper, serving, serving_in_thread
 from veilsum.integrations.flower.secure_wire import (
@@ -310,3 +310,16 @@ def test_a_request_that_is_larger_than_a_site_takes_is_not_read(tmp_path):
         thread.join()
 
     assert taken == [1000]
+
+
+def test_what_a_keeper_says_of_its_disk_stays_at_the_site(tmp_path):
+    path = tmp_path / "private" / "keeper.sock"
+
+    class Full:
+        def deliver(self, sealed):
+            raise LedgerError("cannot write /home/lyon/ledger: no space left")
+
+    with serving_in_thread(Full(), path, Log("keeper")), pytest.raises(ConfigError) as refused:
+        RemoteKeeper(path).deliver(Sealed(b"", ()))
+
+    assert str(refused.value) == "the site's keeper cannot go on, its log says why"

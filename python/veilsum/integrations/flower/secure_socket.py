@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from typing_extensions import Buffer
 
-from veilsum.errors import ConfigError, DecodeError, VeilsumError
+from veilsum.errors import ConfigError, DecodeError, DeviceError, LedgerError, VeilsumError
 from veilsum.integrations.flower.secure_keeper import (
     Keeper,
     Trained,
@@ -142,6 +142,12 @@ class KeeperServer:
                     return _write_answer(self._keeper.trained(_read_trained(said)))
                 case _:
                     raise DecodeError(f"the site's keeper knows no request {said.what!r}")
+        except (LedgerError, DeviceError) as error:
+            # Flower sends the text of an app's error in clear: what it says of this site's disk
+            # and devices stays here.
+            self._log.warning("refused", reason=str(error))
+            text = "the site's keeper cannot go on, its log says why"
+            return _Said("refused", Writer().text(text).text("").bytes(), ())
         except VeilsumError as error:
             self._log.warning("refused", reason=str(error))
             hint = error.hint or ""
