@@ -22,7 +22,7 @@ def main(workspace: str) -> None:
         min_clients=3,
         num_rounds=2,
         train_script=str(Path(__file__).with_name("client.py")),
-        aggregator=VeilsumAggregator(),  # the one line
+        aggregator=VeilsumAggregator(expected_data_kind="WEIGHTS"),  # the one line
         key_metric="loss",
         key_metric_mode="min",
     )
