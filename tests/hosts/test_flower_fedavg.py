@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import veilsum
 from veilsum import ConfigError, Streaming, rules
 
 pytest.importorskip("flwr", reason="flwr is not installed (extra `flower`)")
@@ -214,7 +215,7 @@ def test_the_strategy_can_start_again(grid):
 
 def test_importing_veilsum_imports_no_host():
     code = "import sys, veilsum.integrations; assert 'flwr' not in sys.modules"
-    environment = {"PYTHONPATH": str(Path(__file__).parents[2] / "python")}
+    environment = {"PYTHONPATH": str(Path(veilsum.__file__).parents[1])}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
 
 

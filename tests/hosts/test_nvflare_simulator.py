@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+import veilsum
 from veilsum import Aggregator, ModelLayout, encode
 
 pytest.importorskip("nvflare", reason="nvflare is not installed (extra `nvflare`)")
@@ -33,7 +34,8 @@ Arrays = dict[str, Any]
 
 def run_job(workspace: Path, **wanted: Any) -> tuple[int, str]:
     """Exit status and output of the simulator."""
-    path = os.pathsep.join([str(ROOT / "python"), str(ROOT / "tests")])
+    # The package under test, wherever it is installed.
+    path = os.pathsep.join([str(Path(veilsum.__file__).parents[1]), str(ROOT / "tests")])
     finished = subprocess.run(
         [sys.executable, str(PROGRAM), json.dumps({"workspace": str(workspace), **wanted})],
         env=os.environ | {"PYTHONPATH": path},
