@@ -78,9 +78,12 @@ class Served:
         opened = self._open_for(round_id, site)
         if opened is not None:
             after = (opened.model_hash, opened.state_hash)
-            if after not in self._links and not any(after[1]):
-                after = next((key for key in self._links if key[0] == after[0]), after)
-            while after in self._links and len(found) < MOST_LINKS:
+            for _ in range(MOST_LINKS):
+                # To a model whose optimizer begins anew leads whatever leads to the model.
+                if after not in self._links and not any(after[1]):
+                    after = next((key for key in self._links if key[0] == after[0]), after)
+                if after not in self._links:
+                    break
                 found.append(self._links[after].link)
                 after = self._links[after].before
         return Part(parts.LINKS, About(round_id).to_bytes(), found)
