@@ -49,6 +49,19 @@ def as_native(array: Any, name: str) -> tuple[NDArray[Any], str]:
     return contiguous, dtype
 
 
+def plain_number(value: Any) -> Any:
+    """A number of NumPy or torch as Python's own; anything else as it is."""
+    is_number = getattr(value, "ndim", None) == 0 and hasattr(value, "item")
+    return value.item() if is_number else value
+
+
+def whole_number(value: object) -> int | None:
+    """An integer, also as a float that is one; None for anything else. Booleans are a mistake."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
 def is_native(array: Any, dtype: np.dtype[Any]) -> TypeGuard[NDArray[Any]]:
     """Whether as_native() would return the array as it is, with this dtype."""
     return type(array) is np.ndarray and array.dtype == dtype and array.flags.c_contiguous

@@ -25,6 +25,11 @@ class VeilsumError(Exception):
         super().__init__(message)
         self.hint = hint
 
+    @property
+    def in_a_line(self) -> str:
+        """What is wrong, and what to do about it."""
+        return f"{self} ({self.hint})" if self.hint else str(self)
+
 
 class ConfigError(VeilsumError, ValueError):
     """Your settings or arguments cannot work; raised before any traffic."""

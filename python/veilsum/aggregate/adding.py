@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from typing_extensions import Buffer
 
 from veilsum import _native
+from veilsum.arrays import plain_number, whole_number
 from veilsum.codecs import EncodedUpdate
 from veilsum.errors import ConfigError, PeerError
 from veilsum.model import ModelLayout, fit_arrays, fit_resident
@@ -137,14 +138,12 @@ def _most_bytes(layout: ModelLayout) -> int:
 
 def whole_weight(site: str, weight: object) -> int:
     """An integer of any library, or a float that is one; booleans are a mistake."""
-    if getattr(weight, "ndim", None) == 0 and hasattr(weight, "item"):  # of NumPy or torch
-        weight = weight.item()
-    if isinstance(weight, float) and weight.is_integer():
-        weight = int(weight)
-    if not isinstance(weight, int) or isinstance(weight, bool):
+    weight = plain_number(weight)
+    whole = whole_number(weight)
+    if whole is None:
         raise PeerError(
             site,
             f"has weight {weight!r}, which is not a whole number",
             hint="give numbers of samples, or scale the weights of all sites until they are whole",
         )
-    return weight
+    return whole

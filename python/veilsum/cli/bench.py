@@ -154,8 +154,7 @@ def _options(
             given["threads"] = _numbers(threads)
         return BenchOptions(**given)  # type: ignore[arg-type]
     except ConfigError as error:
-        hint = f" ({error.hint})" if error.hint else ""
-        raise typer.BadParameter(f"{error}{hint}") from error
+        raise typer.BadParameter(error.in_a_line) from error
 
 
 def _names(text: str) -> tuple[str, ...]:

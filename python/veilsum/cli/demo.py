@@ -84,5 +84,4 @@ def _options(**given: Any) -> DemoOptions:
     try:
         return DemoOptions(**{name: value for name, value in given.items() if value is not None})
     except ConfigError as error:
-        hint = f" ({error.hint})" if error.hint else ""
-        raise typer.BadParameter(f"{error}{hint}") from error
+        raise typer.BadParameter(error.in_a_line) from error

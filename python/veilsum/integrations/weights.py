@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from veilsum.arrays import whole_number
 from veilsum.errors import PeerError
 
 _MOST_WEIGHT = 2**31 - 1
@@ -13,18 +14,17 @@ def whole_weight(site: str, weight: object, key: str) -> int:
     Raises:
         PeerError: it is another.
     """
-    if isinstance(weight, float) and weight.is_integer():
-        weight = int(weight)
-    if isinstance(weight, bool) or not isinstance(weight, int):
+    whole = whole_number(weight)
+    if whole is None:
         raise PeerError(
             site,
             f"has weight {weight!r} ({key!r}), which is not a whole number",
             hint="weights are counts: send whole numbers, for example the fraction times 1000000",
         )
-    if not 1 <= weight <= _MOST_WEIGHT:
+    if not 1 <= whole <= _MOST_WEIGHT:
         raise PeerError(
             site,
-            f"has weight {weight} ({key!r}), expected 1 to {_MOST_WEIGHT}",
+            f"has weight {whole} ({key!r}), expected 1 to {_MOST_WEIGHT}",
             hint="count in larger units; a site without examples has no part in the mean",
         )
-    return weight
+    return whole

@@ -18,7 +18,6 @@ from veilsum.aggregate import Streaming
 from veilsum.errors import ConfigError, DecodeError, PeerError
 from veilsum.integrations.flower.arrays import NPY_STYPE, to_record
 from veilsum.integrations.flower.replies import read_update, sent_model
-from veilsum.integrations.flower.taking import with_hint
 from veilsum.integrations.folding import Folding, RuleChoice
 from veilsum.integrations.rounds import Model, RoundReport, Rounds, RoundSum
 from veilsum.integrations.weights import whole_weight
@@ -107,7 +106,7 @@ class LegacyFedAvg(HostFedAvg):
                     return None, {}
                 model, report = total.finish()
         except ConfigError as error:
-            raise AggregationError(with_hint(error)) from error
+            raise AggregationError(error.in_a_line) from error
         self.rounds[server_round] = replace(report, refused=refused)
         tensors = [array.data for array in to_record(model.layout, model.arrays).values()]
         return Parameters(tensors, NPY_STYPE), self._metrics(server_round, taken)
@@ -121,8 +120,8 @@ class LegacyFedAvg(HostFedAvg):
                 weight = whole_weight(client.cid, result.num_examples, "num_examples")
                 total.add(client.cid, weight, read_update(_record(result.parameters)))
             except (PeerError, DecodeError) as error:
-                refused[client.cid] = with_hint(error)
-                _LOG.warning("Result of client %s is left out: %s", client.cid, with_hint(error))
+                refused[client.cid] = error.in_a_line
+                _LOG.warning("Result of client %s is left out: %s", client.cid, error.in_a_line)
                 continue
             taken.append(result)
         return taken, refused

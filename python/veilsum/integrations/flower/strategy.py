@@ -23,7 +23,7 @@ from veilsum.integrations.flower.replies import (
     read_train_reply,
     sent_model,
 )
-from veilsum.integrations.flower.taking import Taken, with_hint
+from veilsum.integrations.flower.taking import Taken
 from veilsum.integrations.folding import Folding, RuleChoice
 from veilsum.integrations.rounds import Model, RoundReport, Rounds, RoundSum
 from veilsum.optimizers import OptimizerSettings
@@ -143,7 +143,7 @@ class FedAvg(host.FedAvg):
                     taken.require_a_usual_first()
                 model, report = total.finish()
         except ConfigError as error:
-            raise AggregationError(with_hint(error)) from error
+            raise AggregationError(error.in_a_line) from error
         self.rounds[server_round] = replace(report, refused=taken.refused)
         _LOG.info("\t└──> Digest of the model: %s", report.digest)
         arrays = to_record(model.layout, model.arrays)

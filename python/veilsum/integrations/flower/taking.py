@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from flwr.app import Message, MetricRecord, RecordDict
 from flwr.serverapp.exception import AggregationError
 
-from veilsum.errors import DecodeError, PeerError, VeilsumError
+from veilsum.errors import DecodeError, PeerError
 from veilsum.integrations.flower.one_by_one import Replies
 from veilsum.integrations.flower.replies import alike, site_of
 
@@ -96,7 +96,7 @@ class Taken:
                 raise PeerError(site, "sent a second reply in one round")
             self.contents[site] = read(message, site)
         except (PeerError, DecodeError) as error:
-            self.refused[site] = with_hint(error)
+            self.refused[site] = error.in_a_line
 
     def _log(self) -> None:
         _LOG.info(
@@ -109,8 +109,3 @@ class Taken:
             _LOG.info("\t> Received error in reply from node %s: %s", site, reason)
         for site, reason in self.refused.items():
             _LOG.warning("\t> Reply of node %s is left out: %s", site, reason)
-
-
-def with_hint(error: VeilsumError) -> str:
-    """What is wrong, and what to do about it."""
-    return f"{error} ({error.hint})" if error.hint else str(error)

@@ -243,7 +243,7 @@ class VeilsumAggregator(ModelAggregator):  # type: ignore[misc]  # NVFLARE has n
         )
 
     def _refused(self, error: PeerError) -> None:
-        self.error(str(error) if error.hint is None else f"{error} ({error.hint})")
+        self.error(error.in_a_line)
         with self._lock:
             if self._open is not None:
                 self._open.refuse(error.site, error)

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
+from veilsum.arrays import plain_number
+
 _LARGEST = sys.float_info.max
 
 
@@ -52,8 +54,7 @@ class MetricsMean:
 
 
 def _number(value: Any) -> Fraction | None:
-    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):  # of NumPy or torch
-        value = value.item()
+    value = plain_number(value)
     if not isinstance(value, int | float) or not abs(value) <= _LARGEST:
         return None
     return Fraction(value)

@@ -10,6 +10,7 @@ from typing import Any
 
 from nvflare.apis.dxo import MetaKey
 
+from veilsum.arrays import plain_number
 from veilsum.errors import ConfigError, PeerError
 from veilsum.integrations.weights import whole_weight
 
@@ -67,9 +68,7 @@ class Weighing:
                 hint="let clients put it in the model's meta, or count all alike with "
                 "weigh_by_local_iter=False",
             )
-        if getattr(steps, "ndim", None) == 0 and hasattr(steps, "item"):  # of NumPy or torch
-            steps = steps.item()
-        return whole_weight(site, steps, MetaKey.NUM_STEPS_CURRENT_ROUND)
+        return whole_weight(site, plain_number(steps), MetaKey.NUM_STEPS_CURRENT_ROUND)
 
 
 def _exactly(factor: float) -> Fraction:
