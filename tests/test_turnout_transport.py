@@ -82,6 +82,7 @@ class Federation:
 
     async def stop(self) -> None:
         await self._coordinator.aclose()
+        self.proxy.target = None
 
     def start_site(self, site: str, gates: Gates) -> None:
         stop, trainer = asyncio.Event(), GatedTrainer(site, gates)
@@ -106,7 +107,7 @@ class Federation:
 @asynccontextmanager
 async def federation(folder: Path, gates: Gates) -> AsyncIterator[Federation]:
     consortium = make_consortium(folder / "consortium", SITES)
-    async with Proxy(1) as proxy:
+    async with Proxy(None) as proxy:
         made = Federation(consortium, folder, proxy)
         try:
             await made.start()

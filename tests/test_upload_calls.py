@@ -178,7 +178,7 @@ def test_an_upload_goes_on_after_a_restart_at_another_address(
     spec = RunSpec("tiny", masked=False, min_sites=1, cohort=("a",))
 
     async def main() -> None:
-        async with Proxy(0) as proxy:
+        async with Proxy(None) as proxy:
             where = endpoint(consortium, "a", proxy.port)  # one process, which knows one name
             async with serving(settings) as port:
                 proxy.target = port

@@ -67,6 +67,8 @@ class Federation:
         """Without waiting for anybody."""
         self._orders.at_once.set()
         await self._serving.aclose()
+        for network in self.networks.values():
+            network.target = None
 
     async def submit(self, spec: RunSpec) -> str:
         """An operator, beside the coordinator, submits a run; its id."""
@@ -106,7 +108,7 @@ async def federation(folder: Path) -> AsyncIterator[Federation]:
     stop = asyncio.Event()
     async with AsyncExitStack() as stack:
         for site in SITES:
-            found.networks[site] = await stack.enter_async_context(Proxy(0))
+            found.networks[site] = await stack.enter_async_context(Proxy(None))
         await found.start()
         running = [
             asyncio.create_task(site_process(found, number, stop)) for number in range(len(SITES))

@@ -136,6 +136,22 @@ def test_a_lost_connection_hears_nothing_and_a_new_one_goes_where_the_server_mov
     run_async(main)
 
 
+def test_nobody_is_led_to_who_took_the_port_of_a_server_that_is_gone() -> None:
+    async def main() -> None:
+        async with echoing() as proxy, echoing() as other:
+            proxy.target, proxy.lives = other.port, lambda: False
+            reader, writer = await asyncio.open_connection(HOST, proxy.port)
+            assert await reader.read() == b""
+            proxy.target = None
+            again, once_more = await asyncio.open_connection(HOST, proxy.port)
+            assert await again.read() == b""
+            assert (proxy.count("refused"), proxy.count("connected")) == (2, 0)
+            writer.close()
+            once_more.close()
+
+    run_async(main)
+
+
 def test_delays_and_throttles_cost_time_and_no_bytes() -> None:
     async def main() -> None:
         async with echoing() as proxy:

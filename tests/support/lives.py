@@ -301,11 +301,13 @@ async def play(
         Proxy(port) as proxy,
         sites_at(consortium, folder, cast, proxy.port, witness) as sites,
     ):
+        proxy.lives = lambda: stage.lives[-1].process.is_alive()
         try:
             while await life.until("ended") is None:
+                proxy.target = None
                 stage.end_life()
                 life = stage.begin_life()
-                proxy.target = await life.until("port") or proxy.target
+                proxy.target = await life.until("port")
         finally:
             stage.end_life()
     # That one may have died before it had removed what nobody needs any more.

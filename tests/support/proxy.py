@@ -158,12 +158,16 @@ class Proxy:
     Attributes:
         up: from those who dial to the server.
         down: from the server to them.
-        target: port of the server. A new one holds for the next connection: the server moved.
+        target: port of the server. A new one holds for the next connection: the server moved. None
+            while there is no server: those who dial are turned away.
+        lives: whether the server that was at the target is still there. The system gives the port
+            of one that has died to whoever asks next, maybe the server of another test.
         refusing: whether those who dial are turned away.
     """
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: int | None) -> None:
         self.target = target
+        self.lives: Callable[[], bool] = lambda: True
         self.refusing = False
         self.up = Line()
         self.down = Line()
@@ -253,14 +257,11 @@ class Proxy:
         task.add_done_callback(over)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self.refusing:
+        streams = await self._dial()
+        if streams is None:
             self._tell("refused")
             return
-        try:
-            from_server, to_server = await asyncio.open_connection(HOST, self.target)
-        except OSError:
-            self._tell("refused")
-            return
+        from_server, to_server = streams
         connection = _Connection(writer, to_server)
         self._connections.add(connection)
         self._tell("connected")
@@ -275,6 +276,21 @@ class Proxy:
             self._tasks.difference_update(carrying)
             self._connections.discard(connection)
             to_server.transport.abort()
+
+    async def _dial(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+        """A connection to the server that is meant, or none."""
+        target = self.target
+        if self.refusing or target is None:
+            return None
+        try:
+            reader, writer = await asyncio.open_connection(HOST, target)
+        except OSError:
+            return None
+        # Asked when the connection stands: a port belongs to one that lives now.
+        if self.target == target and self.lives():
+            return reader, writer
+        writer.transport.abort()
+        return None
 
     def _tell(self, what: str) -> None:
         self._happened[what] += 1
