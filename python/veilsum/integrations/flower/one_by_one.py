@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -11,9 +10,9 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from veilsum.errors import ConfigError
+from veilsum.integrations.flower.polling import Clock, Polling, SystemClock
 
 _LOG = logging.getLogger("flwr")  # Flower's own
-_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.05, 3.0
 # What decoding raises in Flower for a reply whose objects are not as they must be.
 _UNREADABLE = (ValueError, TypeError, LookupError, AttributeError)
 
@@ -21,8 +20,9 @@ _UNREADABLE = (ValueError, TypeError, LookupError, AttributeError)
 class OneByOneGrid(Grid):
     """Another grid, except that send_and_receive() returns before the replies are there."""
 
-    def __init__(self, grid: Grid) -> None:
+    def __init__(self, grid: Grid, clock: Clock | None = None) -> None:
         self._grid = grid
+        self._clock = clock or SystemClock()
 
     def __getattr__(self, name: str) -> Any:
         if name == "_grid":  # while it is copied or unpickled, there is none
@@ -72,7 +72,8 @@ class OneByOneGrid(Grid):
         sent = list(messages)
         if not sent:
             return []
-        return Replies(self._grid, self._grid.push_messages(sent), len(sent), timeout)
+        names = self._grid.push_messages(sent)
+        return Replies(self._grid, names, len(sent), timeout, self._clock)
 
 
 class Replies:
@@ -86,7 +87,12 @@ class Replies:
     """
 
     def __init__(
-        self, grid: Grid, message_ids: Iterable[str | None], asked: int, timeout_s: float | None
+        self,
+        grid: Grid,
+        message_ids: Iterable[str | None],
+        asked: int,
+        timeout_s: float | None,
+        clock: Clock,
     ) -> None:
         self.asked = asked
         self.unreadable = 0
@@ -94,7 +100,8 @@ class Replies:
         # A grid has None for a message that it could not send, and has logged it.
         self._waiting_for = [name for name in message_ids if name is not None]
         self._timeout_s = timeout_s
-        self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        self._clock = clock
+        self._deadline = None if timeout_s is None else clock.now() + timeout_s
         self._taken = False
 
     def __iter__(self) -> Iterator[Message]:
@@ -107,9 +114,9 @@ class Replies:
         return self._pulled()
 
     def _pulled(self) -> Iterator[Message]:
-        wait_s = _FIRST_WAIT_S
+        polling = Polling(self._clock)
         while self._waiting_for:
-            last = self._deadline is not None and time.monotonic() >= self._deadline
+            last = self._deadline is not None and self._clock.now() >= self._deadline
             before = len(self._waiting_for)
             # Also after the deadline all are asked for once more: what was there in time counts,
             # although earlier replies took their time.
@@ -121,8 +128,9 @@ class Replies:
                 break
             if not self._waiting_for:
                 return
-            wait_s = _FIRST_WAIT_S if len(self._waiting_for) < before else wait_s * 1.5
-            self._wait(min(wait_s, _LONGEST_WAIT_S))
+            if len(self._waiting_for) < before:
+                polling.happened()
+            polling.pause(self._deadline)
         if self._waiting_for:
             _LOG.warning(
                 "%d of %d nodes sent no reply within %s s; the round goes on without them",
@@ -143,8 +151,3 @@ class Replies:
         if found:
             self._waiting_for.remove(message_id)
         return found
-
-    def _wait(self, wait_s: float) -> None:
-        if self._deadline is not None:
-            wait_s = min(wait_s, max(0.0, self._deadline - time.monotonic()))
-        time.sleep(wait_s)

@@ -20,7 +20,7 @@ from veilsum.coordinator.events import RunSubmitted
 from veilsum.devices import available_threads, require_backend
 from veilsum.errors import ConfigError
 from veilsum.integrations.flower.arrays import read_model, to_record
-from veilsum.integrations.flower.secure_nodes import Clock, SystemClock
+from veilsum.integrations.flower.polling import Clock, SystemClock
 from veilsum.integrations.flower.secure_server import FlowerCoordinator, Kept
 from veilsum.model import ModelLayout
 from veilsum.pki.roster_file import load_roster

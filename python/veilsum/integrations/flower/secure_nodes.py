@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from veilsum.integrations.flower.secure_wire import Part
 from veilsum.records import RoundId
@@ -52,25 +50,3 @@ class Node:
         self.site, self.nonce, self.session, self.number = "", b"", b"", 0
         self.wants_model, self.wants_turn, self.outbox = None, None, []
         return site
-
-
-class Clock(Protocol):
-    """What deadlines are measured with."""
-
-    def now(self) -> float:
-        """Seconds since any fixed moment."""
-
-    def wait(self, seconds: float) -> None:
-        """Returns when they have passed."""
-
-
-class SystemClock:
-    """The one of this machine."""
-
-    def now(self) -> float:
-        """As of Clock."""
-        return time.monotonic()
-
-    def wait(self, seconds: float) -> None:
-        """As of Clock."""
-        time.sleep(seconds)

@@ -40,7 +40,8 @@ from veilsum.coordinator.events import (
 )
 from veilsum.errors import DecodeError, PeerError, VeilsumError
 from veilsum.integrations.flower import secure_parts as parts
-from veilsum.integrations.flower.secure_nodes import Clock, Node
+from veilsum.integrations.flower.polling import Clock, Polling
+from veilsum.integrations.flower.secure_nodes import Node
 from veilsum.integrations.flower.secure_parts import About
 from veilsum.integrations.flower.secure_served import Served
 from veilsum.integrations.flower.secure_wire import (
@@ -62,7 +63,6 @@ from veilsum.transport import wire, wire_data
 
 _LOG = logging.getLogger("flwr")
 
-_POLL_SECONDS = 0.1
 _BEFORE_TRAINING = ("keys", "shares")
 """Phases in which nobody is to train: a site trains while its message waits for an answer, and the
 others would miss what it has to say before."""
@@ -94,6 +94,7 @@ class FlowerCoordinator:
         self._roster = roster
         self._key = key
         self._clock = clock
+        self._polling = Polling(clock)
         self._reply_seconds = reply_seconds
         self._kept = kept
         self._nodes: dict[int, Node] = {}
@@ -119,8 +120,10 @@ class FlowerCoordinator:
                 for node in self._nodes.values():
                     node.resting = False
             moved = self._exchange()
-            if not (self._pass_deadlines() or moved):
-                self._clock.wait(_POLL_SECONDS)
+            if self._pass_deadlines() or moved:
+                self._polling.happened()
+            else:
+                self._polling.pause(until=self._due[0][0] if self._due else None)
         self._say_goodbye()
         return self._status
 
@@ -360,6 +363,7 @@ class FlowerCoordinator:
 
     def _say_goodbye(self) -> None:
         """Tells the sites that the run is over; those that do not answer soon need not know."""
+        self._polling.happened()
         until = self._clock.now() + self._status.spec.deadlines.unmask_s
         for node in self._nodes.values():
             if node.site and node.message_id is None:
@@ -369,5 +373,7 @@ class FlowerCoordinator:
             if not waits:
                 return
             came = [self._pull(node) for node in waits]
-            if not any(came):
-                self._clock.wait(_POLL_SECONDS)
+            if any(came):
+                self._polling.happened()
+            else:
+                self._polling.pause(until)
