@@ -259,6 +259,10 @@ class _Stage:
         """Of each life."""
         return self.consortium.coordinator_settings(self.state, **NO_TLS)
 
+    def lives_now(self) -> bool:
+        """Whether the last one that began has not ended."""
+        return self.lives[-1].process.is_alive()
+
     def end_life(self) -> None:
         """What it leaves is looked through later, when all secrets are known."""
         self.lives[-1].end()
@@ -301,7 +305,7 @@ async def play(
         Proxy(port) as proxy,
         sites_at(consortium, folder, cast, proxy.port, witness) as sites,
     ):
-        proxy.lives = lambda: stage.lives[-1].process.is_alive()
+        proxy.lives = stage.lives_now
         try:
             while await life.until("ended") is None:
                 proxy.target = None
