@@ -214,6 +214,19 @@ def test_a_bad_tensor_stops_the_round_with_the_name_of_its_collaborator(
         averaged_in_store(tensors, VeilsumAverage(), {"rome": 1, "turin": 1})
 
 
+@pytest.mark.parametrize("settings", [{}, {"equal_weights": True}, {"rule": "median"}], ids=str)
+def test_two_collaborators_of_one_name_are_refused_as_one_would_count_for_both(
+    settings: dict[str, Any],
+) -> None:
+    one = np.zeros(2, np.float32)
+    tensors = [LocalTensor(name, one, 0.25) for name in ("rome", "turin", "rome", "pisa")]
+
+    with pytest.raises(ConfigError, match="2 tensors 'w' of collaborator 'rome'") as refused:
+        VeilsumAverage(**settings)(tensors, iter(()), "w", 0, ("trained",))
+
+    assert "a name of its own" in str(refused.value.hint)
+
+
 def test_nobody_with_samples_is_refused() -> None:
     tensors = [LocalTensor("rome", np.zeros(2), 0.0)]
 

@@ -10,6 +10,7 @@ In the plan, at the task whose results it is to average:
 from __future__ import annotations
 
 from abc import ABCMeta
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -96,12 +97,10 @@ class VeilsumAverage(AggregationFunction, metaclass=_OnePerTask):  # type: ignor
             PeerError: a collaborator's tensor has another shape or dtype than the others' or
                 holds a value that is not finite, or its weight is none. The round does not go
                 on: the collaborator cannot be left out of tensors that were averaged before.
-            ConfigError: the tensors cannot be averaged, or the weights are not in proportions
-                of whole numbers (openfl_weights).
+            ConfigError: a collaborator is there twice, the tensors cannot be averaged, or the
+                weights are not in proportions of whole numbers (openfl_weights).
         """
-        names = [local.col_name for local in local_tensors]
-        if len(set(names)) != len(names):
-            raise ConfigError(f"collaborators {names} are not all different ones")
+        _require_different(tensor_name, local_tensors)
         tensors = {local.col_name: np.asarray(local.tensor) for local in local_tensors}
         weights = self._weights(local_tensors)
         return _aggregate(tensor_name, tensors, weights, self._rule, self._threads)
@@ -110,6 +109,19 @@ class VeilsumAverage(AggregationFunction, metaclass=_OnePerTask):  # type: ignor
         if self._equal_weights:
             return {local.col_name: 1 for local in local_tensors}
         return whole_weights({local.col_name: local.weight for local in local_tensors})
+
+
+def _require_different(name: str, local_tensors: Sequence[LocalTensor]) -> None:
+    """Raises:
+    ConfigError: two tensors are of one collaborator; one of them would count for both.
+    """
+    tensors_of = Counter(local.col_name for local in local_tensors)
+    for site, count in tensors_of.items():
+        if count > 1:
+            raise ConfigError(
+                f"there are {count} tensors {name!r} of collaborator {site!r} in one round",
+                hint="give each collaborator a name of its own in the plan (cols.yaml)",
+            )
 
 
 def _aggregate(
