@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import TypeVar
 
 from veilsum.coordinator.effects import PublishModel, PublishSum, SaveLink, SaveRound
 from veilsum.integrations.flower import secure_parts as parts
@@ -11,6 +12,9 @@ from veilsum.integrations.flower.secure_wire import Part
 from veilsum.optimizers.state import OptimizerState
 from veilsum.records import RoundId
 from veilsum.secagg.origin import MOST_LINKS
+
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
 
 _KEPT = 2  # rounds whose sums and optimizer states are still asked for
 
@@ -39,18 +43,20 @@ class Served:
     def publish_sum(self, effect: PublishSum) -> None:
         """Takes the sum of a round."""
         self._sums[effect.round] = tuple(effect.words)
-        _drop_oldest(self._sums)
+        _drop_oldest(self._sums, _KEPT)
 
     def saved(self, effect: SaveRound) -> None:
         """Takes what the optimizer remembers after a round."""
         if isinstance(effect.optimizer_state, OptimizerState):
             data = effect.optimizer_state.to_bytes()
             self._states[hashlib.sha256(data).digest()] = data
-            _drop_oldest(self._states)
+            _drop_oldest(self._states, _KEPT)
 
     def link(self, effect: SaveLink) -> None:
         """Takes a link between two models."""
+        self._links.pop(effect.after, None)  # what led there last is the last to be dropped
         self._links[effect.after] = effect
+        _drop_oldest(self._links, MOST_LINKS)
 
     def model(self, round_id: RoundId, site: str) -> Part | None:
         """The model of a round, while it is the last that opened."""
@@ -94,6 +100,6 @@ class Served:
         return opened if invited else None
 
 
-def _drop_oldest(kept: dict[RoundId, tuple[bytes, ...]] | dict[bytes, bytes]) -> None:
-    while len(kept) > _KEPT:
-        kept.pop(next(iter(kept)))  # type: ignore[call-overload]
+def _drop_oldest(kept: dict[_Key, _Value], most: int) -> None:
+    while len(kept) > most:
+        del kept[next(iter(kept))]
