@@ -162,6 +162,18 @@ def test_the_server_knows_a_site_by_its_signature_only(federation):
     assert not [line for line in said for site in SITES if site in line]
 
 
+def test_a_folder_that_cannot_hold_receipts_is_known_before_anything_is_sent(federation, tmp_path):
+    file = tmp_path / "receipts"
+    file.write_text("mine")
+    strategy = federation.strategy(receipts=file)
+
+    with pytest.raises(ConfigError, match="receipts cannot be kept in"):
+        start(strategy, federation.grid())
+
+    assert not federation.taken
+    assert file.read_text() == "mine"
+
+
 def test_nothing_but_masked_rounds_is_carried_out(federation):
     with pytest.raises(ConfigError, match="must be masked"):
         federation.strategy(RunSpec("shift", masked=False))

@@ -114,7 +114,8 @@ class SecureFedAvg(host.Strategy):
                 plan, from the run's task settings.
 
         Raises:
-            ConfigError: the model cannot be summed masked, or an argument cannot be honoured.
+            ConfigError: the model cannot be summed masked, an argument cannot be honoured, or
+                there can be no folder for receipts.
             AggregationError: the run ended without all its rounds; why, it says.
         """
         if train_config or evaluate_config:
@@ -125,6 +126,8 @@ class SecureFedAvg(host.Strategy):
             )
         layout, arrays = read_model(initial_arrays)
         _require_plain_dtypes(layout)
+        if self._folder is not None:
+            _make_folder(self._folder)
         self.rounds, self.receipts, self.evidence = [], {}, {}
         self.summary()
         result = host.Result()
@@ -176,7 +179,6 @@ class SecureFedAvg(host.Strategy):
 
     def _write(self, name: str, data: bytes) -> None:
         if self._folder is not None:
-            self._folder.mkdir(parents=True, exist_ok=True)
             (self._folder / name).write_bytes(data)
 
     # What Flower's own start() would call; this one's rounds have more than two steps.
@@ -210,6 +212,19 @@ def _not_alone() -> ConfigError:
     return ConfigError(
         "SecureFedAvg has no single steps", hint="call start(), or use FedAvg of this package"
     )
+
+
+def _make_folder(folder: Path) -> None:
+    """Raises:
+    ConfigError: there can be none, which is better known before the first round than after it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"receipts cannot be kept in {folder}: {error.strerror}",
+            hint="SecureFedAvg(receipts=...) names a folder that this process may write to",
+        ) from error
 
 
 def _require_plain_dtypes(layout: ModelLayout) -> None:
