@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,12 +19,25 @@ from flwr.app import Message
 
 from support import flower_masked
 from support.consortium import make_consortium
-from support.flower_grid import flower_task
-from support.flower_masked import SITES, SPEC, masked_federation, start, trained, weight_of
+from support.flower_grid import error_reply, flower_task
+from support.flower_masked import (
+    SITES,
+    SPEC,
+    masked_federation,
+    says,
+    start,
+    trained,
+    weight_of,
+)
 from veilsum.control import Goodbye, RoundOpened
-from veilsum.errors import ConfigError, LedgerError, VeilsumError
+from veilsum.errors import ConfigError, LedgerError
 from veilsum.integrations.flower.secure_parts import About
-from veilsum.integrations.flower.secure_socket import RemoteKeeper, serving, serving_in_thread
+from veilsum.integrations.flower.secure_socket import (
+    KeeperServer,
+    RemoteKeeper,
+    serving,
+    serving_in_thread,
+)
 from veilsum.integrations.flower.secure_wire import (
     TO_COORDINATOR,
     TO_SITE,
@@ -35,6 +50,7 @@ from veilsum.integrations.flower.secure_wire import (
     unseal,
 )
 from veilsum.records import RoundId
+from veilsum.secagg.wire import Writer
 from veilsum.transport import wire
 from veilsum.transport.egress_file import open_egress
 from veilsum.transport.logs import Log
@@ -199,6 +215,50 @@ def test_a_site_that_was_not_invited_is_given_nothing_of_a_round(federation):
     assert given == []
 
 
+@pytest.mark.parametrize(
+    ("stage", "error"),
+    [
+        ("hello", ValueError),
+        ("key-advert", KeyError),
+        ("upload", AttributeError),
+        ("survivor-vote", TypeError),
+    ],
+)
+def test_an_answer_that_flower_cannot_read_costs_its_site_the_round_and_not_the_run(
+    federation, caplog, stage, error
+):
+    garbled = []
+
+    def unreadable(site, number, message):
+        if site == SITES[1] and stage in says(message) and not garbled:
+            garbled.append(stage)
+            raise error("unexpected set of children")
+        return message
+
+    federation.to_server = unreadable
+    strategy = federation.strategy()
+
+    start(strategy, federation.grid(), rounds=2)
+
+    assert survivors(strategy) == [SITES if stage == "survivor-vote" else without(SITES[1]), SITES]
+    assert "Flower cannot read its answer" in caplog.text
+
+
+def test_what_a_node_says_of_its_error_is_one_line_of_the_log_and_not_too_long(federation, caplog):
+    def failing(site, number, message):
+        if site != SITES[1]:
+            return message
+        return error_reply(message, "it failed\nWARNING: the run is over" + "!" * 100_000)
+
+    federation.to_server = failing
+
+    start(federation.strategy(), federation.grid())
+
+    said = [record.getMessage() for record in caplog.records if "it failed" in record.getMessage()]
+    assert said
+    assert all("\n" not in line and len(line) < 1200 for line in said)
+
+
 def test_a_keeper_that_was_started_again_is_back_for_the_next_round(federation):
     strategy = federation.strategy()
     restarted = []
@@ -270,6 +330,61 @@ def test_a_keeper_goes_on_after_a_fault_of_its_own(tmp_path):
                 RemoteKeeper(path).deliver(Sealed(b"", ()))
 
 
+def test_a_keeper_goes_on_after_a_caller_that_announces_more_than_there_is_memory(tmp_path):
+    path = tmp_path / "private" / "keeper.sock"
+    size = 2**62
+    head = Writer().text("deliver").blob(b"").integer(1, 4).integer(size, 8).bytes()
+
+    class Echo:
+        def deliver(self, sealed):
+            return sealed
+
+    with (
+        ThreadPoolExecutor() as pool,
+        serving(Echo(), path, Log("keeper"), most_bytes=size) as server,
+    ):
+        pool.submit(server.serve)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
+            line.connect(str(path))
+            line.sendall(len(head).to_bytes(8, "little") + head)
+            assert line.recv(1) == b""
+
+        answer = pool.submit(RemoteKeeper(path).deliver, Sealed(b"x", ()))
+
+        assert answer.result(timeout=60) == Sealed(b"x", [])
+
+
+def test_a_keeper_that_nobody_can_reach_any_more_says_so_instead_of_ending_well():
+    with closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as deaf:
+        server = KeeperServer(None, deaf, Log("keeper"))
+
+        with pytest.raises(OSError, match="Invalid argument"):
+            server.serve()
+
+
+def test_where_a_site_keeps_its_socket_is_not_in_what_flower_sends(tmp_path):
+    path = tmp_path / "private" / "keeper.sock"
+
+    with pytest.raises(ConfigError) as refused:
+        RemoteKeeper(path).deliver(Sealed(b"", ()))
+
+    assert str(path) not in str(refused.value)
+    assert f"--socket {path}" in str(refused.value.hint)
+
+
+def test_what_to_do_about_a_refusal_is_in_the_sites_log(federation, caplog):
+    class Refusing:
+        def deliver(self, sealed):
+            raise ConfigError("it is refused", hint="and this helps")
+
+    federation.keepers[SITES[1]] = Refusing()
+
+    start(federation.strategy(), federation.grid())
+
+    assert "veilsum: it is refused (and this helps)" in caplog.messages
+    assert not [r for r in federation.answered[SITES[1]] if "helps" in r.error.reason]
+
+
 def test_a_site_that_two_nodes_speak_for_takes_part_through_one_of_them(federation):
     grid = federation.grid()
     speaking = set()
@@ -304,7 +419,7 @@ def test_a_request_that_is_larger_than_a_site_takes_is_not_read(tmp_path):
         thread = threading.Thread(target=server.serve)
         thread.start()
         RemoteKeeper(path).deliver(Sealed(b"", [bytes(600), bytes(400)]))
-        with pytest.raises(VeilsumError):
+        with pytest.raises(ConfigError, match="has hung up, its log says why"):
             RemoteKeeper(path).deliver(Sealed(b"", [bytes(600), bytes(401)]))
         server.close()
         thread.join()

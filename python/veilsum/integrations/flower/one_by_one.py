@@ -13,8 +13,9 @@ from veilsum.errors import ConfigError
 from veilsum.integrations.flower.polling import Clock, Polling, SystemClock
 
 _LOG = logging.getLogger("flwr")  # Flower's own
-# What decoding raises in Flower for a reply whose objects are not as they must be.
-_UNREADABLE = (ValueError, TypeError, LookupError, AttributeError)
+
+UNREADABLE = (ValueError, TypeError, LookupError, AttributeError)
+"""What pulling raises in Flower for a reply whose objects are not as they must be."""
 
 
 class OneByOneGrid(Grid):
@@ -142,7 +143,7 @@ class Replies:
     def _pull(self, message_id: str) -> list[Message]:
         try:
             found = list(self._grid.pull_messages([message_id]))
-        except _UNREADABLE:
+        except UNREADABLE:
             # One site's bytes, which Flower could not read: they cost that site its round.
             _LOG.exception("the reply to message %s cannot be read and is left out", message_id)
             self._waiting_for.remove(message_id)

@@ -9,7 +9,7 @@ from typing import Any
 
 from flwr.app import ConfigRecord, Context, Message, MessageType, MetricRecord, RecordDict
 
-from veilsum.errors import ConfigError, PeerError
+from veilsum.errors import ConfigError, PeerError, VeilsumError
 from veilsum.integrations.flower.arrays import records_of, to_record
 from veilsum.integrations.flower.mod import ClientAppCallable, Mod
 from veilsum.integrations.flower.replies import read_train_reply
@@ -95,6 +95,14 @@ class _Masked:
                 f"this site answers no message of type {kind!r}",
                 hint="secagg_mod(let_through=...) names categories whose replies leave in clear",
             )
+        try:
+            return self._answer(message, context, call_next)
+        except VeilsumError as error:
+            # Flower shows and sends what is wrong; what to do about it is for this site's log only.
+            _LOG.error("veilsum: %s", error.in_a_line)
+            raise
+
+    def _answer(self, message: Message, context: Context, call_next: ClientAppCallable) -> Message:
         keeper = self.keeper(context)
         answer = keeper.deliver(from_content(message.content))
         if isinstance(answer, Training):

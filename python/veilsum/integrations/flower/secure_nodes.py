@@ -44,6 +44,11 @@ class Node:
         asked for, and one that asks for more would have the coordinator hold all of it."""
         self.outbox = [*(one for one in self.outbox if one.kind != part.kind), part]
 
+    def answered(self) -> bool:
+        """It waits for the next message; whether the answer counts for nothing."""
+        late, self.late, self.message_id = self.late, False, None
+        return late
+
     def lose(self) -> str:
         """Forgets who it is; the site that it spoke for."""
         site = self.site

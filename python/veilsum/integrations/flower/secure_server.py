@@ -40,6 +40,7 @@ from veilsum.coordinator.events import (
 )
 from veilsum.errors import DecodeError, PeerError, VeilsumError
 from veilsum.integrations.flower import secure_parts as parts
+from veilsum.integrations.flower.one_by_one import UNREADABLE
 from veilsum.integrations.flower.polling import Clock, Polling
 from veilsum.integrations.flower.secure_nodes import Node
 from veilsum.integrations.flower.secure_parts import About
@@ -63,6 +64,7 @@ from veilsum.transport import wire, wire_data
 
 _LOG = logging.getLogger("flwr")
 
+_MOST_LOGGED = 1000  # characters of what a node says of its error
 _BEFORE_TRAINING = ("keys", "shares")
 """Phases in which nobody is to train: a site trains while its message waits for an answer, and the
 others would miss what it has to say before."""
@@ -249,8 +251,7 @@ class FlowerCoordinator:
         )
         names = list(self._grid.push_messages([message]))
         if not names or not names[0]:
-            self._lose(node, "Flower takes no message for its node")
-            node.resting = True
+            self._set_aside(node, "Flower takes no message for its node")
             return False
         node.message_id = names[0]
         return True
@@ -271,24 +272,32 @@ class FlowerCoordinator:
 
     def _pull(self, node: Node) -> bool:
         assert node.message_id is not None
-        replies = list(self._grid.pull_messages([node.message_id]))
+        try:
+            replies = list(self._grid.pull_messages([node.message_id]))
+        except UNREADABLE as error:
+            # One site's bytes, which Flower could not read: they cost that site its round.
+            node.answered()
+            self._set_aside(node, "Flower cannot read its answer", repr(error))
+            return True
         if not replies:
             return False
-        node.message_id = None
-        late, node.late = node.late, False
+        late = node.answered()
         reply = replies.pop()
         if reply.has_error():
-            node.resting = True
-            _LOG.warning("veilsum: node %s: %s", node.node_id, reply.error.reason)
-            self._lose(node, "its node answered with an error")
+            self._set_aside(node, "its node answered with an error", repr(reply.error.reason))
         elif not late:
             try:
                 self._on_reply(node, reply)
             except VeilsumError as error:
-                node.resting = True
-                _LOG.warning("veilsum: node %s: %s", node.node_id, error)
-                self._lose(node, f"its answer cannot be used: {error}")
+                self._set_aside(node, f"its answer cannot be used: {error}", error.hint or "")
         return True
+
+    def _set_aside(self, node: Node, reason: str, detail: str = "") -> None:
+        """Nobody asks it again before the next phase. `detail` is for the log only."""
+        node.resting = True
+        about = f"{reason} ({detail[:_MOST_LOGGED]})" if detail else reason
+        _LOG.warning("veilsum: node %s: %s", node.node_id, about)
+        self._lose(node, reason)
 
     def _on_reply(self, node: Node, reply: Message) -> None:
         sealed = from_content(reply.content)
@@ -306,13 +315,19 @@ class FlowerCoordinator:
 
     def _on_hello(self, node: Node, site: str, *, unseal_hello: Sealed) -> None:
         if site not in self._roster.sites:
-            raise DecodeError(f"{site!r} is not in the roster")
+            raise DecodeError(
+                f"{site!r} is not in the roster",
+                hint="give every member the same bytes of one roster file",
+            )
         frame = unseal(TO_COORDINATOR, unseal_hello, self._roster.signing_key(site))
         hello = Hello.from_bytes(frame.parts[0].head)
         if frame.session != node.nonce or hello.site != site:
             raise DecodeError("a hello answers another one than this node was sent")
         if hello.roster_hash != self._roster.hash:
-            raise DecodeError(f"site {site!r} has another roster than the coordinator")
+            raise DecodeError(
+                f"site {site!r} has another roster than the coordinator",
+                hint="give every member the same bytes of one roster file",
+            )
         for other in self._nodes.values():
             if other.site == site:
                 other.yielded = site

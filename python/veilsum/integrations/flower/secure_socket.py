@@ -77,12 +77,19 @@ class RemoteKeeper:
             try:
                 line.connect(self._path)
                 _require_own(line)
+            except OSError as error:
+                # Flower sends the text of an app's error in clear, and no hint of ours.
+                start = f"start it: veilsum flower-site --config site.toml --socket {self._path}"
+                raise ConfigError(
+                    f"the site's keeper does not answer: {error.strerror}", hint=start
+                ) from error
+            try:
                 _send(line, said)
                 answer = _receive(line)
-            except OSError as error:
+            except (OSError, DecodeError) as error:
                 raise ConfigError(
-                    f"the site's keeper does not answer at {self._path}: {error.strerror}",
-                    hint="start it: veilsum flower-site --config site.toml --socket PATH",
+                    "the site's keeper has hung up, its log says why",
+                    hint="it has stopped, or the message is larger than max_model_bytes lets it be",
                 ) from error
         match answer.what:
             case "sealed":
@@ -107,20 +114,28 @@ class KeeperServer:
         self._listener = listener
         self._log = log
         self._most_bytes = most_bytes
+        self._closed = False
 
     def serve(self) -> None:
-        """Until close(): one caller at a time, as the keeper works."""
+        """Until close(): one caller at a time, as the keeper works.
+
+        Raises:
+            OSError: nobody can be accepted any more.
+        """
         while True:
             try:
                 line, _ = self._listener.accept()
             except OSError:
-                return  # closed
+                if self._closed:
+                    return
+                raise
             with line:
                 line.settimeout(_SILENT_SECONDS)
                 self._serve_one(line)
 
     def close(self) -> None:
         """Ends serve(), after the request that it is at."""
+        self._closed = True
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -131,7 +146,9 @@ class KeeperServer:
             said = _receive(line, self._most_bytes)
             _send(line, self._answer(said))
         except (OSError, DecodeError, ConfigError) as error:
-            self._log.warning("a caller was lost", reason=str(error))
+            self._log.warning("a caller was lost", reason=_why(error))
+        except Exception:  # noqa: BLE001  nor must a caller that asks for more than there is memory
+            self._log.exception("a caller was lost")
 
     def _answer(self, said: _Said) -> _Said:
         try:
@@ -145,11 +162,11 @@ class KeeperServer:
         except (LedgerError, DeviceError) as error:
             # Flower sends the text of an app's error in clear: what it says of this site's disk
             # and devices stays here.
-            self._log.warning("refused", reason=str(error))
+            self._log.warning("refused", reason=_why(error))
             text = "the site's keeper cannot go on, its log says why"
             return _Said("refused", Writer().text(text).text("").bytes(), ())
         except VeilsumError as error:
-            self._log.warning("refused", reason=str(error))
+            self._log.warning("refused", reason=_why(error))
             hint = error.hint or ""
             return _Said("refused", Writer().text(str(error)).text(hint).bytes(), ())
         except Exception:  # noqa: BLE001  a fault of our own must not take the keeper from all rounds
@@ -255,7 +272,14 @@ def _require_own(line: socket.socket) -> None:
     size = struct.calcsize("3i")
     _, user, _ = struct.unpack("3i", line.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
     if user != os.getuid():
-        raise ConfigError(f"user {user} is at the other end of the keeper's socket")
+        raise ConfigError(
+            "another user is at the other end of the keeper's socket",
+            hint=f"run keeper and SuperNode as one user: this is {os.getuid()}, that is {user}",
+        )
+
+
+def _why(error: Exception) -> str:
+    return error.in_a_line if isinstance(error, VeilsumError) else str(error)
 
 
 def _send(line: socket.socket, said: _Said) -> None:
