@@ -362,10 +362,13 @@ def test_a_keeper_that_nobody_can_reach_any_more_says_so_instead_of_ending_well(
             server.serve()
 
 
-def test_where_a_site_keeps_its_socket_is_not_in_what_flower_sends(tmp_path):
-    path = tmp_path / "private" / "keeper.sock"
+@pytest.mark.parametrize(
+    ("name", "why"), [("keeper.sock", "No such file"), ("k" * 200, "path too long")]
+)
+def test_where_a_site_keeps_its_socket_is_not_in_what_flower_sends(tmp_path, name, why):
+    path = tmp_path / "private" / name
 
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError, match=why) as refused:
         RemoteKeeper(path).deliver(Sealed(b"", ()))
 
     assert str(path) not in str(refused.value)

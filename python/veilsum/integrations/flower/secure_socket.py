@@ -81,7 +81,7 @@ class RemoteKeeper:
                 # Flower sends the text of an app's error in clear, and no hint of ours.
                 start = f"start it: veilsum flower-site --config site.toml --socket {self._path}"
                 raise ConfigError(
-                    f"the site's keeper does not answer: {error.strerror}", hint=start
+                    f"the site's keeper does not answer: {error.strerror or error}", hint=start
                 ) from error
             try:
                 _send(line, said)
