@@ -48,6 +48,7 @@ class ChunkReceiver:
         self._update_id = update_id
         self._hash_chunk = hash_chunk
         self._compressed = compressed
+        self._max_chunk_bytes = max((group.largest_size for group in groups), default=0)
         self._grid = [(group, index) for group in groups for index in range(group.count)]
         self._positions = {
             (group.number, index): position for position, (group, index) in enumerate(self._grid)
@@ -62,7 +63,7 @@ class ChunkReceiver:
     @property
     def max_chunk_bytes(self) -> int:
         """No chunk of this upload is larger."""
-        return max((group.largest_size for group, _ in self._grid), default=0)
+        return self._max_chunk_bytes
 
     @property
     def next_index(self) -> int:

@@ -1,8 +1,8 @@
 """Protobuf to our own dataclasses and back: models and updates on their way.
 
-Chunks are the bulk of all traffic. protobuf's own parser would copy each of them twice, so
-the one message that carries them is taken apart here, and its chunks are views of what
-gRPC received.
+Chunks and pieces of models are the bulk of all traffic. protobuf's own parser would copy each of
+them twice, so the messages that carry them are made and taken apart here, and what they carry are
+views of what gRPC received.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ _MAX_MODEL_BYTES = 2**44
 _MAX_AUDITED_CHUNKS = 65_536
 
 # A key is (field number << 3) | 2: UpdateFrame.chunks is field 2, UpdateChunks.chunk field 1,
-# ModelPiece.data field 2.
+# DataPiece.data field 1, ModelPiece.data field 2.
 _CHUNKS_KEY = 0x12
 _CHUNK_KEY = 0x0A
+_DATA_KEY = 0x0A
 _MODEL_DATA_KEY = 0x12
 
 # --- updates ------------------------------------------------------------------------
@@ -226,7 +227,7 @@ def decode_audit_request(data: bytes) -> tuple[RoundId, list[tuple[int, int]], i
 
 def encode_data_piece(parts: Sequence[Buffer]) -> bytes:
     """A piece of what was asked for: these bytes, one after the other."""
-    return dump(pb.DataPiece(data=b"".join(parts)))
+    return _message_of(_DATA_KEY, parts)
 
 
 def decode_data_piece(piece: bytes) -> bytes:
@@ -235,7 +236,8 @@ def decode_data_piece(piece: bytes) -> bytes:
     Raises:
         DecodeError: not a piece, or an empty one.
     """
-    data = parse(pb.DataPiece, piece).data
+    view = _only_field(_DATA_KEY, piece)
+    data = bytes(view) if view is not None else parse(pb.DataPiece, piece).data
     if not data:
         raise DecodeError("a piece of data is empty")
     return data
@@ -267,8 +269,7 @@ def encode_model_header(layout: bytes, size_bytes: int, model_hash: bytes) -> by
 
 def encode_model_data(parts: Sequence[Buffer]) -> bytes:
     """A further piece: these bytes, one after the other, as protobuf would make it, in one copy."""
-    size = sum(memoryview(part).nbytes for part in parts)
-    return b"".join((bytes((_MODEL_DATA_KEY,)), _varint(size), *parts))
+    return _message_of(_MODEL_DATA_KEY, parts)
 
 
 def decode_model_header(piece: bytes) -> tuple[bytes, int, bytes]:
@@ -288,13 +289,35 @@ def decode_model_header(piece: bytes) -> tuple[bytes, int, bytes]:
     )
 
 
-def decode_model_data(piece: bytes) -> bytes:
-    """The bytes of a further piece.
+def decode_model_data(piece: bytes) -> memoryview:
+    """The bytes of a further piece, as a view of it.
 
     Raises:
         DecodeError: not a piece of data.
     """
+    view = _only_field(_MODEL_DATA_KEY, piece)
+    if view is not None:
+        return view
     message = parse(pb.ModelPiece, piece)
     if message.WhichOneof("piece") != "data":
         raise DecodeError("after its header, a model consists of pieces of data")
-    return message.data
+    return memoryview(message.data)
+
+
+# --- messages of one field of bytes ---------------------------------------------------
+
+
+def _message_of(key: int, parts: Sequence[Buffer]) -> bytes:
+    """The message with these bytes in its only field, as protobuf would make it, in one copy."""
+    size = sum(memoryview(part).nbytes for part in parts)
+    return b"".join((bytes((key,)), _varint(size), *parts))
+
+
+def _only_field(key: int, message: bytes) -> memoryview | None:
+    """The bytes of a message's only field, as a view of it; None if it has others, or another:
+    then it is for protobuf to say what it is."""
+    view = memoryview(message).toreadonly()
+    if message[:1] != bytes((key,)):
+        return None
+    size, begin = _read_varint(view, 1)
+    return view[begin:] if begin + size == len(message) else None
