@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +57,7 @@ def _stream(model: ServedModel) -> list[bytes]:
 
     async def read() -> list[bytes]:
         begins = range(0, model.size_bytes, PIECE_BYTES)
-        return [decode_model_data(await models.read(model, begin)) for begin in begins]
+        return [bytes(decode_model_data(await models.read(model, begin))) for begin in begins]
 
     return asyncio.run(read())
 
@@ -105,6 +107,79 @@ def test_a_checkpoint_that_is_not_as_it_was_written_is_not_served(tmp_path: Path
         _stream(served)
     with pytest.raises(ConfigError, match=r"cannot read the model round-0\.safetensors: No such"):
         serve()
+
+
+def _large(folder: Path, pieces: int) -> ServedModel:
+    model = {"w": np.arange(pieces * PIECE_BYTES // 4, dtype=np.float32)}
+    layout = ModelLayout.from_arrays(model)
+    file = folder / "round-0.safetensors"
+    save_model(file, layout, model)
+    return serve_checkpoint(ROUND, layout, file, (HASH, ZEROS))
+
+
+def test_the_pieces_that_were_read_last_are_there_for_the_next_site(tmp_path: Path) -> None:
+    served, models = _large(tmp_path, pieces=10), Models()
+    models.put(served)
+
+    async def main() -> None:
+        pieces = [await models.read(served, number * PIECE_BYTES) for number in range(10)]
+        served.file.unlink()
+        for number in range(2, 10):
+            assert await models.read(served, number * PIECE_BYTES) is pieces[number]
+        for number in range(2):
+            with pytest.raises(Unreadable, match="No such file"):
+                await models.read(served, number * PIECE_BYTES)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("over", ["dropped", "replaced"])
+def test_pieces_of_a_model_that_is_not_served_any_more_are_not_kept(
+    over: str, tmp_path: Path
+) -> None:
+    served, models = _large(tmp_path, pieces=2), Models()
+    models.put(served)
+
+    async def main() -> None:
+        await models.read(served, 0)
+        if over == "dropped":
+            models.drop("run")
+        else:
+            models.put(_served(tmp_path, NEXT))
+        await models.read(served, PIECE_BYTES)  # of an answer that is under way
+        served.file.unlink()
+        for begin in (0, PIECE_BYTES):
+            with pytest.raises(Unreadable, match="No such file"):
+                await models.read(served, begin)
+
+    asyncio.run(main())
+
+
+def test_sites_that_fetch_together_have_a_piece_read_a_few_times(tmp_path: Path) -> None:
+    served, models = _large(tmp_path, pieces=1), Models()
+    models.put(served)
+
+    async def main() -> None:
+        pieces = await asyncio.gather(*(models.read(served, 0) for _ in range(12)))
+        assert len(set(pieces)) == 1
+        assert len(set(map(id, pieces))) <= 4  # as many as read at once
+
+    asyncio.run(main())
+
+
+def test_a_piece_is_read_without_a_second_copy(tmp_path: Path) -> None:
+    served, models = _large(tmp_path, pieces=2), Models()
+
+    async def main() -> int:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        await models.read(served, 0)
+        tracemalloc.start()
+        await models.read(served, PIECE_BYTES)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return peak
+
+    assert asyncio.run(main()) < 1.5 * PIECE_BYTES
 
 
 def test_versions_of_a_model_are_served_side_by_side_while_they_are_wanted(tmp_path: Path) -> None:

@@ -243,6 +243,51 @@ def test_a_frame_of_chunks_costs_no_more_than_its_bytes() -> None:
         assert peak < 5 << 20, size  # the frame and, of the largest, 16 thousand views
 
 
+# --- pieces of models and data: the same ---------------------------------------------
+
+
+@given(st.lists(st.binary(max_size=300), max_size=5).filter(any))
+def test_pieces_are_what_protobuf_would_make(parts: list[bytes]) -> None:
+    data = b"".join(parts)
+
+    piece = wire_data.encode_model_data(parts)
+    assert piece == pb.ModelPiece(data=data).SerializeToString()
+    assert wire_data.decode_model_data(piece) == data
+    piece = wire_data.encode_data_piece(parts)
+    assert piece == pb.DataPiece(data=data).SerializeToString()
+    assert wire_data.decode_data_piece(piece) == data
+
+
+@given(st.binary(max_size=200) | st.binary(max_size=200).map(lambda tail: b"\x12" + tail))
+def test_any_bytes_are_the_data_that_protobuf_sees_or_refused(piece: bytes) -> None:
+    try:
+        data = wire_data.decode_model_data(piece)
+    except DecodeError:
+        return
+    assert pb.ModelPiece.FromString(piece).data == data
+
+
+def test_a_piece_with_fields_of_a_later_version_is_taken() -> None:
+    later = b"\x7a\x01x"  # field 15
+    model = wire_data.encode_model_data([b"abc"])
+    data = wire_data.encode_data_piece([b"abc"])
+    for piece in (model + later, later + model):
+        assert wire_data.decode_model_data(piece) == b"abc"
+    for piece in (data + later, later + data):
+        assert wire_data.decode_data_piece(piece) == b"abc"
+
+
+def test_the_data_of_a_model_is_a_view_and_not_a_copy() -> None:
+    piece = wire_data.encode_model_data([bytes(1 << 20)])
+    tracemalloc.start()
+    data = wire_data.decode_model_data(piece)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert data.obj is piece
+    assert data.readonly
+    assert peak < 4096
+
+
 # --- anything else is refused ---------------------------------------------------------
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +22,9 @@ PIECE_BYTES = 1 << 20
 # At once, for all sites together: more would only queue up for the disk, and keep the threads
 # that everything else of the coordinator needs as well.
 _MOST_READS = 4
+
+# For sites that fetch one model at about the same time, which is what the sites of a round do.
+_KEPT_PIECES = 8
 
 
 class Unreadable(VeilsumError):  # noqa: N818  a disk's fault, not a site's
@@ -65,6 +70,7 @@ class Models:
     def __init__(self) -> None:
         self._rounds: dict[RoundId, _Round] = {}
         self._reads = asyncio.Semaphore(_MOST_READS)
+        self._kept: OrderedDict[tuple[Path, int], bytes] = OrderedDict()  # used last is last
 
     def put(
         self, model: ServedModel, state_file: Path | None = None, *, since: int | None = None
@@ -77,6 +83,7 @@ class Models:
                 replaces whatever was served of the run.
         """
         new = model.round
+        self._kept.clear()
         for known in list(self._rounds):
             if known.run_id == new.run_id and (since is None or known.number < since):
                 del self._rounds[known]
@@ -96,6 +103,7 @@ class Models:
 
     def drop(self, run_id: str) -> None:
         """The run is over. Answers that are under way go on."""
+        self._kept.clear()
         for known in list(self._rounds):
             if known.run_id == run_id:
                 del self._rounds[known]
@@ -142,8 +150,33 @@ class Models:
         Raises:
             Unreadable: the checkpoint is gone, or not as it was written.
         """
+        if (kept := self._kept_piece(model, begin)) is not None:
+            return kept
         async with self._reads:
-            return await asyncio.to_thread(_model_piece, model, begin)
+            # Whoever was before in the queue may have read the same.
+            if (kept := self._kept_piece(model, begin)) is not None:
+                return kept
+            piece = await asyncio.to_thread(_model_piece, model, begin)
+        self._keep(model, begin, piece)
+        return piece
+
+    def _kept_piece(self, model: ServedModel, begin: int) -> bytes | None:
+        key = (model.file, begin)
+        piece = self._kept.get(key)
+        if piece is not None:
+            self._kept.move_to_end(key)
+        return piece
+
+    def _keep(self, model: ServedModel, begin: int, piece: bytes) -> None:
+        """Unless nobody will come for the model any more."""
+        if self._is_served(model):
+            self._kept[model.file, begin] = piece
+            if len(self._kept) > _KEPT_PIECES:
+                self._kept.popitem(last=False)
+
+    def _is_served(self, model: ServedModel) -> bool:
+        served = self._rounds.get(model.round)
+        return served is not None and served.model is model
 
 
 def _nothing(round_id: RoundId, what: str) -> ConfigError:
@@ -171,20 +204,32 @@ def serve_checkpoint(
 def _model_piece(model: ServedModel, begin: int) -> bytes:
     # Opened anew for every piece: the number of open files does not depend on that of sites.
     part = model.tensors[begin : begin + PIECE_BYTES]
+    window = _window()[: len(part)]
     try:
         descriptor = os.open(model.file, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            data = os.pread(descriptor, len(part), part.start)
+            size = os.preadv(descriptor, [window], part.start)
         finally:
             os.close(descriptor)
     except OSError as error:
         raise Unreadable(f"cannot read {model.file.name}: {error.strerror}") from error
-    if len(data) != len(part):
+    if size != len(part):
         raise Unreadable(
-            f"{model.file.name} ends at byte {part.start + len(data)}, "
+            f"{model.file.name} ends at byte {part.start + size}, "
             f"it had {model.tensors.stop} when it was written"
         )
-    return encode_model_data([data])
+    return encode_model_data([window])
+
+
+_windows = threading.local()
+
+
+def _window() -> memoryview:
+    """Where this thread reads into. Fresh memory for every piece costs more than reading it."""
+    if not hasattr(_windows, "view"):
+        _windows.view = memoryview(bytearray(PIECE_BYTES))
+    view: memoryview = _windows.view
+    return view
 
 
 def check_offset(offset: int, size: int) -> None:

@@ -63,7 +63,7 @@ class IncomingModel:
         self._hash = hashlib.sha256(layout.digest)
         self._header, self._layout, self._model_hash = header, layout, model_hash
 
-    def _take(self, data: bytes) -> None:
+    def _take(self, data: memoryview) -> None:
         part = np.frombuffer(data, np.uint8)
         end = self.held + part.size
         if end > self._data.size:
