@@ -156,7 +156,7 @@ def test_ctrl_c_ends_the_command_and_all_it_started() -> None:
         assert process.poll() is None
 
     os.killpg(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=240)
 
     assert process.returncode == 130
     assert said == b""

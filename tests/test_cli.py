@@ -272,7 +272,7 @@ def test_a_coordinator_says_where_it_serves_reloads_at_hup_and_ctrl_c_ends_it(
         assert process.stderr is not None
         log = next(line for line in process.stderr if "certificate taken" in line)
         process.send_signal(signal.SIGINT)
-        _, rest = process.communicate(timeout=30)
+        _, rest = process.communicate(timeout=240)
 
     assert json.loads(listed.stdout) == {"runs": []}
     assert newest.returncode == 1

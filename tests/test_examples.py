@@ -77,13 +77,13 @@ def address() -> Iterator[str]:
         yield process.stdout.readline().split()[-1]
     finally:
         process.terminate()
-        process.communicate(timeout=30)
+        process.communicate(timeout=240)
 
 
 def post(address: str, site: str, weight: int, body: bytes) -> int:
     request = urllib.request.Request(f"{address}/updates/{site}?weight={weight}", data=body)
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=240) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         error.close()
@@ -98,7 +98,7 @@ def update(value: float, shape: tuple[int, ...] = (64, 8)) -> bytes:
 def test_the_forty_line_server_averages_what_is_posted(address: str) -> None:
     codes = [post(address, "rome", 100, update(1.0)), post(address, "turin", 300, update(3.0))]
 
-    with urllib.request.urlopen(f"{address}/mean", timeout=30) as answer:
+    with urllib.request.urlopen(f"{address}/mean", timeout=240) as answer:
         mean = veilsum.decode(veilsum.EncodedUpdate.from_bytes(answer.read()))
     assert codes == [200, 200]
     np.testing.assert_array_equal(mean["w"], np.full((64, 8), 2.5, np.float32))
@@ -124,7 +124,7 @@ def test_the_forty_line_server_refuses_one_bad_update_and_goes_on(
 
 def test_the_forty_line_server_has_no_mean_before_the_first_update(address: str) -> None:
     with pytest.raises(urllib.error.HTTPError, match="404") as refused:
-        urllib.request.urlopen(f"{address}/mean", timeout=30)
+        urllib.request.urlopen(f"{address}/mean", timeout=240)
 
     refused.value.close()
 

@@ -398,7 +398,7 @@ def test_a_process_killed_after_the_fsync_has_its_record(tmp_path):
         [sys.executable, "-c", program, str(tmp_path / "ledger")],
         check=False,
         env=environment,
-        timeout=60,
+        timeout=240,
     )
 
     assert ended.returncode == -signal.SIGKILL

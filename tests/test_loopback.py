@@ -47,7 +47,7 @@ DEADLINES = Deadlines(*[50.0] * 7, cooldown_s=0.1)
 SPEC = RunSpec(
     task_id="tiny", min_sites=4, weight_cap=10, metrics=("auc", "loss"), deadlines=DEADLINES
 )
-SECONDS = 40
+SECONDS = 240
 
 
 @dataclass

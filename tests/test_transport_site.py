@@ -35,7 +35,7 @@ from veilsum.transport.site_app import make_endpoint, serve_site
 from veilsum.transport.training import TrainingThread, load_trainer
 
 MODEL = {"w": np.zeros(4, np.float32)}
-SECONDS = 20
+SECONDS = 120
 
 
 @pytest.fixture(scope="module")

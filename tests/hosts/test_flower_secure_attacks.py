@@ -351,7 +351,7 @@ def test_a_keeper_goes_on_after_a_caller_that_announces_more_than_there_is_memor
 
         answer = pool.submit(RemoteKeeper(path).deliver, Sealed(b"x", ()))
 
-        assert answer.result(timeout=60) == Sealed(b"x", [])
+        assert answer.result(timeout=240) == Sealed(b"x", [])
 
 
 def test_a_keeper_that_nobody_can_reach_any_more_says_so_instead_of_ending_well():

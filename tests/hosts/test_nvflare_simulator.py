@@ -42,7 +42,7 @@ def run_job(workspace: Path, **wanted: Any) -> tuple[int, str]:
         cwd=workspace,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1500,
         check=False,
     )
     return finished.returncode, finished.stdout + finished.stderr

@@ -66,7 +66,7 @@ RUN = RunSpec(
     min_sites=4,
     weight_cap=10,
     metrics=("auc",),
-    deadlines=Deadlines(*[50.0] * 6),
+    deadlines=Deadlines(*[240.0] * 6),
     max_attempts=1,
 )
 WORDS_APART = 4096  # of two draws in a site's stream; no draw is longer
@@ -103,7 +103,7 @@ class PatientTrainer(TinyTrainer):
     """Is not ready before its site's memory with the keys of its masks was written."""
 
     def fit(self, *given: Any) -> Any:
-        assert dumped.wait(50)
+        assert dumped.wait(240)
         return super().fit(*given)
 
 
@@ -111,7 +111,7 @@ class FailingTrainer(TinyTrainer):
     """Fails, but not before its site, and each that fails, has everybody's shares."""
 
     def fit(self, *_: Any) -> Any:
-        assert hold_shares.wait(50)
+        assert hold_shares.wait(240)
         raise RuntimeError("no scanner today")
 
 

@@ -24,7 +24,7 @@ from veilsum.transport.operator import OperatorClient
 from veilsum.transport.settings import CoordinatorSettings
 from veilsum.transport.site_app import serve_site
 
-SECONDS = 60
+SECONDS = 240  # nobody waits so long for anything but a deadlock
 
 
 def run_async(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
