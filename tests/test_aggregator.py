@@ -375,29 +375,6 @@ def test_a_spool_gives_the_same_digest_and_leaves_nothing(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize("dtype", ["f4", "f8"])
-def test_a_spool_writes_several_tiles_at_once(tmp_path: Path, dtype: str, threads: int) -> None:
-    size = 3 * 32 * 4096 + 4097  # three whole writes, and one that ends within its second tile
-    values = np.random.default_rng(5).normal(size=size).astype(dtype)
-    update = {"a": values}
-    layout = ModelLayout.from_arrays(update)
-    in_memory = Aggregator(layout, threads=1)
-    in_memory.add(update, weight=3, site="lyon")
-    spooled = Aggregator(layout, threads=threads, spool=tmp_path)
-    spooled.add(update, weight=3, site="lyon")
-
-    (path,) = tmp_path.iterdir()
-    assert path.read_bytes()[: values.nbytes] == values.tobytes()  # then padding
-    assert spooled.finish().digest == in_memory.finish().digest
-
-    values[-1] = np.inf
-    with pytest.raises(PeerError, match="1 values that are not finite in tensor 'a'"):
-        spooled.add(update, weight=3, site="oslo")
-    assert spooled.sites == ("lyon",)
-    assert list(tmp_path.iterdir()) == [path]
-
-
 def test_a_spool_keeps_encoded_updates_in_their_wire_form(tmp_path: Path) -> None:
     mean = aggregator(spool=tmp_path)
     update = encoded("lyon", "int8")

@@ -5,7 +5,6 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
-#include <memory>
 #include <utility>
 
 #include "aggregate/spool.h"
@@ -183,19 +182,17 @@ class TensorReader final : public UpdateReader {
 // --- the kept form ------------------------------------------------------------------
 
 template <class Value>
-void keep_run(const Layout& layout, TensorData tensors, const Tile& run, const std::string& site,
-              Screening screening, StoredBytes& kept, std::span<Screened> screened) {
-  const std::size_t offset = run.first * sizeof(Value);
-  std::byte* place = kept.place(offset);
-  const auto room = std::make_unique_for_overwrite<Value[]>(place == nullptr ? run.count : 0);
-  const std::span values(place == nullptr ? room.get() : reinterpret_cast<Value*>(place),
-                         run.count);
-  for (std::size_t begin = 0; begin < run.count; begin += kTile) {
-    const Tile tile{run.first + begin, std::min(kTile, run.count - begin)};
-    screened[begin / kTile] =
-        screen_tile(layout, tensors, tile, site, screening, values.subspan(begin, tile.count));
-  }
-  if (place == nullptr) kept.write(offset, std::as_bytes(values));
+Screened keep_tile(const Layout& layout, TensorData tensors, const Tile& tile,
+                   const std::string& site, Screening screening, StoredBytes& kept) {
+  const std::size_t offset = tile.first * sizeof(Value);
+  if (std::byte* place = kept.place(offset))
+    return screen_tile(layout, tensors, tile, site, screening,
+                       std::span(reinterpret_cast<Value*>(place), tile.count));
+  std::array<Value, kTile> room;
+  const std::span values(room.data(), tile.count);
+  const Screened screened = screen_tile(layout, tensors, tile, site, screening, values);
+  kept.write(offset, std::as_bytes(values));
+  return screened;
 }
 
 std::size_t kept_value_bytes(const Layout& layout) { return needs_double(layout) ? 8 : 4; }
@@ -378,12 +375,10 @@ std::size_t kept_bytes(const Layout& layout) {
          layout.group_size(kIntegerGroup) * 8;
 }
 
-void keep_floats(const Layout& layout, TensorData tensors, const Tile& run, const std::string& site,
-                 Screening screening, StoredBytes& kept, std::span<Screened> screened) {
-  if (needs_double(layout))
-    keep_run<double>(layout, tensors, run, site, screening, kept, screened);
-  else
-    keep_run<float>(layout, tensors, run, site, screening, kept, screened);
+Screened keep_floats(const Layout& layout, TensorData tensors, const Tile& tile,
+                     const std::string& site, Screening screening, StoredBytes& kept) {
+  return needs_double(layout) ? keep_tile<double>(layout, tensors, tile, site, screening, kept)
+                              : keep_tile<float>(layout, tensors, tile, site, screening, kept);
 }
 
 void keep_integers(const Layout& layout, TensorData tensors, const Tile& tile,

@@ -92,11 +92,10 @@ std::unique_ptr<UpdateReader> read_tensors(const Layout& layout, TensorData tens
 // The kept form of tensors: group 1 as one vector of f32, or of f64 if the layout has an f64
 // tensor, so that nothing is lost; then group 2 as i64.
 std::size_t kept_bytes(const Layout& layout);
-// Copies values of either group to their place in the kept form: of group 1 a run of whole tiles
-// (the last may be short), screened meanwhile, one result per tile; of group 2 a tile.
+// Copies a tile of either group to its place in the kept form; group 1 is screened meanwhile.
 class StoredBytes;
-void keep_floats(const Layout& layout, TensorData tensors, const Tile& run, const std::string& site,
-                 Screening screening, StoredBytes& kept, std::span<Screened> screened);
+Screened keep_floats(const Layout& layout, TensorData tensors, const Tile& tile,
+                     const std::string& site, Screening screening, StoredBytes& kept);
 void keep_integers(const Layout& layout, TensorData tensors, const Tile& tile,
                    const std::string& site, StoredBytes& kept);
 std::unique_ptr<UpdateReader> read_kept(const Layout& layout, std::span<const std::byte> kept);

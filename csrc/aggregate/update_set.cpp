@@ -18,9 +18,6 @@ namespace {
 constexpr std::size_t kReleaseBytes = std::size_t{32} << 20;
 constexpr std::size_t kMostReleaseTiles = 256;
 constexpr std::uint64_t kMostFileBytes = std::uint64_t{1} << 48;
-// 512 KiB of floats: a file system that is given many pages at once keeps them together, which
-// makes them about half the work to write, to map and to let go of.
-constexpr std::size_t kTilesPerWrite = 32;
 
 }  // namespace
 
@@ -96,11 +93,8 @@ UpdateSet::UpdateSet(const Layout& layout, unsigned threads, std::string spool, 
 CommittedUpdate UpdateSet::keep(const std::string& site, TensorData tensors) const {
   StoredBytes kept(spool_, site, kept_bytes(layout_));
   std::vector<Screened> screened(count_tiles(layout_, kFloatGroup));
-  const std::size_t tiles = spool_.empty() ? kTilesAtOnce : kTilesPerWrite;
-  parallel_for(layout_.group_size(kFloatGroup), tiles * kTile, threads_, [&](const Range& range) {
-    const Tile run{range.begin, range.end - range.begin};
-    const auto results = std::span(screened).subspan(run.first / kTile);
-    keep_floats(layout_, tensors, run, site, screening_, kept, results);
+  for_each_tile(layout_, kFloatGroup, threads_, [&](std::size_t index, const Tile& tile) {
+    screened[index] = keep_floats(layout_, tensors, tile, site, screening_, kept);
   });
   for_each_tile(layout_, kIntegerGroup, threads_, [&](std::size_t, const Tile& tile) {
     keep_integers(layout_, tensors, tile, site, kept);
