@@ -15,6 +15,7 @@ from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.exception import AggregationError
 
 from support.flower_grid import error_reply, train_reply
+from support.flower_objects import UNREADABLE_REPLIES, pulled
 from support.flower_round import (
     WEIGHTS,
     aggregator_digest,
@@ -82,6 +83,16 @@ def test_a_bad_update_costs_its_site_the_round_and_no_other(grid, caplog, change
     assert list(strategy.rounds[1].refused) == ["2"]
     assert reason in strategy.rounds[1].refused["2"]
     assert reason in caplog.text
+
+
+@pytest.mark.parametrize("kind", UNREADABLE_REPLIES)
+def test_a_reply_that_flower_cannot_read_costs_its_site_the_round_and_no_other(grid, caplog, kind):
+    grid.nodes[2] = lambda message: pulled(kind, message)
+
+    _, result = run(grid)
+
+    assert_is_reference(result.arrays, [1, 3, 4, 5])
+    assert "cannot be read and is left out" in caplog.text
 
 
 def test_an_error_reply_is_logged_and_the_others_go_on(grid, caplog):

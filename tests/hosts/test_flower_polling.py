@@ -94,6 +94,42 @@ def test_a_masked_phase_waits_for_a_silent_site_with_few_questions_and_ends_on_t
     assert len(grid.pulls) < 350
 
 
+@pytest.mark.parametrize("arrives", [True, False])
+@pytest.mark.parametrize("place", [0, 2, 4])
+def test_a_node_that_sends_for_minutes_costs_no_other_site_the_round(
+    tmp_path, clock, place, arrives
+):
+    """Flower's pull waits for what a node is still sending, and nobody is heard meanwhile."""
+
+    class LaterGrid(LocalGrid):
+        """An answer is not there when it is asked for first."""
+
+        def pull_messages(self, message_ids):
+            names = tuple(message_ids)
+            if names not in self.pulls:
+                self.pulls.append(names)
+                return []
+            return super().pull_messages(names)
+
+    def sends_slowly(site, number, message):
+        if site == SITES[place] and number > 0:
+            clock.seconds += 6 * SPEC.deadlines.keys_s
+            if not arrives:
+                raise ValueError("its session is over")
+        return message
+
+    with flower_task(), masked_federation(make_consortium(tmp_path / "c", SITES)) as federation:
+        federation.to_server = sends_slowly
+        strategy = federation.strategy(clock=clock)
+
+        start(strategy, LaterGrid(federation.grid().nodes))
+
+    (record,) = strategy.rounds
+    assert record.completed
+    assert {*SITES} - {*record.sites} <= {SITES[place]}
+    assert not arrives or record.sites == SITES
+
+
 def test_a_plain_round_waits_for_a_silent_node_with_few_questions_and_ends_on_time(
     flower_task, clock
 ):

@@ -15,7 +15,7 @@ import pytest
 
 pytest.importorskip("flwr", reason="flwr is not installed (extra `flower`)")
 
-from flwr.app import Message
+from flwr.app import Array, ArrayRecord, Message
 
 from support import flower_masked
 from support.consortium import make_consortium
@@ -29,8 +29,9 @@ from support.flower_masked import (
     trained,
     weight_of,
 )
+from support.flower_objects import UNREADABLE_REPLIES, pulled
 from veilsum.control import Goodbye, RoundOpened
-from veilsum.errors import ConfigError, LedgerError
+from veilsum.errors import ConfigError, DecodeError, LedgerError
 from veilsum.integrations.flower.secure_parts import About
 from veilsum.integrations.flower.secure_socket import (
     KeeperServer,
@@ -242,6 +243,35 @@ def test_an_answer_that_flower_cannot_read_costs_its_site_the_round_and_not_the_
 
     assert survivors(strategy) == [SITES if stage == "survivor-vote" else without(SITES[1]), SITES]
     assert "Flower cannot read its answer" in caplog.text
+
+
+@pytest.mark.parametrize("kind", UNREADABLE_REPLIES)
+def test_objects_that_a_superlink_takes_and_flower_cannot_read_do_not_end_the_run(federation, kind):
+    garbled = []
+
+    def unreadable(site, number, message):
+        if site == SITES[1] and "upload" in says(message) and not garbled:
+            garbled.append(kind)
+            return pulled(kind, message)
+        return message
+
+    federation.to_server = unreadable
+    strategy = federation.strategy()
+
+    start(strategy, federation.grid(), rounds=2)
+
+    assert survivors(strategy) == [without(SITES[1]), SITES]
+
+
+def test_an_array_of_any_name_is_refused_in_few_words():
+    content = to_content(Sealed(b"x", ()))
+    (blobs,) = (name for name, record in content.items() if isinstance(record, ArrayRecord))
+    content[blobs] = ArrayRecord({"n" * 1_000_000: Array(np.zeros(1))})
+
+    with pytest.raises(DecodeError, match="is no blob of a veilsum frame") as refused:
+        from_content(content)
+
+    assert len(str(refused.value)) < 200
 
 
 def test_what_a_node_says_of_its_error_is_one_line_of_the_log_and_not_too_long(federation, caplog):

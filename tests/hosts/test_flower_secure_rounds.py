@@ -174,6 +174,38 @@ def test_a_folder_that_cannot_hold_receipts_is_known_before_anything_is_sent(fed
     assert file.read_text() == "mine"
 
 
+def test_a_folder_that_takes_no_file_is_known_before_anything_is_sent(federation):
+    strategy = federation.strategy(receipts="/proc")  # is there, and takes none even from root
+
+    with pytest.raises(ConfigError, match="receipts cannot be kept in /proc"):
+        start(strategy, federation.grid())
+
+    assert not federation.taken
+
+
+@pytest.mark.parametrize("becomes_a_file", [False, True])
+def test_a_folder_that_is_lost_during_a_run_does_not_cost_its_result(
+    federation, tmp_path, caplog, becomes_a_file
+):
+    folder = tmp_path / "receipts"
+
+    def loses_it(site, number, message):
+        if "survivor-vote" in says(message) and folder.is_dir():
+            folder.rmdir()
+            if becomes_a_file:
+                folder.write_text("")
+        return message
+
+    federation.to_server = loses_it
+    strategy = federation.strategy(receipts=folder)
+
+    arrays = start(strategy, federation.grid())
+
+    assert_is_mean(arrays, [SITES], [3])
+    assert ("cannot be kept in" in caplog.text) == becomes_a_file
+    assert folder.is_file() or list(folder.iterdir())
+
+
 def test_nothing_but_masked_rounds_is_carried_out(federation):
     with pytest.raises(ConfigError, match="must be masked"):
         federation.strategy(RunSpec("shift", masked=False))

@@ -314,10 +314,13 @@ def _message_of(key: int, parts: Sequence[Buffer]) -> bytes:
 
 
 def _only_field(key: int, message: bytes) -> memoryview | None:
-    """The bytes of a message's only field, as a view of it; None if it has others, or another:
-    then it is for protobuf to say what it is."""
+    """The bytes of a message's only field, as a view of it; None if it has others, or another, or
+    is written in an unusual way: then it is for protobuf to say what it is."""
     view = memoryview(message).toreadonly()
     if message[:1] != bytes((key,)):
         return None
-    size, begin = _read_varint(view, 1)
+    try:
+        size, begin = _read_varint(view, 1)
+    except DecodeError:
+        return None
     return view[begin:] if begin + size == len(message) else None

@@ -8,13 +8,22 @@ from typing import Any
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
+from google.protobuf.message import Error as ProtobufError
 
 from veilsum.errors import ConfigError
 from veilsum.integrations.flower.polling import Clock, Polling, SystemClock
 
 _LOG = logging.getLogger("flwr")  # Flower's own
 
-UNREADABLE = (ValueError, TypeError, LookupError, AttributeError)
+UNREADABLE = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ProtobufError,
+    RecursionError,  # objects within objects, deeper than Python goes
+    MemoryError,
+)
 """What pulling raises in Flower for a reply whose objects are not as they must be."""
 
 

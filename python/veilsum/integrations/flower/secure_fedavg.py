@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -178,8 +179,19 @@ class SecureFedAvg(host.Strategy):
                 _evaluate(evaluate_fn, number, result.arrays, result)
 
     def _write(self, name: str, data: bytes) -> None:
-        if self._folder is not None:
+        """Beside what is in memory: a folder that fails during a run must not cost its result."""
+        if self._folder is None:
+            return
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
             (self._folder / name).write_bytes(data)
+        except OSError as error:
+            _LOG.error(
+                "veilsum: %s cannot be kept in %s: %s; it is in this process only",
+                name,
+                self._folder,
+                error.strerror,
+            )
 
     # What Flower's own start() would call; this one's rounds have more than two steps.
 
@@ -216,10 +228,13 @@ def _not_alone() -> ConfigError:
 
 def _make_folder(folder: Path) -> None:
     """Raises:
-    ConfigError: there can be none, which is better known before the first round than after it.
+    ConfigError: nothing can be written there, which is better known before the first round
+        than after it.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"veilsum")
     except OSError as error:
         raise ConfigError(
             f"receipts cannot be kept in {folder}: {error.strerror}",

@@ -64,7 +64,10 @@ from veilsum.transport import wire, wire_data
 
 _LOG = logging.getLogger("flwr")
 
-_MOST_LOGGED = 1000  # characters of what a node says of its error
+_MOST_SAID = 1000  # characters of what is told of a node's answer that cannot be used
+
+# No call takes so long unless Flower waits, in pull_messages(), for what a node is still sending.
+_BLOCKED_SECONDS = 1.0
 _BEFORE_TRAINING = ("keys", "shares")
 """Phases in which nobody is to train: a site trains while its message waits for an answer, and the
 others would miss what it has to say before."""
@@ -211,8 +214,16 @@ class FlowerCoordinator:
             if node.message_id is None:
                 moved |= self._push(node)
             if node.message_id is not None:
-                moved |= self._pull(node)
+                began = self._clock.now()
+                if self._pull(node):
+                    moved = True
+                    self._put_off_deadlines(self._clock.now() - began)
         return moved
+
+    def _put_off_deadlines(self, seconds: float) -> None:
+        """One node that sends slowly keeps everybody from being heard; that time is not theirs."""
+        if seconds > _BLOCKED_SECONDS:
+            self._due = [(due + seconds, number, event) for due, number, event in self._due]
 
     def _speaks(self, site: str) -> bool:
         return any(node.site == site for node in self._nodes.values())
@@ -252,7 +263,7 @@ class FlowerCoordinator:
         names = list(self._grid.push_messages([message]))
         if not names or not names[0]:
             self._set_aside(node, "Flower takes no message for its node")
-            return False
+            return True
         node.message_id = names[0]
         return True
 
@@ -295,7 +306,8 @@ class FlowerCoordinator:
     def _set_aside(self, node: Node, reason: str, detail: str = "") -> None:
         """Nobody asks it again before the next phase. `detail` is for the log only."""
         node.resting = True
-        about = f"{reason} ({detail[:_MOST_LOGGED]})" if detail else reason
+        reason = reason[:_MOST_SAID]
+        about = f"{reason} ({detail[:_MOST_SAID]})" if detail else reason
         _LOG.warning("veilsum: node %s: %s", node.node_id, about)
         self._lose(node, reason)
 

@@ -153,7 +153,7 @@ def from_content(content: RecordDict) -> Sealed:
     found: list[Buffer] = []
     for index, (name, array) in enumerate(blobs.items()):
         if name != str(index) or array.stype != STYPE:
-            raise DecodeError(f"array {name!r} of the message is not a blob of a veilsum frame")
+            raise DecodeError(f"array {name[:64]!r} of the message is no blob of a veilsum frame")
         found.append(array.data)
     return Sealed(envelope, found)
 
