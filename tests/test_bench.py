@@ -19,7 +19,7 @@ from veilsum.bench.options import BenchOptions
 from veilsum.bench.plot import draw
 from veilsum.bench.reference import Reference
 from veilsum.bench.rows import Row
-from veilsum.bench.timing import spread
+from veilsum.bench.timing import paired, seconds, spread
 from veilsum.bench.worker import case_rows
 from veilsum.cli.main import exit_code
 from veilsum.errors import ConfigError
@@ -167,6 +167,13 @@ def test_an_error_is_counted_in_roundings_of_what_was_summed() -> None:
     assert reference.error({"w": np.array([np.nan, 1.5], np.float32)}) == float("inf")
     assert reference.error({"w": np.zeros(3, np.float32)}) == float("inf")
     assert reference.error({"v": off}) == float("inf")
+
+
+def test_a_call_takes_time_also_where_the_clock_stands_still() -> None:
+    ours = [seconds(lambda: None, lambda: 5.0)]
+
+    assert 0 < ours[0] < 1e-6
+    assert paired([1.0], ours) > 1
 
 
 def test_quartiles_of_three_times_say_nothing() -> None:

@@ -33,21 +33,22 @@ from veilsum.transport.checkpoints import model_from_bytes, model_to_bytes
 from veilsum.transport.operator import OperatorClient
 
 AT_ONCE = 4
-SECONDS = 240.0  # that a play takes at most; nobody waits so long for anything but a deadlock
+SECONDS = 900.0  # that a play takes at most; nobody waits so long for anything but a deadlock
 SITES = ("basel", "kyoto", "lyon", "quito")
 MODEL = {
     "w": np.linspace(-1, 1, 3000, dtype=np.float32),
     "seen": np.array([7], np.int64),
 }
 LAYOUT = ModelLayout.from_arrays(MODEL)
+# Nobody in a play is waited for until then, unless the machine is slow to start processes again.
 DEADLINES = Deadlines(
-    join_s=20,
-    keys_s=20,
-    shares_s=20,
-    inputs_s=20,
-    votes_s=20,
-    unmask_s=20,
-    acks_s=20,
+    join_s=120,
+    keys_s=120,
+    shares_s=120,
+    inputs_s=120,
+    votes_s=120,
+    unmask_s=120,
+    acks_s=120,
     cooldown_s=0.05,
 )
 

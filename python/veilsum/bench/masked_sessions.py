@@ -16,7 +16,7 @@ import numpy as np
 
 from veilsum import control, secagg
 from veilsum._native import Secret
-from veilsum.bench.timing import Timer
+from veilsum.bench.timing import Timer, elapsed
 from veilsum.errors import RoundAborted
 from veilsum.model import ModelLayout
 from veilsum.secagg.keys import SECRET_BYTES
@@ -36,7 +36,7 @@ class Clock:
         try:
             yield
         finally:
-            self.spent[what] += self._timer() - began
+            self.spent[what] += elapsed(began, self._timer)
 
     def watch(self, owner: type, name: str, what: str) -> None:
         """Counts the time in a method as well."""

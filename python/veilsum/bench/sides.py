@@ -21,7 +21,7 @@ from typing import Any
 
 from veilsum.bench import machine
 from veilsum.bench.contenders import Case, Checked, Contender, Work
-from veilsum.bench.timing import Timer, paired, spread
+from veilsum.bench.timing import Timer, elapsed, paired, spread
 from veilsum.errors import VeilsumError
 
 _FORK = multiprocessing.get_context("fork")
@@ -169,7 +169,7 @@ def _timed(work: Work, timer: Timer) -> Mapping[str, float]:
     given = work.fresh()
     began = timer()
     result = work.call(*given)
-    taken = timer() - began
+    taken = elapsed(began, timer)
     return {"": taken} if work.parts is None else work.parts(result)
 
 
@@ -255,7 +255,7 @@ class Pairing:
     def _round(self) -> None:
         began = time.process_time()
         self._copy()
-        self._copies.append(time.process_time() - began)
+        self._copies.append(elapsed(began, time.process_time))
         for side, taken in zip(self._ours, self._taken, strict=True):
             taken.append(side.run())
 

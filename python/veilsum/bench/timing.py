@@ -14,13 +14,20 @@ from dataclasses import dataclass, field
 Call = Callable[[], object]
 Timer = Callable[[], float]
 WARMUP_ROUNDS = 2
+_CLOCK_STEP = 1e-9
 
 
 def seconds(call: Call, timer: Timer) -> float:
     """Time of one call."""
-    start = timer()
+    began = timer()
     call()
-    return timer() - start
+    return elapsed(began, timer)
+
+
+def elapsed(began: float, timer: Timer) -> float:
+    """Seconds that have passed, at least a step of the clock: a processor's may stand still during
+    a short call, and ratios need a time."""
+    return max(timer() - began, _CLOCK_STEP)
 
 
 @dataclass
