@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tracemalloc
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -201,6 +202,63 @@ def test_the_chunks_of_a_frame_are_views_and_not_copies() -> None:
         assert chunk.readonly
 
 
+@given(st.binary(max_size=200) | st.binary(max_size=200).map(lambda tail: b"\x12" + tail))
+def test_any_bytes_are_the_chunks_that_protobuf_sees_or_refused(frame: bytes) -> None:
+    try:
+        chunks = wire_data.decode_update_chunks(frame)
+    except DecodeError:
+        return
+    assert pb.UpdateFrame.FromString(frame).chunks.chunk == [bytes(chunk) for chunk in chunks]
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        (b"", "consists of frames of chunks"),
+        (wire_data.encode_update_header(HEADERS[0], 0), "consists of frames of chunks"),
+        (b"\x12\x00", "is empty"),
+        (b"\x12\x05\x0a\x01x", "announces 5 bytes and holds 3"),
+        (b"\x12\x03\x0a\x05x", "announces 5 bytes, 1 are left"),
+        (b"\x12\x03\x12\x01x", "unknown field at byte 2"),
+        (b"\x12\xff\xff\xff\xff\xff\x01", "cut off or too long"),
+        (b"\x12\x80", "cut off or too long"),
+        (wire_data.encode_update_chunks([bytes(64), bytes(63)]), "63 bytes, its header alone has"),
+    ],
+)
+def test_a_broken_frame_says_what_is_wrong_with_it(frame: bytes, message: str) -> None:
+    with pytest.raises(DecodeError, match=message):
+        wire_data.decode_update_chunks(frame)
+
+
+def test_a_frame_of_chunks_costs_no_more_than_its_bytes() -> None:
+    """Two bytes of a frame are a chunk of nothing, and what is made of it takes a hundred."""
+    for size in (0, 1, 63, 64):
+        chunk = b"\x0a" + bytes((size,)) + bytes(size)
+        chunks = chunk * ((1 << 20) // len(chunk))
+        length = bytes(len(chunks) >> 7 * i & 0x7F | 0x80 * (i < 2) for i in range(3))
+        tracemalloc.start()
+        with suppress(DecodeError):
+            wire_data.decode_update_chunks(b"\x12" + length + chunks)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 5 << 20, size  # the frame and, of the largest, 16 thousand views
+
+
+# --- pieces of models and data: the same ---------------------------------------------
+
+
+@given(st.lists(st.binary(max_size=300), max_size=5).filter(any))
+def test_pieces_are_what_protobuf_would_make(parts: list[bytes]) -> None:
+    data = b"".join(parts)
+
+    piece = wire_data.encode_model_data(parts)
+    assert piece == pb.ModelPiece(data=data).SerializeToString()
+    assert wire_data.decode_model_data(piece) == data
+    piece = wire_data.encode_data_piece(parts)
+    assert piece == pb.DataPiece(data=data).SerializeToString()
+    assert wire_data.decode_data_piece(piece) == data
+
+
 def _overlong(value: int, more: int) -> bytes:
     """A length as protobuf may read it, in more bytes than it needs."""
     encoded = bytearray()
@@ -223,7 +281,12 @@ _FIELDS = st.lists(
 ).map(b"".join)
 
 
-@given(_FIELDS | st.tuples(_FIELDS, st.binary(max_size=5)).map(b"".join))
+@given(
+    _FIELDS
+    | st.tuples(_FIELDS, st.binary(max_size=5)).map(b"".join)
+    | st.binary(max_size=200)
+    | st.binary(max_size=200).map(lambda tail: b"\x12" + tail)
+)
 def test_a_piece_is_what_protobuf_sees_or_refused(piece: bytes) -> None:
     def of_model(piece: bytes) -> bytes | None:
         message = pb.ModelPiece.FromString(piece)
