@@ -34,7 +34,7 @@ SPEC = RunSpec(
     min_sites=1,
     buffer_size=2,
     max_staleness=2,
-    deadlines=Deadlines(inputs_s=20),
+    deadlines=Deadlines(inputs_s=120),
 )
 
 Models = Mapping[int, Mapping[str, NDArray[Any]]]
